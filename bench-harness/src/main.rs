@@ -1,0 +1,2 @@
+//! Latency suites of Epic Server with raw baselines.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The task runner behind cargo ci.
+fn main() {}

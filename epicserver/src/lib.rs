@@ -1,0 +1,1 @@
+//! Virtual objects that call each other with plain async methods.

@@ -1,0 +1,1 @@
+//! A deterministic world of Epic Server nodes, run from one seed.

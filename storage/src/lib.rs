@@ -1,0 +1,1 @@
+//! The storage contract of Epic Server: store, coordinator, save envelope, memory implementations.

@@ -1,0 +1,1 @@
+//! Epic Server frames over TCP.
