@@ -1,0 +1,9 @@
+//! What crosses a link besides payloads: the extension block and the hello, as bytes and back.
+//!
+//! It is: layouts, checked parsers and writers, and the handshake as a state machine. It is not: the frame header and
+//! the buffers (`epicserver-transport`), payloads (the codec), or anything that keeps a link's counts (`session`).
+//! Nothing here does IO, reads a clock, or panics on foreign bytes.
+//!
+//! Start with [`extension::Extension`], then [`hello::Handshake`].
+
+pub mod extension;

@@ -1,0 +1,514 @@
+//! The extension block: what a frame says beyond its fixed header.
+//!
+//! It is a writer and a parser of one small block of bytes. It is not the frame header, and it gives no meaning to what
+//! it carries. Start with [`Extension`].
+//!
+//! ```text
+//! u16 presence │ fields in the order of their bits, little-endian, unaligned        │ zeroes up to 16 n
+//!         bit 0  origin   node u64, incarnation u32, core u8, slot u32, generation u32             21 bytes
+//!         bit 1  budget   remaining microseconds, u32                                               4 bytes
+//!         bit 2  view     view version and partition epoch, each a LEB128 varint               2 to 20 bytes
+//!         bit 3  path     count u8, then count x (object 16, call 16, hold u8, method u32)      1 + 37 n bytes
+//!         bit 4  trace    trace id, u128; only if sampled                                          16 bytes
+//!         bit 5  key      entity u64, kind u8, then u64 | u128 | length u16 and bytes   17 | 25 | 11 + n bytes
+//!         bit 6  hops     u8, not zero                                                              1 byte
+//! ```
+//!
+//! One value has one spelling: fields with their default value are absent, varints are minimal, the padding is zero and
+//! shorter than 16. A block without fields is zero bytes long. An ordinary request (budget, view, a `u64` key) takes
+//! 23 bytes and the two varints: it stays within 32 while they take 9 together, such as view versions below 2^28
+//! with epochs below 2^35.
+
+use zerocopy::little_endian::U32;
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, Unaligned};
+
+/// What a frame says beyond its header. Borrows path and key from the frame (or from whoever writes it).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extension<'a> {
+    /// Where replies go; absent: the link's peer, with slot and generation of the header.
+    pub origin: Option<Origin>,
+    /// What is left of the caller's budget, in microseconds. Zero is expired; see [`budget_us_from_ns`].
+    pub budget_us: Option<u32>,
+    /// What the sender believes about the placement of the target.
+    pub view: Option<ViewStamp>,
+    /// The calls above this one, the root first; at most [`PATH_LEN_MAX`].
+    pub path: &'a [PathEntry],
+    /// The trace this call is sampled for.
+    pub trace: Option<u128>,
+    /// The full name of the target. With a handle in the header it also binds that handle for this link.
+    pub key: Option<TargetKey<'a>>,
+    /// How often the frame was forwarded.
+    pub hops: u8,
+}
+
+/// The activation slot that waits for the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Random id of the node.
+    pub node: u64,
+    /// Which life of that node.
+    pub incarnation: u32,
+    /// The core of that node that made the call.
+    pub core: u8,
+    /// Index of the call record on that core.
+    pub slot: u32,
+    /// Generation of the call record: an older one is somebody else's.
+    pub generation: u32,
+}
+
+/// The view a frame was routed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ViewStamp {
+    /// Version of the sender's view.
+    pub version: u64,
+    /// Epoch of the target's partition in that view.
+    pub epoch: u64,
+}
+
+/// The full name of a target object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetKey<'a> {
+    /// Hash of the entity's name.
+    pub entity: u64,
+    /// The object's key.
+    pub key: KeyRef<'a>,
+}
+
+/// A key, borrowed from where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyRef<'a> {
+    /// The default kind.
+    U64(u64),
+    /// Two words: a UUID, say.
+    U128(u128),
+    /// Text of at most [`KEY_LEN_MAX`] bytes.
+    Text(&'a str),
+    /// At most [`KEY_LEN_MAX`] bytes.
+    Bytes(&'a [u8]),
+}
+
+/// One ancestor of a call. The layout is the wire's, so that a path is read where the frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct PathEntry {
+    /// Hash over entity name and key of the ancestor.
+    pub object: [u8; 16],
+    /// The id of the call that runs on it.
+    pub call: [u8; 16],
+    /// How that call holds the object.
+    pub hold: Hold,
+    /// Id of its method.
+    pub method: U32,
+}
+
+/// How a running call holds its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(u8)]
+pub enum Hold {
+    /// `&self`: interleaves with other shared calls.
+    Shared = 0,
+    /// `&mut self`: excludes every other call.
+    Exclusive = 1,
+    /// `#[method(serial)]`: shared, but excludes calls of the same method.
+    Serial = 2,
+}
+
+impl<'a> Extension<'a> {
+    /// Reads the block that takes exactly `bytes`, padding included (the header's extension length).
+    ///
+    /// # Errors
+    /// Anything but what [`Extension::write`] writes is refused, and the error says what was wrong with it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Extension<'a>, ExtensionError> {
+        let mut extension = Extension::default();
+        if bytes.is_empty() {
+            return Ok(extension);
+        }
+        let mut reader = Reader { rest: bytes };
+        let presence = reader.u16()?;
+        if presence == 0 || presence & !PRESENCE_KNOWN != 0 {
+            return Err(ExtensionError::Presence(presence));
+        }
+        if presence & ORIGIN != 0 {
+            extension.origin = Some(reader.origin()?);
+        }
+        if presence & BUDGET != 0 {
+            extension.budget_us = Some(reader.u32()?);
+        }
+        if presence & VIEW != 0 {
+            extension.view = Some(ViewStamp { version: reader.varint()?, epoch: reader.varint()? });
+        }
+        if presence & PATH != 0 {
+            extension.path = reader.path()?;
+        }
+        if presence & TRACE != 0 {
+            extension.trace = Some(u128::from_le_bytes(reader.array()?));
+        }
+        if presence & KEY != 0 {
+            extension.key = Some(reader.key()?);
+        }
+        if presence & HOPS != 0 {
+            extension.hops = reader.u8()?;
+            if extension.hops == 0 {
+                return Err(ExtensionError::NotMinimal);
+            }
+        }
+        reader.padding()?;
+        Ok(extension)
+    }
+
+    /// Bytes that [`Extension::write`] takes, padding included: a multiple of [`UNIT`].
+    pub fn encoded_len(&self) -> usize {
+        if self.presence() == 0 {
+            return 0;
+        }
+        let mut len = 2;
+        if self.origin.is_some() {
+            len += ORIGIN_LEN;
+        }
+        if self.budget_us.is_some() {
+            len += 4;
+        }
+        if let Some(view) = self.view {
+            len += varint_len(view.version) + varint_len(view.epoch);
+        }
+        if !self.path.is_empty() {
+            len += 1 + size_of_val(self.path);
+        }
+        if self.trace.is_some() {
+            len += 16;
+        }
+        if let Some(target) = self.key {
+            len += 9 + target.key.encoded_len();
+        }
+        if self.hops != 0 {
+            len += 1;
+        }
+        len.next_multiple_of(UNIT)
+    }
+
+    /// Writes the block to the front of `out` and returns its length, padding included.
+    ///
+    /// # Errors
+    /// [`ExtensionError::PathTooLong`] or [`ExtensionError::KeyTooLong`] for what the format does not carry,
+    /// [`ExtensionError::Room`] if `out` is shorter than [`Extension::encoded_len`]. Then `out` is untouched.
+    pub fn write(&self, out: &mut [u8]) -> Result<usize, ExtensionError> {
+        self.check()?;
+        let len = self.encoded_len();
+        let out = out.get_mut(..len).ok_or(ExtensionError::Room { needed: len })?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let mut writer = Writer { rest: out };
+        writer.put(&self.presence().to_le_bytes());
+        if let Some(origin) = &self.origin {
+            writer.origin(origin);
+        }
+        if let Some(budget_us) = self.budget_us {
+            writer.put(&budget_us.to_le_bytes());
+        }
+        if let Some(view) = self.view {
+            writer.varint(view.version);
+            writer.varint(view.epoch);
+        }
+        if !self.path.is_empty() {
+            writer.put(&[self.path.len() as u8]);
+            writer.put(self.path.as_bytes());
+        }
+        if let Some(trace) = self.trace {
+            writer.put(&trace.to_le_bytes());
+        }
+        if let Some(target) = &self.key {
+            writer.key(target);
+        }
+        if self.hops != 0 {
+            writer.put(&[self.hops]);
+        }
+        writer.rest.fill(0);
+        Ok(len)
+    }
+
+    /// Appends the block to `out` and returns its length, padding included.
+    ///
+    /// # Errors
+    /// As [`Extension::write`], without `Room`; then `out` is as it was.
+    pub fn append(&self, out: &mut Vec<u8>) -> Result<usize, ExtensionError> {
+        self.check()?;
+        let start = out.len();
+        out.resize(start + self.encoded_len(), 0);
+        self.write(&mut out[start..])
+    }
+
+    fn check(&self) -> Result<(), ExtensionError> {
+        if self.path.len() > PATH_LEN_MAX {
+            return Err(ExtensionError::PathTooLong(self.path.len()));
+        }
+        match self.key {
+            Some(TargetKey { key: KeyRef::Text(text), .. }) if text.len() > KEY_LEN_MAX => {
+                Err(ExtensionError::KeyTooLong(text.len()))
+            }
+            Some(TargetKey { key: KeyRef::Bytes(bytes), .. }) if bytes.len() > KEY_LEN_MAX => {
+                Err(ExtensionError::KeyTooLong(bytes.len()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn presence(&self) -> u16 {
+        let mut presence = 0;
+        let mut set = |bit, is_present: bool| presence |= if is_present { bit } else { 0 };
+        set(ORIGIN, self.origin.is_some());
+        set(BUDGET, self.budget_us.is_some());
+        set(VIEW, self.view.is_some());
+        set(PATH, !self.path.is_empty());
+        set(TRACE, self.trace.is_some());
+        set(KEY, self.key.is_some());
+        set(HOPS, self.hops != 0);
+        presence
+    }
+}
+
+impl KeyRef<'_> {
+    /// Bytes of the key after its kind.
+    fn encoded_len(&self) -> usize {
+        match self {
+            KeyRef::U64(_) => 8,
+            KeyRef::U128(_) => 16,
+            KeyRef::Text(text) => 2 + text.len(),
+            KeyRef::Bytes(bytes) => 2 + bytes.len(),
+        }
+    }
+}
+
+/// A remaining budget as the wire carries it: rounded down, so that no hop adds time, at most 71 minutes.
+pub fn budget_us_from_ns(remaining_ns: u64) -> u32 {
+    u32::try_from(remaining_ns / 1_000).unwrap_or(u32::MAX)
+}
+
+/// Why bytes are no extension block, or a block cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExtensionError {
+    /// A field reaches beyond the block.
+    #[error("the extension ends inside a field")]
+    Truncated,
+    /// Unknown presence bits, or none in a block that is not empty.
+    #[error("presence bits {0:#06x} of an extension are unknown or empty")]
+    Presence(u16),
+    /// A longer spelling than the only one allowed.
+    #[error("a field of the extension is not in its shortest form")]
+    NotMinimal,
+    /// A varint above 64 bits.
+    #[error("a varint of the extension exceeds 64 bits")]
+    VarintTooLong,
+    /// More ancestors than [`PATH_LEN_MAX`].
+    #[error("the path has {0} entries, {PATH_LEN_MAX} are allowed")]
+    PathTooLong(usize),
+    /// A hold that is none of [`Hold`].
+    #[error("a path entry has an unknown hold")]
+    Hold,
+    /// A key kind that is none of [`KeyRef`].
+    #[error("key kind {0} is unknown")]
+    KeyKind(u8),
+    /// More key bytes than [`KEY_LEN_MAX`].
+    #[error("the key has {0} bytes, {KEY_LEN_MAX} are allowed")]
+    KeyTooLong(usize),
+    /// A text key that is not UTF-8.
+    #[error("the text key is not UTF-8")]
+    KeyText,
+    /// Padding that is not zero, or a whole unit too much.
+    #[error("the padding of the extension is not zero or too long")]
+    Padding,
+    /// The output is too short.
+    #[error("the extension needs {needed} bytes of room")]
+    Room {
+        /// Bytes it takes.
+        needed: usize,
+    },
+}
+
+/// What is left to read.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ExtensionError> {
+        let (front, rest) = self.rest.split_at_checked(len).ok_or(ExtensionError::Truncated)?;
+        self.rest = rest;
+        Ok(front)
+    }
+
+    fn array<const LEN: usize>(&mut self) -> Result<[u8; LEN], ExtensionError> {
+        let (front, rest) = self.rest.split_first_chunk().ok_or(ExtensionError::Truncated)?;
+        self.rest = rest;
+        Ok(*front)
+    }
+
+    fn u8(&mut self) -> Result<u8, ExtensionError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, ExtensionError> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, ExtensionError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, ExtensionError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn varint(&mut self) -> Result<u64, ExtensionError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Err(ExtensionError::VarintTooLong);
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                let is_minimal = byte != 0 || shift == 0;
+                return if is_minimal { Ok(value) } else { Err(ExtensionError::NotMinimal) };
+            }
+        }
+        Err(ExtensionError::VarintTooLong)
+    }
+
+    fn origin(&mut self) -> Result<Origin, ExtensionError> {
+        Ok(Origin {
+            node: self.u64()?,
+            incarnation: self.u32()?,
+            core: self.u8()?,
+            slot: self.u32()?,
+            generation: self.u32()?,
+        })
+    }
+
+    fn path(&mut self) -> Result<&'a [PathEntry], ExtensionError> {
+        let count = usize::from(self.u8()?);
+        if count == 0 {
+            return Err(ExtensionError::NotMinimal);
+        }
+        if count > PATH_LEN_MAX {
+            return Err(ExtensionError::PathTooLong(count));
+        }
+        let bytes = self.take(count * size_of::<PathEntry>())?;
+        <[PathEntry]>::try_ref_from_bytes(bytes).map_err(|_| ExtensionError::Hold)
+    }
+
+    fn key(&mut self) -> Result<TargetKey<'a>, ExtensionError> {
+        let entity = self.u64()?;
+        let key = match self.u8()? {
+            KIND_U64 => KeyRef::U64(self.u64()?),
+            KIND_U128 => KeyRef::U128(u128::from_le_bytes(self.array()?)),
+            KIND_TEXT => {
+                KeyRef::Text(str::from_utf8(self.key_bytes()?).map_err(|_| ExtensionError::KeyText)?)
+            }
+            KIND_BYTES => KeyRef::Bytes(self.key_bytes()?),
+            kind => return Err(ExtensionError::KeyKind(kind)),
+        };
+        Ok(TargetKey { entity, key })
+    }
+
+    fn key_bytes(&mut self) -> Result<&'a [u8], ExtensionError> {
+        let len = usize::from(self.u16()?);
+        if len > KEY_LEN_MAX {
+            return Err(ExtensionError::KeyTooLong(len));
+        }
+        self.take(len)
+    }
+
+    fn padding(&self) -> Result<(), ExtensionError> {
+        let is_valid = self.rest.len() < UNIT && self.rest.iter().all(|byte| *byte == 0);
+        if is_valid { Ok(()) } else { Err(ExtensionError::Padding) }
+    }
+}
+
+/// What is left to fill. The room was checked before it was made: running out is a bug of this file.
+struct Writer<'a> {
+    rest: &'a mut [u8],
+}
+
+impl Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let (front, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes.len());
+        front.copy_from_slice(bytes);
+        self.rest = rest;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.put(&[value as u8 | 0x80]);
+            value >>= 7;
+        }
+        self.put(&[value as u8]);
+    }
+
+    fn origin(&mut self, origin: &Origin) {
+        self.put(&origin.node.to_le_bytes());
+        self.put(&origin.incarnation.to_le_bytes());
+        self.put(&[origin.core]);
+        self.put(&origin.slot.to_le_bytes());
+        self.put(&origin.generation.to_le_bytes());
+    }
+
+    fn key(&mut self, target: &TargetKey<'_>) {
+        self.put(&target.entity.to_le_bytes());
+        match target.key {
+            KeyRef::U64(key) => {
+                self.put(&[KIND_U64]);
+                self.put(&key.to_le_bytes());
+            }
+            KeyRef::U128(key) => {
+                self.put(&[KIND_U128]);
+                self.put(&key.to_le_bytes());
+            }
+            KeyRef::Text(text) => self.key_bytes(KIND_TEXT, text.as_bytes()),
+            KeyRef::Bytes(bytes) => self.key_bytes(KIND_BYTES, bytes),
+        }
+    }
+
+    fn key_bytes(&mut self, kind: u8, bytes: &[u8]) {
+        self.put(&[kind]);
+        self.put(&(bytes.len() as u16).to_le_bytes());
+        self.put(bytes);
+    }
+}
+
+fn varint_len(value: u64) -> usize {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// Deepest path: the call below it gets `Rejected(TooDeep)`.
+pub const PATH_LEN_MAX: usize = 32;
+/// Longest text or byte key.
+pub const KEY_LEN_MAX: usize = 512;
+/// Extension lengths are counted in units of this many bytes.
+pub const UNIT: usize = 16;
+/// The longest block there is: every field present, the deepest path, the longest key, a view of full varints.
+pub const EXTENSION_LEN_MAX: usize =
+    (2 + ORIGIN_LEN + 4 + 20 + 1 + PATH_LEN_MAX * size_of::<PathEntry>() + 16 + 11 + KEY_LEN_MAX + 1)
+        .next_multiple_of(UNIT);
+
+const ORIGIN_LEN: usize = 21;
+const ORIGIN: u16 = 1 << 0;
+const BUDGET: u16 = 1 << 1;
+const VIEW: u16 = 1 << 2;
+const PATH: u16 = 1 << 3;
+const TRACE: u16 = 1 << 4;
+const KEY: u16 = 1 << 5;
+const HOPS: u16 = 1 << 6;
+const PRESENCE_KNOWN: u16 = (1 << 7) - 1;
+const KIND_U64: u8 = 0;
+const KIND_U128: u8 = 1;
+const KIND_TEXT: u8 = 2;
+const KIND_BYTES: u8 = 3;
+
+const _: () = assert!(size_of::<PathEntry>() == 37);
+const _: () = assert!(KEY_LEN_MAX <= u16::MAX as usize && PATH_LEN_MAX <= u8::MAX as usize);
+
+#[cfg(test)]
+mod tests;
