@@ -1,0 +1,537 @@
+//! Frames and the memory they live in. The only module of this crate with `unsafe` code.
+//!
+//! ```text
+//! BufferPool::alloc -> FrameBuf (one owner, writable) --freeze--> Frame (counted, read only) --last drop--> pool
+//! BufferPool::alloc_receive -> ReceiveBlock (one writer at the tail) --frame(range)--> Frames over what is filled
+//! ```
+//! A *block* is one allocation: a [`BlockHead`] with the reference count, then the data at offset 64. Who may touch what:
+//!
+//! | field of the head | while free (one `FreeBlock`) | while in use |
+//! |---|---|---|
+//! | `references` | not used | atomic, any holder |
+//! | `next` | owner of the chain it is in | nobody |
+//! | `pool` | the owner, `None` | set before it is shared, taken by who drops the last reference |
+//! | `capacity`, `class`, `in_slab` | constant | constant |
+//! | data | nobody | `FrameBuf`: its owner. `Frame`: read only. `ReceiveBlock`: writer beyond `filled`, all read below it |
+//!
+//! What must never be here: what the bytes mean, and when memory is given out (that is [`pool`](crate::pool)).
+#![allow(unsafe_code)]
+
+use crate::header::FRAME_ALIGN;
+use crate::pool::PoolShared;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
+
+/// Immutable bytes that start at a multiple of 16 in memory: a cheap clone, and the last drop returns the buffer to its
+/// pool from whatever thread it happens on.
+///
+/// A transport gives out frames that hold exactly one wire frame; nothing here depends on that.
+pub struct Frame {
+    block: BlockRef,
+    start: u32,
+    len: u32,
+}
+
+impl Frame {
+    /// A frame of its own memory, outside any pool, with a copy of `bytes`.
+    ///
+    /// # Panics
+    /// If `bytes` are 4 GiB or more.
+    #[must_use]
+    pub fn copy_from(bytes: &[u8]) -> Self {
+        let mut buffer = FrameBuf::unpooled(bytes.len());
+        buffer.copy_from_slice(bytes);
+        buffer.freeze()
+    }
+
+    /// The same memory, narrowed to `range`.
+    ///
+    /// # Panics
+    /// If `range` is not inside the frame or does not start at a multiple of 16: use [`Frame::try_slice`] where the
+    /// range comes from a peer.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        let len = self.len();
+        self.try_slice(range.clone())
+            .unwrap_or_else(|| panic!("no aligned slice {range:?} in a frame of {len}"))
+    }
+
+    /// The same memory, narrowed to `range`; `None` if that is not inside the frame or does not start at a multiple of 16.
+    #[must_use]
+    pub fn try_slice(&self, range: Range<usize>) -> Option<Self> {
+        let len = range.end.checked_sub(range.start)?;
+        if range.end > self.len() || !range.start.is_multiple_of(FRAME_ALIGN) {
+            return None;
+        }
+        // Both fit: they are within the frame, whose end fits.
+        Some(Self { block: self.block.clone(), start: self.start + range.start as u32, len: len as u32 })
+    }
+
+    /// Whether both frames share one buffer, so that dropping one of them alone returns nothing.
+    #[must_use]
+    pub fn same_buffer(&self, other: &Self) -> bool {
+        self.block.head == other.block.head
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: start and len lie within the capacity (checked where a Frame is made), all of it was initialised when
+        // the block was allocated, and nobody writes to a range that a Frame covers: a FrameBuf is consumed by `freeze`,
+        // a ReceiveBlock writes only beyond `filled`, which never falls while another reference exists.
+        unsafe { std::slice::from_raw_parts(self.block.data().add(self.start as usize), self.len as usize) }
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Clone for Frame {
+    fn clone(&self) -> Self {
+        Self { block: self.block.clone(), start: self.start, len: self.len }
+    }
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Frame {}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({} bytes)", self.len)
+    }
+}
+
+/// A writable buffer with one owner, starting at a multiple of 64 in memory.
+///
+/// Its bytes are what an earlier use left there: write every byte of `len`, padding included, before it is sent, or a
+/// peer reads what was meant for another.
+pub struct FrameBuf {
+    block: BlockRef,
+    len: u32,
+}
+
+impl FrameBuf {
+    /// A zeroed buffer outside any pool, freed when its last frame is dropped.
+    ///
+    /// # Panics
+    /// If `len` is 4 GiB or more.
+    #[must_use]
+    pub fn unpooled(len: usize) -> Self {
+        let mut buffer = Self { block: FreeBlock::allocate(len, 0).into_use(None), len: 0 };
+        buffer.set_len(len);
+        buffer
+    }
+
+    /// The bytes, for writing.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self
+    }
+
+    /// Bytes that the buffer has room for; at least what was asked for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.block.capacity()
+    }
+
+    /// Sets the length, up or down. Bytes that become visible are initialised but of unspecified content.
+    ///
+    /// # Panics
+    /// If `len` is over the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
+        self.len = len as u32;
+    }
+
+    /// Shortens to `len` bytes; no effect if it is not longer.
+    pub fn truncate(&mut self, len: usize) {
+        self.set_len(len.min(self.len()));
+    }
+
+    /// Ends writing: from here on the bytes never change.
+    #[must_use]
+    pub fn freeze(self) -> Frame {
+        Frame { block: self.block, start: 0, len: self.len }
+    }
+
+    pub(crate) fn from_free(block: FreeBlock, pool: Arc<PoolShared>, len: usize) -> Self {
+        let mut buffer = Self { block: block.into_use(Some(pool)), len: 0 };
+        buffer.set_len(len);
+        buffer
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: len is within the capacity, all of it is initialised, and a FrameBuf holds the only reference.
+        unsafe { std::slice::from_raw_parts(self.block.data(), self.len as usize) }
+    }
+}
+
+impl DerefMut for FrameBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; the reference is exclusive, so `&mut self` is exclusive access to the data.
+        unsafe { std::slice::from_raw_parts_mut(self.block.data(), self.len as usize) }
+    }
+}
+
+impl fmt::Debug for FrameBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameBuf({} of {} bytes)", self.len, self.capacity())
+    }
+}
+
+/// Storage that a stream is read into: one writer appends at the tail while frames cut from the front are in use elsewhere.
+pub struct ReceiveBlock {
+    block: BlockRef,
+    filled: u32,
+}
+
+impl ReceiveBlock {
+    /// Bytes received so far, from the start of the block.
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        // SAFETY: below `filled` nobody writes, see `tail_mut` and `rewind`; it is within the capacity.
+        unsafe { std::slice::from_raw_parts(self.block.data(), self.filled as usize) }
+    }
+
+    /// The rest of the block, to read into; then say how much with [`ReceiveBlock::advance`].
+    pub fn tail_mut(&mut self) -> &mut [u8] {
+        let tail_len = self.capacity() - self.filled as usize;
+        // SAFETY: frames cover only what is below `filled`, and there is one ReceiveBlock per block, borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.block.data().add(self.filled as usize), tail_len) }
+    }
+
+    /// Says that `len` bytes were written at the start of the tail.
+    ///
+    /// # Panics
+    /// If the tail is shorter.
+    pub fn advance(&mut self, len: usize) {
+        let tail_len = self.capacity() - self.filled as usize;
+        assert!(len <= tail_len, "{len} bytes in a tail of {tail_len}");
+        self.filled += len as u32;
+    }
+
+    /// A frame over a range of the filled part, without a copy; `None` if it is not inside that or does not start at a
+    /// multiple of 16.
+    #[must_use]
+    pub fn frame(&self, range: Range<usize>) -> Option<Frame> {
+        let len = range.end.checked_sub(range.start)?;
+        if range.end > self.filled as usize || !range.start.is_multiple_of(FRAME_ALIGN) {
+            return None;
+        }
+        Some(Frame { block: self.block.clone(), start: range.start as u32, len: len as u32 })
+    }
+
+    /// If no frame of this block is in use any more: keeps the filled bytes from `keep_from` on, moves them to the start,
+    /// and returns `true`. Otherwise changes nothing.
+    pub fn rewind(&mut self, keep_from: usize) -> bool {
+        let filled = self.filled as usize;
+        if keep_from > filled || !self.block.is_unique() {
+            return false;
+        }
+        let data = self.block.data();
+        // SAFETY: the reference is unique and borrowed exclusively, so no frame sees the data; both ranges are filled.
+        unsafe { ptr::copy(data.add(keep_from), data, filled - keep_from) };
+        self.filled = (filled - keep_from) as u32;
+        true
+    }
+
+    /// Length of the block in bytes.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.block.capacity()
+    }
+}
+
+impl From<FrameBuf> for ReceiveBlock {
+    /// Empty storage of the buffer's whole capacity.
+    fn from(buffer: FrameBuf) -> Self {
+        Self { block: buffer.block, filled: 0 }
+    }
+}
+
+impl fmt::Debug for ReceiveBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReceiveBlock({} of {} bytes)", self.filled, self.capacity())
+    }
+}
+
+/// A counted reference to a block in use.
+struct BlockRef {
+    head: NonNull<BlockHead>,
+}
+
+// SAFETY: the count is atomic, the head's other fields follow the table of the module, the data is plain bytes, and the
+// pool that the last reference returns to is Send and Sync.
+unsafe impl Send for BlockRef {}
+// SAFETY: as above; through `&BlockRef` only the atomic count and constants are reached.
+unsafe impl Sync for BlockRef {}
+
+impl BlockRef {
+    fn head(&self) -> &BlockHead {
+        // SAFETY: a block lives until its last reference is dropped; while in use nobody makes a `&mut` to the head.
+        unsafe { self.head.as_ref() }
+    }
+
+    fn capacity(&self) -> usize {
+        self.head().capacity
+    }
+
+    fn data(&self) -> *mut u8 {
+        // SAFETY: the allocation is one head followed by `capacity` bytes of data.
+        unsafe { self.head.as_ptr().add(1).cast() }
+    }
+
+    fn is_unique(&self) -> bool {
+        // Acquire: what other holders read happened before they let go.
+        self.head().references.load(Ordering::Acquire) == 1
+    }
+}
+
+impl Clone for BlockRef {
+    fn clone(&self) -> Self {
+        let before = self.head().references.fetch_add(1, Ordering::Relaxed);
+        // Only a leak in a loop gets here; going on would end in a use after free.
+        assert!(before < REFERENCES_MAX, "more than {REFERENCES_MAX} references to one buffer");
+        Self { head: self.head }
+    }
+}
+
+impl Drop for BlockRef {
+    fn drop(&mut self) {
+        if self.head().references.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        fence(Ordering::Acquire);
+        let mut block = FreeBlock { head: self.head };
+        if let Some(pool) = block.head_mut().pool.take() {
+            pool.give_back(block);
+        }
+    }
+}
+
+/// A block that nobody uses: the only pointer to it.
+pub(crate) struct FreeBlock {
+    head: NonNull<BlockHead>,
+}
+
+// SAFETY: it is the only pointer to the block, and what is in it is Send.
+unsafe impl Send for FreeBlock {}
+
+impl FreeBlock {
+    /// A block of its own allocation.
+    pub(crate) fn allocate(capacity: usize, class: u32) -> Self {
+        let layout = block_layout(capacity);
+        // SAFETY: the layout is not empty, as it holds a head.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        // SAFETY: fresh memory of that layout.
+        unsafe { Self::place(memory, capacity, class, false) }
+    }
+
+    pub(crate) fn class(&self) -> u32 {
+        // SAFETY: the only pointer to a live block.
+        unsafe { self.head.as_ref() }.class
+    }
+
+    fn head_mut(&mut self) -> &mut BlockHead {
+        // SAFETY: the only pointer to a live block, borrowed exclusively.
+        unsafe { self.head.as_mut() }
+    }
+
+    fn into_use(mut self, pool: Option<Arc<PoolShared>>) -> BlockRef {
+        let head = self.head_mut();
+        head.pool = pool;
+        *head.references.get_mut() = 1;
+        let head = self.head;
+        std::mem::forget(self);
+        BlockRef { head }
+    }
+
+    /// # Safety
+    /// `memory` is aligned to 64, has room for `block_layout(capacity)`, is zeroed, and belongs to the new block alone.
+    unsafe fn place(memory: NonNull<u8>, capacity: usize, class: u32, in_slab: bool) -> Self {
+        let head = memory.cast::<BlockHead>();
+        let next = ptr::null_mut();
+        let value = BlockHead { references: AtomicU32::new(0), class, capacity, in_slab, next, pool: None };
+        // SAFETY: the caller gives memory that fits and is not shared.
+        unsafe { head.write(value) };
+        Self { head }
+    }
+}
+
+impl Drop for FreeBlock {
+    fn drop(&mut self) {
+        let (capacity, in_slab) = (self.head_mut().capacity, self.head_mut().in_slab);
+        // SAFETY: the only pointer; nothing uses the head after this.
+        unsafe { ptr::drop_in_place(self.head.as_ptr()) };
+        if !in_slab {
+            // SAFETY: `allocate` made it with this layout.
+            unsafe { dealloc(self.head.as_ptr().cast(), block_layout(capacity)) };
+        }
+    }
+}
+
+/// Free blocks in one owner's hands, linked through their heads.
+pub(crate) struct FreeChain {
+    top: *mut BlockHead,
+}
+
+// SAFETY: the chain is the only way to its blocks.
+unsafe impl Send for FreeChain {}
+
+impl FreeChain {
+    pub(crate) const fn new() -> Self {
+        Self { top: ptr::null_mut() }
+    }
+
+    pub(crate) fn push(&mut self, mut block: FreeBlock) {
+        block.head_mut().next = self.top;
+        self.top = block.head.as_ptr();
+        std::mem::forget(block);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<FreeBlock> {
+        let head = NonNull::new(self.top)?;
+        // SAFETY: the chain owns its blocks, and each `next` is the rest of the chain.
+        self.top = unsafe { head.as_ref() }.next;
+        Some(FreeBlock { head })
+    }
+}
+
+impl Drop for FreeChain {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}
+
+/// Free blocks given back by any thread; taken all at once, so that no block can leave and come back in between.
+pub(crate) struct FreeStack {
+    top: AtomicPtr<BlockHead>,
+}
+
+impl FreeStack {
+    pub(crate) const fn new() -> Self {
+        Self { top: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    pub(crate) fn push(&self, mut block: FreeBlock) {
+        let mut top = self.top.load(Ordering::Relaxed);
+        loop {
+            block.head_mut().next = top;
+            // Release: who takes the block sees its `next` and that nobody uses it.
+            match self.top.compare_exchange_weak(
+                top,
+                block.head.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(now) => top = now,
+            }
+        }
+        std::mem::forget(block);
+    }
+
+    pub(crate) fn take_all(&self) -> FreeChain {
+        // The plain load keeps the line shared while there is nothing to take.
+        if self.top.load(Ordering::Relaxed).is_null() {
+            return FreeChain::new();
+        }
+        FreeChain { top: self.top.swap(ptr::null_mut(), Ordering::Acquire) }
+    }
+}
+
+impl Drop for FreeStack {
+    fn drop(&mut self) {
+        drop(self.take_all());
+    }
+}
+
+/// One contiguous region that many blocks are cut from, for devices that register memory. Lives longer than its blocks:
+/// it is the last field of what holds them.
+pub(crate) struct Slab {
+    memory: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: plain memory; only the blocks cut from it touch it, by their own rules.
+unsafe impl Send for Slab {}
+// SAFETY: as above; `&Slab` gives only the address.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// Cuts `(capacity, count)` blocks for each class, in order, out of one new region.
+    pub(crate) fn cut(classes: &[(usize, usize)]) -> (Self, Vec<FreeChain>) {
+        let len =
+            classes.iter().map(|&(capacity, count)| block_layout(capacity).size() * count).sum::<usize>();
+        let layout =
+            Layout::from_size_align(len.max(1), SLAB_ALIGN).expect("a slab within the address space");
+        // SAFETY: the layout is not empty.
+        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let mut offset = 0;
+        let mut chains = Vec::new();
+        for (class, &(capacity, count)) in classes.iter().enumerate() {
+            let mut chain = FreeChain::new();
+            for _ in 0..count {
+                // SAFETY: offsets advance by whole block layouts, so blocks are aligned, apart and inside the region.
+                chain.push(unsafe { FreeBlock::place(memory.add(offset), capacity, class as u32, true) });
+                offset += block_layout(capacity).size();
+            }
+            chains.push(chain);
+        }
+        (Self { memory, layout }, chains)
+    }
+
+    /// Address and length in bytes.
+    pub(crate) fn region(&self) -> (*const u8, usize) {
+        (self.memory.as_ptr(), self.layout.size())
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: `cut` made it with this layout; by its contract no block of it is left.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+    }
+}
+
+/// What a block opens with; the data follows at its end.
+#[repr(C, align(64))]
+struct BlockHead {
+    references: AtomicU32,
+    class: u32,
+    capacity: usize,
+    in_slab: bool,
+    next: *mut BlockHead,
+    pool: Option<Arc<PoolShared>>,
+}
+
+/// Layout of a block: head and data, in whole cache lines.
+fn block_layout(capacity: usize) -> Layout {
+    assert!(capacity <= CAPACITY_MAX, "a buffer of {capacity} bytes");
+    let len = (size_of::<BlockHead>() + capacity).next_multiple_of(align_of::<BlockHead>());
+    Layout::from_size_align(len, align_of::<BlockHead>()).expect("at most 4 GiB, a power of two")
+}
+
+/// Longest buffer in bytes: offsets in it are 32 bits.
+pub(crate) const CAPACITY_MAX: usize = (u32::MAX - 128) as usize;
+const REFERENCES_MAX: u32 = u32::MAX / 2;
+const SLAB_ALIGN: usize = 4096;
+const _: () = assert!(size_of::<BlockHead>() == 64 && size_of::<Frame>() == 16);
