@@ -2,10 +2,16 @@
 
 mod frame;
 mod header;
+mod link;
+mod loopback;
 mod pool;
+mod transport;
 mod wake;
 
 pub use frame::{Frame, FrameBuf, ReceiveBlock};
 pub use header::{FRAME_ALIGN, FrameHeader, FrameKind, HEADER_LEN, HeaderError, flags};
+pub use link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
+pub use loopback::{LoopbackNetwork, LoopbackOptions, LoopbackRaw, LoopbackTransport};
 pub use pool::{BufferPool, SizeClass};
+pub use transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Transport};
 pub use wake::{Signal, Wake};
