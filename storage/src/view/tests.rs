@@ -1,0 +1,96 @@
+use super::*;
+
+const ALICE: NodeId = NodeId { id: 1, incarnation: 3 };
+const BOB: NodeId = NodeId { id: 2, incarnation: 1 };
+
+fn member(node: NodeId) -> Member {
+    Member { node, address: "127.0.0.1:1".into(), cores: 2, entities: Vec::new() }
+}
+
+/// Alice and Bob are members, Alice owns partition 7 at epoch 5.
+fn sample() -> View {
+    let mut view = View::empty(StoreId(9));
+    view.put_member(member(BOB));
+    view.put_member(member(ALICE));
+    view.partitions[7] = PartitionState { owner: Some(ALICE), epoch: 5, draining: false };
+    view
+}
+
+fn refused(change: impl FnOnce(&mut View)) -> ViewError {
+    let view = sample();
+    let mut next = view.clone();
+    change(&mut next);
+    view.check_successor(&next).unwrap_err()
+}
+
+#[test]
+fn an_unchanged_view_may_follow() {
+    assert_eq!(sample().check_successor(&sample()), Ok(()));
+    assert_eq!(View::empty(StoreId(9)).check_successor(&sample()), Ok(()));
+}
+
+#[test]
+fn assigning_and_removing_keep_the_rules() {
+    let view = sample();
+    let seven = Partition::from_hash(7);
+    let mut next = view.clone();
+    next.assign(seven, Some(BOB));
+    assert_eq!(view.check_successor(&next), Ok(()));
+    assert_eq!((next.owner(seven), next.partition(seven).epoch), (Some(BOB), 6));
+
+    let mut next = view.clone();
+    next.remove_member(ALICE);
+    assert_eq!(view.check_successor(&next), Ok(()));
+    assert_eq!((next.owner(seven), next.partition(seven).epoch), (None, 6));
+    assert_eq!((next.member(ALICE), next.member(BOB).map(|member| member.node)), (None, Some(BOB)));
+}
+
+#[test]
+fn a_member_is_found_in_its_own_incarnation_only() {
+    let mut view = sample();
+    let again = NodeId { incarnation: 4, ..ALICE };
+    assert!(view.member(again).is_none());
+    view.put_member(member(again));
+    assert!(view.member(ALICE).is_none());
+    assert!(view.member(again).is_some());
+    assert_eq!(view.members.len(), 2);
+}
+
+#[test]
+fn each_rule_is_named() {
+    let seven = Partition::from_hash(7);
+    assert_eq!(
+        refused(|view| view.partitions[7].epoch = 4),
+        ViewError::EpochFalls { partition: seven, stored: 5, given: 4 }
+    );
+    assert_eq!(
+        refused(|view| view.partitions[7].owner = Some(BOB)),
+        ViewError::SameEpoch { partition: seven, epoch: 5 }
+    );
+    assert_eq!(
+        refused(|view| view.partitions[7].owner = None),
+        ViewError::SameEpoch { partition: seven, epoch: 5 }
+    );
+    assert_eq!(
+        refused(|view| view.put_member(member(NodeId { incarnation: 4, ..ALICE }))),
+        ViewError::OwnerIsNoMember { partition: seven, owner: ALICE }
+    );
+    assert_eq!(
+        refused(|view| view.partitions[8].draining = true),
+        ViewError::DrainingWithoutOwner { partition: Partition::from_hash(8) }
+    );
+    assert_eq!(
+        refused(|view| view.put_member(member(NodeId { incarnation: 2, ..ALICE }))),
+        ViewError::IncarnationFalls { id: 1, stored: 3, given: 2 }
+    );
+    assert_eq!(refused(|view| view.members.swap(0, 1)), ViewError::MemberOrder { first: BOB, second: ALICE });
+    assert_eq!(
+        refused(|view| view.members[0].address = "x".repeat(257)),
+        ViewError::TooMany { what: "bytes of an address", given: 257, limit: 256 }
+    );
+    let crowd = |id| member(NodeId { id, incarnation: 3 });
+    assert_eq!(
+        refused(|view| view.members = (0..1025).map(crowd).collect()),
+        ViewError::TooMany { what: "members", given: 1025, limit: 1024 }
+    );
+}
