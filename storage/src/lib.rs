@@ -12,7 +12,8 @@
 //! * [`Store`] keeps records, fences and the names of committed batches; [`Coordinator`] keeps the [`View`]: who owns which
 //!   partition at which epoch. They are the two independent guards of "one writer per partition and epoch".
 //! * [`Envelope`] is what every saved state is wrapped in; damage is found, never served.
-//! * [`MemoryStore`] and [`MemoryCoordinator`] are the plain implementations.
+//! * [`MemoryStore`] and [`MemoryCoordinator`] are the plain implementations, [`FaultyStore`] scripts failures and delays
+//!   around any store.
 //!
 //! What is not here: timing, placement, policies, batching (the runtime's), disks (`storage-*`), and any wire format.
 //! Blocking is fine in every verb; nothing here starts threads, reads clocks or draws random numbers.
@@ -62,6 +63,7 @@ mod aligned;
 mod batch;
 mod coordinator;
 mod envelope;
+mod faulty;
 mod id;
 mod key;
 mod lease;
@@ -75,6 +77,7 @@ pub use coordinator::{Coordinator, CoordinatorError};
 pub use envelope::{
     ENVELOPE_HEADER_LENGTH, Envelope, EnvelopeError, EnvelopeHeader, EnvelopeKind, PAYLOAD_LENGTH_MAX,
 };
+pub use faulty::{Delay, Fault, FaultControl, FaultPlan, FaultRates, FaultyStore, Verb};
 pub use id::{NodeId, PARTITIONS, Partition, StoreId};
 pub use key::{KEY_LENGTH_MAX, KeyError, KeyKind, RecordKey, RecordKeyRef, entity_id};
 pub use lease::{LEASE_NS, Lease, RENEW_INTERVAL_NS, TURN_NS_MAX, holder_deadline_ns, takeover_ns};
