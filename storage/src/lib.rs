@@ -14,6 +14,7 @@
 //! * [`Envelope`] is what every saved state is wrapped in; damage is found, never served.
 //! * [`MemoryStore`] and [`MemoryCoordinator`] are the plain implementations, [`FaultyStore`] scripts failures and delays
 //!   around any store.
+//! * Feature `fuzz`: fuzz functions for the parsers.
 //!
 //! What is not here: timing, placement, policies, batching (the runtime's), disks (`storage-*`), and any wire format.
 //! Blocking is fine in every verb; nothing here starts threads, reads clocks or draws random numbers.
@@ -70,6 +71,9 @@ mod lease;
 mod memory;
 mod store;
 mod view;
+
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 
 pub use aligned::AlignedBytes;
 pub use batch::{Batch, BatchError, BatchName, Save};
