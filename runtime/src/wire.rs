@@ -4,6 +4,9 @@
 //! the buffers (`epicserver-transport`), payloads (the codec), or anything that keeps a link's counts (`session`).
 //! Nothing here does IO, reads a clock, or panics on foreign bytes.
 //!
-//! Start with [`extension::Extension`], then [`hello::Handshake`].
+//! Start with [`extension::Extension`], then [`handshake::Handshake`].
 
+pub mod assembly;
 pub mod extension;
+pub mod handshake;
+pub mod hello;

@@ -19,7 +19,8 @@
 //! 23 bytes and the two varints: it stays within 32 while they take 9 together, such as view versions below 2^28
 //! with epochs below 2^35.
 
-use zerocopy::little_endian::U32;
+use crate::key::{KEY_LEN_MAX, KeyKind, KeyView};
+use zerocopy::little_endian::{U32, U128};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, Unaligned};
 
 /// What a frame says beyond its header. Borrows path and key from the frame (or from whoever writes it).
@@ -71,20 +72,7 @@ pub struct TargetKey<'a> {
     /// Hash of the entity's name.
     pub entity: u64,
     /// The object's key.
-    pub key: KeyRef<'a>,
-}
-
-/// A key, borrowed from where it lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum KeyRef<'a> {
-    /// The default kind.
-    U64(u64),
-    /// Two words: a UUID, say.
-    U128(u128),
-    /// Text of at most [`KEY_LEN_MAX`] bytes.
-    Text(&'a str),
-    /// At most [`KEY_LEN_MAX`] bytes.
-    Bytes(&'a [u8]),
+    pub key: KeyView<'a>,
 }
 
 /// One ancestor of a call. The layout is the wire's, so that a path is read where the frame lies.
@@ -92,9 +80,9 @@ pub enum KeyRef<'a> {
 #[repr(C)]
 pub struct PathEntry {
     /// Hash over entity name and key of the ancestor.
-    pub object: [u8; 16],
+    pub object: U128,
     /// The id of the call that runs on it.
-    pub call: [u8; 16],
+    pub call: U128,
     /// How that call holds the object.
     pub hold: Hold,
     /// Id of its method.
@@ -178,7 +166,7 @@ impl<'a> Extension<'a> {
             len += 16;
         }
         if let Some(target) = self.key {
-            len += 9 + target.key.encoded_len();
+            len += 9 + key_encoded_len(target.key);
         }
         if self.hops != 0 {
             len += 1;
@@ -243,13 +231,8 @@ impl<'a> Extension<'a> {
             return Err(ExtensionError::PathTooLong(self.path.len()));
         }
         match self.key {
-            Some(TargetKey { key: KeyRef::Text(text), .. }) if text.len() > KEY_LEN_MAX => {
-                Err(ExtensionError::KeyTooLong(text.len()))
-            }
-            Some(TargetKey { key: KeyRef::Bytes(bytes), .. }) if bytes.len() > KEY_LEN_MAX => {
-                Err(ExtensionError::KeyTooLong(bytes.len()))
-            }
-            _ => Ok(()),
+            Some(target) => check_key(target.key),
+            None => Ok(()),
         }
     }
 
@@ -264,18 +247,6 @@ impl<'a> Extension<'a> {
         set(KEY, self.key.is_some());
         set(HOPS, self.hops != 0);
         presence
-    }
-}
-
-impl KeyRef<'_> {
-    /// Bytes of the key after its kind.
-    fn encoded_len(&self) -> usize {
-        match self {
-            KeyRef::U64(_) => 8,
-            KeyRef::U128(_) => 16,
-            KeyRef::Text(text) => 2 + text.len(),
-            KeyRef::Bytes(bytes) => 2 + bytes.len(),
-        }
     }
 }
 
@@ -305,12 +276,15 @@ pub enum ExtensionError {
     /// A hold that is none of [`Hold`].
     #[error("a path entry has an unknown hold")]
     Hold,
-    /// A key kind that is none of [`KeyRef`].
+    /// A key kind that is none of [`KeyKind`].
     #[error("key kind {0} is unknown")]
     KeyKind(u8),
     /// More key bytes than [`KEY_LEN_MAX`].
     #[error("the key has {0} bytes, {KEY_LEN_MAX} are allowed")]
     KeyTooLong(usize),
+    /// A number key whose bytes are not as many as the number has.
+    #[error("a number key has {0} bytes")]
+    KeyNumber(usize),
     /// A text key that is not UTF-8.
     #[error("the text key is not UTF-8")]
     KeyText,
@@ -400,24 +374,21 @@ impl<'a> Reader<'a> {
 
     fn key(&mut self) -> Result<TargetKey<'a>, ExtensionError> {
         let entity = self.u64()?;
-        let key = match self.u8()? {
-            KIND_U64 => KeyRef::U64(self.u64()?),
-            KIND_U128 => KeyRef::U128(u128::from_le_bytes(self.array()?)),
-            KIND_TEXT => {
-                KeyRef::Text(str::from_utf8(self.key_bytes()?).map_err(|_| ExtensionError::KeyText)?)
+        let kind_number = self.u8()?;
+        let kind = KeyKind::from_u8(kind_number).ok_or(ExtensionError::KeyKind(kind_number))?;
+        let bytes = match number_len(kind) {
+            Some(len) => self.take(len)?,
+            None => {
+                let len = usize::from(self.u16()?);
+                if len > KEY_LEN_MAX {
+                    return Err(ExtensionError::KeyTooLong(len));
+                }
+                self.take(len)?
             }
-            KIND_BYTES => KeyRef::Bytes(self.key_bytes()?),
-            kind => return Err(ExtensionError::KeyKind(kind)),
         };
+        let key = KeyView { kind, bytes };
+        check_key(key)?;
         Ok(TargetKey { entity, key })
-    }
-
-    fn key_bytes(&mut self) -> Result<&'a [u8], ExtensionError> {
-        let len = usize::from(self.u16()?);
-        if len > KEY_LEN_MAX {
-            return Err(ExtensionError::KeyTooLong(len));
-        }
-        self.take(len)
     }
 
     fn padding(&self) -> Result<(), ExtensionError> {
@@ -456,24 +427,36 @@ impl Writer<'_> {
 
     fn key(&mut self, target: &TargetKey<'_>) {
         self.put(&target.entity.to_le_bytes());
-        match target.key {
-            KeyRef::U64(key) => {
-                self.put(&[KIND_U64]);
-                self.put(&key.to_le_bytes());
-            }
-            KeyRef::U128(key) => {
-                self.put(&[KIND_U128]);
-                self.put(&key.to_le_bytes());
-            }
-            KeyRef::Text(text) => self.key_bytes(KIND_TEXT, text.as_bytes()),
-            KeyRef::Bytes(bytes) => self.key_bytes(KIND_BYTES, bytes),
+        self.put(&[target.key.kind as u8]);
+        if number_len(target.key.kind).is_none() {
+            self.put(&(target.key.bytes.len() as u16).to_le_bytes());
         }
+        self.put(target.key.bytes);
     }
+}
 
-    fn key_bytes(&mut self, kind: u8, bytes: &[u8]) {
-        self.put(&[kind]);
-        self.put(&(bytes.len() as u16).to_le_bytes());
-        self.put(bytes);
+/// Length of a key that is a number; `None` for keys that carry their length.
+fn number_len(kind: KeyKind) -> Option<usize> {
+    match kind {
+        KeyKind::U64 => Some(8),
+        KeyKind::U128 => Some(16),
+        KeyKind::Text | KeyKind::Bytes => None,
+    }
+}
+
+/// Bytes of a key after its kind.
+fn key_encoded_len(key: KeyView<'_>) -> usize {
+    key.bytes.len() + if number_len(key.kind).is_some() { 0 } else { 2 }
+}
+
+fn check_key(key: KeyView<'_>) -> Result<(), ExtensionError> {
+    match number_len(key.kind) {
+        Some(len) if len != key.bytes.len() => Err(ExtensionError::KeyNumber(key.bytes.len())),
+        None if key.bytes.len() > KEY_LEN_MAX => Err(ExtensionError::KeyTooLong(key.bytes.len())),
+        None if key.kind == KeyKind::Text && str::from_utf8(key.bytes).is_err() => {
+            Err(ExtensionError::KeyText)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -484,8 +467,6 @@ fn varint_len(value: u64) -> usize {
 
 /// Deepest path: the call below it gets `Rejected(TooDeep)`.
 pub const PATH_LEN_MAX: usize = 32;
-/// Longest text or byte key.
-pub const KEY_LEN_MAX: usize = 512;
 /// Extension lengths are counted in units of this many bytes.
 pub const UNIT: usize = 16;
 /// The longest block there is: every field present, the deepest path, the longest key, a view of full varints.
@@ -502,10 +483,6 @@ const TRACE: u16 = 1 << 4;
 const KEY: u16 = 1 << 5;
 const HOPS: u16 = 1 << 6;
 const PRESENCE_KNOWN: u16 = (1 << 7) - 1;
-const KIND_U64: u8 = 0;
-const KIND_U128: u8 = 1;
-const KIND_TEXT: u8 = 2;
-const KIND_BYTES: u8 = 3;
 
 const _: () = assert!(size_of::<PathEntry>() == 37);
 const _: () = assert!(KEY_LEN_MAX <= u16::MAX as usize && PATH_LEN_MAX <= u8::MAX as usize);

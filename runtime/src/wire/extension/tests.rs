@@ -18,12 +18,7 @@ struct Owned {
 }
 
 #[derive(Clone, Debug)]
-enum OwnedKey {
-    U64(u64),
-    U128(u128),
-    Text(String),
-    Bytes(Vec<u8>),
-}
+struct OwnedKey(KeyKind, Vec<u8>);
 
 impl Owned {
     fn borrow(&self) -> Extension<'_> {
@@ -41,12 +36,7 @@ impl Owned {
             trace: self.trace,
             key: self.key.as_ref().map(|(entity, key)| TargetKey {
                 entity: *entity,
-                key: match key {
-                    OwnedKey::U64(key) => KeyRef::U64(*key),
-                    OwnedKey::U128(key) => KeyRef::U128(*key),
-                    OwnedKey::Text(key) => KeyRef::Text(key),
-                    OwnedKey::Bytes(key) => KeyRef::Bytes(key),
-                },
+                key: KeyView { kind: key.0, bytes: &key.1 },
             }),
             hops: self.hops,
         }
@@ -59,16 +49,20 @@ fn any_varint() -> impl Strategy<Value = u64> {
 
 fn any_entry() -> impl Strategy<Value = PathEntry> {
     let hold = prop_oneof![Just(Hold::Shared), Just(Hold::Exclusive), Just(Hold::Serial)];
-    (any::<[u8; 16]>(), any::<[u8; 16]>(), hold, any::<u32>())
-        .prop_map(|(object, call, hold, method)| PathEntry { object, call, hold, method: method.into() })
+    (any::<u128>(), any::<u128>(), hold, any::<u32>()).prop_map(|(object, call, hold, method)| PathEntry {
+        object: object.into(),
+        call: call.into(),
+        hold,
+        method: method.into(),
+    })
 }
 
 fn any_key() -> impl Strategy<Value = OwnedKey> {
     prop_oneof![
-        any::<u64>().prop_map(OwnedKey::U64),
-        any::<u128>().prop_map(OwnedKey::U128),
-        "\\PC{0,100}".prop_map(OwnedKey::Text),
-        vec(any::<u8>(), 0..=KEY_LEN_MAX).prop_map(OwnedKey::Bytes),
+        any::<[u8; 8]>().prop_map(|key| OwnedKey(KeyKind::U64, key.to_vec())),
+        any::<[u8; 16]>().prop_map(|key| OwnedKey(KeyKind::U128, key.to_vec())),
+        "\\PC{0,100}".prop_map(|key| OwnedKey(KeyKind::Text, key.into_bytes())),
+        vec(any::<u8>(), 0..=KEY_LEN_MAX).prop_map(|key| OwnedKey(KeyKind::Bytes, key)),
     ]
 }
 
@@ -137,7 +131,7 @@ fn an_ordinary_request_takes_32_bytes() {
     let extension = Extension {
         budget_us: Some(10_000_000),
         view: Some(ViewStamp { version: (1 << 28) - 1, epoch: (1 << 35) - 1 }),
-        key: Some(TargetKey { entity: u64::MAX, key: KeyRef::U64(u64::MAX) }),
+        key: Some(TargetKey { entity: u64::MAX, key: KeyView { kind: KeyKind::U64, bytes: &[0xff; 8] } }),
         ..Extension::default()
     };
     assert_eq!(extension.encoded_len(), 32);
@@ -146,14 +140,14 @@ fn an_ordinary_request_takes_32_bytes() {
 #[test]
 fn the_longest_block_has_the_named_length() {
     let text = "x".repeat(KEY_LEN_MAX);
-    let entry = PathEntry { object: [1; 16], call: [2; 16], hold: Hold::Serial, method: 3.into() };
+    let entry = PathEntry { object: 1.into(), call: 2.into(), hold: Hold::Serial, method: 3.into() };
     let extension = Extension {
         origin: Some(Origin { node: 1, incarnation: 2, core: 3, slot: 4, generation: 5 }),
         budget_us: Some(1),
         view: Some(ViewStamp { version: u64::MAX, epoch: u64::MAX }),
         path: &[entry; PATH_LEN_MAX],
         trace: Some(1),
-        key: Some(TargetKey { entity: 1, key: KeyRef::Text(&text) }),
+        key: Some(TargetKey { entity: 1, key: KeyView { kind: KeyKind::Text, bytes: text.as_bytes() } }),
         hops: 1,
     };
     assert_eq!(extension.encoded_len(), EXTENSION_LEN_MAX);
@@ -162,15 +156,19 @@ fn the_longest_block_has_the_named_length() {
 /// The layout is part of the protocol version: change these bytes only together with it.
 #[test]
 fn the_bytes_are_pinned() {
-    let entry =
-        PathEntry { object: [0xaa; 16], call: [0xbb; 16], hold: Hold::Exclusive, method: 0x0403_0201.into() };
+    let entry = PathEntry {
+        object: (u128::MAX / 0xff * 0xaa).into(),
+        call: (u128::MAX / 0xff * 0xbb).into(),
+        hold: Hold::Exclusive,
+        method: 0x0403_0201.into(),
+    };
     let extension = Extension {
         origin: Some(Origin { node: 0x11, incarnation: 0x22, core: 0x33, slot: 0x44, generation: 0x55 }),
         budget_us: Some(0x66),
         view: Some(ViewStamp { version: 300, epoch: 1 }),
         path: &[entry],
         trace: Some(0x77),
-        key: Some(TargetKey { entity: 0x88, key: KeyRef::Text("Bob") }),
+        key: Some(TargetKey { entity: 0x88, key: KeyView { kind: KeyKind::Text, bytes: b"Bob" } }),
         hops: 9,
     };
     let mut bytes = Vec::new();
@@ -227,8 +225,10 @@ fn every_refusal_has_its_name() {
 #[test]
 fn what_does_not_fit_is_refused_and_leaves_the_output_alone() {
     let long = vec![0; KEY_LEN_MAX + 1];
-    let extension =
-        Extension { key: Some(TargetKey { entity: 1, key: KeyRef::Bytes(&long) }), ..Extension::default() };
+    let extension = Extension {
+        key: Some(TargetKey { entity: 1, key: KeyView { kind: KeyKind::Bytes, bytes: &long } }),
+        ..Extension::default()
+    };
     let mut out = vec![7];
     assert_eq!(extension.append(&mut out), Err(ExtensionError::KeyTooLong(KEY_LEN_MAX + 1)));
     assert_eq!(out, [7]);
@@ -236,7 +236,12 @@ fn what_does_not_fit_is_refused_and_leaves_the_output_alone() {
     let short = Extension { hops: 1, ..Extension::default() };
     assert_eq!(short.write(&mut room), Err(ExtensionError::Room { needed: 16 }));
     assert_eq!(room, [7; 15]);
-    let entry = PathEntry { object: [0; 16], call: [0; 16], hold: Hold::Shared, method: 0.into() };
+    let odd = Extension {
+        key: Some(TargetKey { entity: 1, key: KeyView { kind: KeyKind::U64, bytes: &[1] } }),
+        ..Extension::default()
+    };
+    assert_eq!(odd.append(&mut out), Err(ExtensionError::KeyNumber(1)));
+    let entry = PathEntry { object: 0.into(), call: 0.into(), hold: Hold::Shared, method: 0.into() };
     let deep = Extension { path: &[entry; 33], ..Extension::default() };
     assert_eq!(deep.append(&mut out), Err(ExtensionError::PathTooLong(33)));
 }
