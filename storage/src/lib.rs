@@ -14,7 +14,8 @@
 //! * [`Envelope`] is what every saved state is wrapped in; damage is found, never served.
 //! * [`MemoryStore`] and [`MemoryCoordinator`] are the plain implementations, [`FaultyStore`] scripts failures and delays
 //!   around any store.
-//! * Feature `fuzz`: fuzz functions for the parsers.
+//! * Feature `conformance`: the suites that every implementation runs in its tests. Feature `fuzz`: fuzz functions for the
+//!   parsers.
 //!
 //! What is not here: timing, placement, policies, batching (the runtime's), disks (`storage-*`), and any wire format.
 //! Blocking is fine in every verb; nothing here starts threads, reads clocks or draws random numbers.
@@ -72,6 +73,8 @@ mod memory;
 mod store;
 mod view;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 
