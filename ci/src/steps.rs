@@ -1,0 +1,207 @@
+//! The steps of a test run, in order, as data: what there is to do in this workspace today.
+//!
+//! Steps agree on `--workspace --all-features`, so that cargo picks the same features each time and nothing is built
+//! twice. Cheap answers come first; nextest comes last, because its summary is what people look for.
+
+use crate::facts::Workspace;
+use crate::invocation::Invocation;
+
+/// One step of a test run.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// What `--only` calls it.
+    pub(crate) name: &'static str,
+    /// What it checks, in a few words.
+    pub(crate) about: &'static str,
+    /// What is done.
+    pub(crate) work: Work,
+    /// Whether a run does it only when it is asked for by name.
+    pub(crate) on_request: bool,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Run these in order, until one fails.
+    Commands(Vec<Invocation>),
+    /// Check the rules of the house.
+    Tidy,
+    /// Build with this command, then run each program of this package that it built; each counts as a test.
+    Programs(Invocation, &'static str),
+}
+
+impl Step {
+    /// Whether the step needs cargo-nextest.
+    pub(crate) fn needs_nextest(&self) -> bool {
+        let Work::Commands(commands) = &self.work else { return false };
+        commands.iter().any(|command| command.to_string().contains("cargo nextest"))
+    }
+
+    fn commands(name: &'static str, about: &'static str, commands: Vec<Invocation>) -> Self {
+        Self { name, about, work: Work::Commands(commands), on_request: false }
+    }
+
+    fn command(name: &'static str, about: &'static str, line: &str) -> Self {
+        Self::commands(name, about, vec![Invocation::cargo(line)])
+    }
+}
+
+/// All steps of this workspace, in the order of a run. `loom_packages` are the members with model-checked tests.
+pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String]) -> Vec<Step> {
+    let mut steps = vec![
+        Step::command("fmt", "code is formatted", "fmt --all --check"),
+        Step { name: "tidy", about: "the rules of the house hold", work: Work::Tidy, on_request: false },
+        Step::command(
+            "clippy",
+            "no warning from compiler or clippy",
+            "clippy --workspace --all-targets --all-features -- -D warnings",
+        ),
+        Step::commands("docs", "documentation builds without a warning", vec![docs()]),
+        Step::command("doctest", "code in the documentation works", "test --doc --workspace --all-features"),
+    ];
+    steps.extend(examples(workspace));
+    steps.extend(loom(workspace, loom_packages));
+    steps.extend(sim(workspace));
+    steps.push(fuzz());
+    steps.push(Step::command("nextest", "all tests pass", "nextest run --workspace --all-features"));
+    steps
+}
+
+/// The steps that a run does: those named, or all that need not be asked for.
+///
+/// # Errors
+/// A name that is not among the steps; the message lists those that are.
+pub(crate) fn select(steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>, String> {
+    let names: Vec<_> = steps.iter().map(|step| step.name).collect();
+    match only.iter().find(|name| !names.contains(&name.as_str())) {
+        Some(unknown) => Err(format!("there is no step `{unknown}`; the steps are: {}", names.join(", "))),
+        None if only.is_empty() => Ok(steps.into_iter().filter(|step| !step.on_request).collect()),
+        None => Ok(steps.into_iter().filter(|step| only.iter().any(|name| name == step.name)).collect()),
+    }
+}
+
+fn docs() -> Invocation {
+    Invocation::cargo("doc --workspace --no-deps --all-features")
+        .with_environment("RUSTDOCFLAGS", "-D warnings")
+}
+
+/// The example programs are built as nextest builds them, so that both use the same artefacts.
+fn examples(workspace: &Workspace) -> Option<Step> {
+    let package = workspace.package(EXAMPLES)?;
+    package.target("example").or_else(|| package.target("bin"))?;
+    let build = "build --workspace --all-features --bins --examples --message-format=json-render-diagnostics";
+    let work = Work::Programs(Invocation::cargo(build), EXAMPLES);
+    Some(Step { name: "examples", about: "every example program runs to its end", work, on_request: false })
+}
+
+/// Model checking needs another build of everything below the tests; a folder of its own keeps the normal one warm.
+fn loom(workspace: &Workspace, packages: &[String]) -> Option<Step> {
+    if packages.is_empty() {
+        return None;
+    }
+    let inherited = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let target = workspace.target_folder.join("loom");
+    let commands = packages.iter().map(|package| {
+        Invocation::cargo("nextest run --release --lib -E test(loom) -p")
+            .with_arguments([package.clone()])
+            .with_environment("RUSTFLAGS", format!("{inherited} --cfg loom").trim())
+            .with_environment("CARGO_TARGET_DIR", &target.to_string_lossy())
+            // Whole-program optimisation would take longer than it saves.
+            .with_environment("CARGO_PROFILE_RELEASE_LTO", "off")
+            .with_environment("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+    });
+    Some(Step::commands("loom", "lock-free code holds under every interleaving", commands.collect()))
+}
+
+fn sim(workspace: &Workspace) -> Option<Step> {
+    let program = workspace.package("epicserver-sim")?.target("bin")?;
+    let line = format!("run --release -p epicserver-sim --bin {} -- --seeds 1000", program.name);
+    Some(Step::command("sim", "the laws hold in the simulator, 1,000 seeds", &line))
+}
+
+/// Fuzz targets are ordinary tests, so a whole run has them in nextest already; this step runs them alone.
+fn fuzz() -> Step {
+    let line = "nextest run --workspace --all-features -E test(/(^|::)fuzz_/)";
+    let step = Step::command("fuzz", "parsers of foreign bytes, alone (nextest has them too)", line);
+    Step { on_request: true, ..step }
+}
+
+/// The package of the example programs.
+const EXAMPLES: &str = "epicserver-examples";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Package, Target};
+
+    fn with_program(package: &str, kind: &str) -> Workspace {
+        let target = Target { name: "seeds".to_owned(), kind: kind.to_owned(), source: String::new() };
+        let package = Package { name: package.to_owned(), targets: vec![target], ..Package::default() };
+        Workspace { target_folder: "/t".into(), packages: vec![package], ..Workspace::default() }
+    }
+
+    fn names(steps: &[Step]) -> Vec<&'static str> {
+        steps.iter().map(|step| step.name).collect()
+    }
+
+    fn command_of(steps: &[Step], name: &str) -> String {
+        match &steps.iter().find(|step| step.name == name).expect("the step is there").work {
+            Work::Commands(commands) => commands[0].to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_yet_is_no_step_and_nextest_is_last() {
+        let steps = plan(&Workspace::default(), &[]);
+        assert_eq!(names(&steps), ["fmt", "tidy", "clippy", "docs", "doctest", "fuzz", "nextest"]);
+    }
+
+    #[test]
+    fn the_simulator_is_a_step_once_it_has_a_program() {
+        assert!(!names(&plan(&with_program("epicserver-sim", "lib"), &[])).contains(&"sim"));
+        let steps = plan(&with_program("epicserver-sim", "bin"), &[]);
+        let line = "cargo run --release -p epicserver-sim --bin seeds -- --seeds 1000";
+        assert_eq!(command_of(&steps, "sim"), line);
+    }
+
+    #[test]
+    fn examples_are_a_step_once_there_is_one() {
+        assert!(!names(&plan(&with_program(EXAMPLES, "lib"), &[])).contains(&"examples"));
+        assert!(names(&plan(&with_program(EXAMPLES, "example"), &[])).contains(&"examples"));
+        assert!(names(&plan(&with_program(EXAMPLES, "bin"), &[])).contains(&"examples"));
+    }
+
+    #[test]
+    fn loom_builds_in_a_folder_of_its_own() {
+        let steps = plan(&with_program("epicserver-runtime", "lib"), &["epicserver-runtime".to_owned()]);
+        let line = command_of(&steps, "loom");
+        assert!(line.contains("--cfg loom") && line.contains("CARGO_TARGET_DIR=/t/loom"), "{line}");
+        assert!(line.ends_with("-p epicserver-runtime"), "{line}");
+    }
+
+    #[test]
+    fn a_run_leaves_out_what_must_be_asked_for() {
+        let all = select(plan(&Workspace::default(), &[]), &[]).expect("no name is unknown");
+        assert!(!names(&all).contains(&"fuzz"));
+        let only = ["nextest".to_owned(), "fuzz".to_owned()];
+        let some = select(plan(&Workspace::default(), &[]), &only).expect("both names are known");
+        assert_eq!(names(&some), ["fuzz", "nextest"]);
+    }
+
+    #[test]
+    fn an_unknown_step_is_refused_with_the_known_ones() {
+        let refused = select(plan(&Workspace::default(), &[]), &["nxtest".to_owned()]);
+        assert!(
+            refused.is_err_and(|message| message.contains("`nxtest`") && message.ends_with("fuzz, nextest"))
+        );
+    }
+
+    #[test]
+    fn only_steps_with_nextest_need_it() {
+        let steps = plan(&with_program(EXAMPLES, "bin"), &[]);
+        let needing: Vec<_> =
+            steps.iter().filter(|step| step.needs_nextest()).map(|step| step.name).collect();
+        assert_eq!(needing, ["fuzz", "nextest"]);
+    }
+}
