@@ -63,6 +63,11 @@ impl Invocation {
         self
     }
 
+    /// Whether the command is given a filter, in the form of nextest, that picks some tests out of many.
+    pub(crate) fn picks_tests(&self) -> bool {
+        self.arguments.iter().any(|argument| argument == "-E")
+    }
+
     /// Runs the command on our own terminal, for as long as it takes.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ impl StepResult {
     fn closing_line(&self) -> String {
         let word = if self.ok() { "ok" } else { "FAILED" };
         let tests =
-            if self.counts.run() > 0 { format!(", {} tests", self.counts.run()) } else { String::new() };
+            if self.counts.run() > 0 { format!(", tests: {}", self.counts.run()) } else { String::new() };
         format!("== {}: {word} in {:.1} s{tests}", self.name, self.elapsed.as_secs_f64())
     }
 }

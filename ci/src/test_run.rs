@@ -84,10 +84,17 @@ fn run_step(step: &Step, workspace: &Workspace, printer: Printer) -> StepResult 
 fn run_commands(commands: &[Invocation], counts: &mut TestCounts, printer: Printer) -> Vec<String> {
     let run = |command: &Invocation| {
         printer.line(&format!("$ {command}"));
-        coloured(command.clone()).run_watched(&mut |line| {
-            counts.read_line(line);
+        let mut its_counts = TestCounts::default();
+        let result = coloured(command.clone()).run_watched(&mut |line| {
+            its_counts.read_line(line);
             printer.line(line);
-        })
+        });
+        if command.picks_tests() {
+            // The others are left to another step, and nextest calls them skipped.
+            its_counts.skipped = 0;
+        }
+        *counts += its_counts;
+        result
     };
     commands.iter().try_for_each(run).err().into_iter().collect()
 }
@@ -166,5 +173,19 @@ mod tests {
         let failures = run_commands(&commands, &mut counts, Printer { json: false });
         assert_eq!(counts, TestCounts { passed: 2, failed: 1, skipped: 0 });
         assert_eq!(failures.len(), 1, "{failures:?}");
+    }
+
+    #[test]
+    fn tests_left_to_another_step_are_not_skipped() {
+        let skipped_by = |argument: &str| {
+            let script = "echo 'Summary [ 0.1s] 1 test run: 1 passed, 4 skipped'";
+            let arguments = ["-c", script, "sh", argument].map(str::to_owned);
+            let mut counts = TestCounts::default();
+            let command = Invocation::program("/bin/sh", "sh").with_arguments(arguments);
+            assert!(run_commands(&[command], &mut counts, Printer { json: false }).is_empty());
+            counts.skipped
+        };
+        assert_eq!(skipped_by("--workspace"), 4);
+        assert_eq!(skipped_by("-E"), 0);
     }
 }
