@@ -75,6 +75,37 @@ pub trait Store: Send {
     fn last_committed(&mut self, node: NodeId) -> Result<Option<BatchName>, StoreError>;
 }
 
+/// So that a store chosen at run time can be wrapped.
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn store_id(&self) -> StoreId {
+        (**self).store_id()
+    }
+
+    fn limits(&self) -> StoreLimits {
+        (**self).limits()
+    }
+
+    fn load(&mut self, keys: &[RecordKeyRef<'_>]) -> Result<Vec<Option<Record>>, StoreError> {
+        (**self).load(keys)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
+        (**self).commit(batch)
+    }
+
+    fn open_fences(&mut self, fences: &[Fence]) -> Result<(), StoreError> {
+        (**self).open_fences(fences)
+    }
+
+    fn fences(&mut self) -> Result<Vec<Fence>, StoreError> {
+        (**self).fences()
+    }
+
+    fn last_committed(&mut self, node: NodeId) -> Result<Option<BatchName>, StoreError> {
+        (**self).last_committed(node)
+    }
+}
+
 /// A record as it was found. Nothing of it is checked until [`Record::open`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

@@ -1,12 +1,17 @@
 //! The suites of the contracts, on the implementations of this crate, and random histories.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use epicserver_storage::conformance::{
-    coordinator_sharing_suite, coordinator_suite, run_tape, store_reopen_suite, store_sharing_suite,
-    store_suite,
+    STORE_SEEDS, coordinator_sharing_suite, coordinator_suite, run_tape, store_reopen_suite,
+    store_sharing_suite, store_suite, tape_of_seed,
 };
 use epicserver_storage::{FaultPlan, FaultyStore, MemoryCoordinator, MemoryStore, StoreId, StoreLimits};
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
+
+use crate::buggy::{Bug, BuggyStore};
+use crate::buggy_coordinator::{BuggyCoordinator, CoordinatorBug};
 
 const ID: StoreId = StoreId(1);
 const SMALL: StoreLimits =
@@ -50,12 +55,54 @@ fn memory_coordinator() {
     });
 }
 
+/// Planted bugs: the suite passes a correct second store and fails each broken one.
+#[test]
+fn the_suite_bites() {
+    store_suite(|| BuggyStore::new(None, SMALL));
+    let missed: Vec<Bug> = Bug::ALL
+        .into_iter()
+        .filter(|&bug| !panics(|| store_suite(|| BuggyStore::new(Some(bug), SMALL))))
+        .collect();
+    assert_eq!(missed, [], "the suite misses these bugs");
+}
+
+/// The random histories alone find every bug in what they do at all.
+#[test]
+fn the_model_bites() {
+    let beyond_the_model =
+        [Bug::KindIgnored, Bug::EntityIgnored, Bug::EnvelopeCut, Bug::LimitsIgnored, Bug::EpochZeroOpens];
+    let run = |bug, seed| {
+        run_tape(&mut BuggyStore::new(Some(bug), SMALL), &tape_of_seed(seed, 3000));
+    };
+    let finds = |bug| (0..STORE_SEEDS).any(|seed| panics(|| run(bug, seed)));
+    let missed: Vec<Bug> = Bug::ALL
+        .into_iter()
+        .filter(|bug| !beyond_the_model.contains(bug))
+        .filter(|&bug| !finds(bug))
+        .collect();
+    assert_eq!(missed, [], "the random histories miss these bugs");
+}
+
+#[test]
+fn the_coordinator_suite_bites() {
+    coordinator_suite(|| BuggyCoordinator::new(None));
+    let missed: Vec<CoordinatorBug> = CoordinatorBug::ALL
+        .into_iter()
+        .filter(|&bug| !panics(|| coordinator_suite(|| BuggyCoordinator::new(Some(bug)))))
+        .collect();
+    assert_eq!(missed, [], "the suite misses these bugs");
+}
+
+fn panics(run: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(run)).is_err()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
-    /// Laws 1 and 2, with shrinking.
+    /// Laws 1 and 2, with shrinking. How much a history does is for the suite to judge; here it may be nothing.
     #[test]
-    fn random_histories(tape in vec(any::<u8>(), 0..800)) {
+    fn random_histories(tape in vec(any::<u8>(), 0..2000)) {
         run_tape(&mut MemoryStore::new(ID), &tape);
     }
 }
