@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeHeader, EnvelopeKind};
+#[cfg(doc)]
+use crate::id::COUNT_MAX;
 use crate::id::{NodeId, Partition};
 use crate::key::{KeyError, KeyKind, RecordKeyRef};
 
@@ -130,7 +132,7 @@ impl Batch {
 pub struct BatchName {
     /// Whose batch, in which life.
     pub node: NodeId,
-    /// Counts up within a life, from 1, with gaps where batches failed. 0 names no batch: it is what depends on
+    /// Counts up within a life, from 1 to at most [`COUNT_MAX`], with gaps where batches failed. 0 names no batch: it is what depends on
     /// nothing.
     pub number: u64,
 }

@@ -7,7 +7,10 @@ use std::fmt;
 /// How many hash slots a cluster has. Fixed at founding, the same in every cluster.
 pub const PARTITIONS: u16 = 4096;
 
-// `Partition::index` and `Partition::from_hash` mask instead of dividing.
+/// The highest epoch and the highest batch number: what a signed 64-bit column holds.
+pub const COUNT_MAX: u64 = i64::MAX as u64;
+
+// So that hashes fall evenly.
 const _: () = assert!(PARTITIONS.is_power_of_two());
 
 /// The name of one process in one life: a random id, and a count that grows each time the process joins again.

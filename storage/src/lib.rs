@@ -85,7 +85,7 @@ pub use envelope::{
     ENVELOPE_HEADER_LENGTH, Envelope, EnvelopeError, EnvelopeHeader, EnvelopeKind, PAYLOAD_LENGTH_MAX,
 };
 pub use faulty::{Delay, Fault, FaultControl, FaultPlan, FaultRates, FaultyStore, Verb};
-pub use id::{NodeId, PARTITIONS, Partition, StoreId};
+pub use id::{COUNT_MAX, NodeId, PARTITIONS, Partition, StoreId};
 pub use key::{KEY_LENGTH_MAX, KeyError, KeyKind, RecordKey, RecordKeyRef, entity_id};
 pub use lease::{LEASE_NS, Lease, RENEW_INTERVAL_NS, TURN_NS_MAX, holder_deadline_ns, takeover_ns};
 pub use memory::{MemoryCoordinator, MemoryStore};

@@ -7,6 +7,8 @@
 use crate::aligned::AlignedBytes;
 use crate::batch::{Batch, BatchName};
 use crate::envelope::{Envelope, EnvelopeError, EnvelopeHeader};
+#[cfg(doc)]
+use crate::id::COUNT_MAX;
 use crate::id::{NodeId, Partition, StoreId};
 use crate::key::{RecordKey, RecordKeyRef};
 
@@ -39,7 +41,7 @@ pub trait Store: Send {
     /// Makes a batch durable, whole or not at all. In one transaction, in this order, the store MUST:
     ///
     /// 1. compare the batch's name with the last committed one of the same node id: equal is
-    ///    [`Committed::Already`], whatever happened since and without a look at the saves; lower, or number 0, is
+    ///    [`Committed::Already`], whatever happened since and without a look at the saves; lower, number 0, or a number above [`COUNT_MAX`], is
     ///    [`StoreError::OutOfOrder`]. A higher one goes on, gaps are legal;
     /// 2. check every save's fence: epoch and node equal to the stored ones, else [`StoreError::Refused`] for the whole batch,
     ///    whatever else is wrong with it;
@@ -56,7 +58,7 @@ pub trait Store: Send {
     /// The fences are applied in order.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] if an epoch is 0, below the stored one, or equal to it with another holder: epochs never fall, and an
+    /// [`StoreError::Refused`] if an epoch is 0 or above [`COUNT_MAX`], below the stored one, or equal to it with another holder: epochs never fall, and an
     /// epoch has one holder for ever.
     fn open_fences(&mut self, fences: &[Fence]) -> Result<(), StoreError>;
 
@@ -220,8 +222,8 @@ pub enum StoreError {
         /// The version given.
         given: u64,
     },
-    /// A batch was named below the last committed one, or 0. Nothing is written.
-    #[error("batch {given} comes too late, the last committed one of its node is {}", LastName(committed))]
+    /// A batch was named below the last committed one, or by no legal number. Nothing is written.
+    #[error("batch {given} is out of order, the last committed one of its node is {}", LastName(committed))]
     OutOfOrder {
         /// The name given.
         given: BatchName,
@@ -331,7 +333,7 @@ mod tests {
         );
         assert_eq!(
             StoreError::OutOfOrder { given: BatchName { node, number: 0 }, committed: None }.to_string(),
-            "batch 0000000000000001.2#0 comes too late, the last committed one of its node is none"
+            "batch 0000000000000001.2#0 is out of order, the last committed one of its node is none"
         );
     }
 

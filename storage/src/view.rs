@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::id::{NodeId, PARTITIONS, Partition, StoreId};
+use crate::id::{COUNT_MAX, NodeId, PARTITIONS, Partition, StoreId};
 
 /// The most members of a cluster.
 pub const MEMBERS_MAX: usize = 1024;
@@ -48,10 +48,10 @@ impl View {
         self.partitions[partition.index()]
     }
 
-    /// Gives a partition to a node (or frees it) at the next epoch.
+    /// Gives a partition to a node (or frees it) at the next epoch; beyond [`COUNT_MAX`] no coordinator takes the view.
     pub fn assign(&mut self, partition: Partition, owner: Option<NodeId>) {
         let state = &mut self.partitions[partition.index()];
-        *state = PartitionState { owner, epoch: state.epoch + 1, draining: false };
+        *state = PartitionState { owner, epoch: state.epoch.saturating_add(1), draining: false };
     }
 
     /// The member with this id and incarnation.
@@ -121,6 +121,9 @@ impl View {
         let (old, new) = (self.partition(partition), next.partition(partition));
         if new.epoch < old.epoch {
             return Err(ViewError::EpochFalls { partition, stored: old.epoch, given: new.epoch });
+        }
+        if new.epoch > COUNT_MAX {
+            return Err(ViewError::EpochTooHigh { partition, given: new.epoch });
         }
         if new.owner != old.owner && new.epoch == old.epoch {
             return Err(ViewError::SameEpoch { partition, epoch: old.epoch });
@@ -192,6 +195,14 @@ pub enum ViewError {
         partition: Partition,
         /// Its current epoch.
         stored: u64,
+        /// The epoch in the refused view.
+        given: u64,
+    },
+    /// Epochs end at [`COUNT_MAX`].
+    #[error("partition {partition} cannot be at epoch {given}, the limit is {COUNT_MAX}")]
+    EpochTooHigh {
+        /// Which partition.
+        partition: Partition,
         /// The epoch in the refused view.
         given: u64,
     },

@@ -6,7 +6,7 @@ use super::fixture::{
 };
 use crate::batch::BatchName;
 use crate::envelope::{ENVELOPE_HEADER_LENGTH, EnvelopeKind, PAYLOAD_LENGTH_MAX};
-use crate::id::NodeId;
+use crate::id::{COUNT_MAX, NodeId};
 use crate::key::RecordKey;
 use crate::store::{Committed, Effect, Oversize, Store, StoreError};
 
@@ -239,7 +239,8 @@ fn fences_never_fall_and_have_one_holder(store: &mut dyn Store) {
     refused(store, fence(1, 4, ALICE), Some(five));
     refused(store, fence(1, 5, BOB), Some(five));
     refused(store, fence(1, 5, NodeId { incarnation: 2, ..ALICE }), Some(five));
-    let last = fence(1, i64::MAX as u64, BOB);
+    refused(store, fence(1, COUNT_MAX + 1, ALICE), Some(five));
+    let last = fence(1, COUNT_MAX, BOB);
     assert_eq!(store.open_fences(&[last]), Ok(()), "epochs may jump");
     refused(store, fence(1, 6, ALICE), Some(last));
     assert_eq!(store.fences(), Ok(vec![last]), "the fences can be listed");
@@ -306,6 +307,9 @@ fn late_names_are_refused(store: &mut dyn Store) {
         Err(StoreError::OutOfOrder { given: given.name(), committed })
     };
     assert_eq!(store.commit(&zero), late(&zero, None), "number 0 names no batch");
+    let beyond = batch(ALICE, COUNT_MAX + 1, &[]);
+    assert_eq!(store.commit(&beyond), late(&beyond, None), "numbers end at COUNT_MAX");
+    commit(store, BOB, COUNT_MAX, &[]);
     open_for_alice(store, &[1]);
     commit(store, ALICE, 5, &[save(1, 1, 1)]);
     let last = Some(BatchName { node: ALICE, number: 5 });

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::batch::{Batch, BatchName, Save};
 use crate::envelope::ENVELOPE_HEADER_LENGTH;
 use crate::envelope::PAYLOAD_LENGTH_MAX;
-use crate::id::{NodeId, PARTITIONS, StoreId};
+use crate::id::{COUNT_MAX, NodeId, PARTITIONS, StoreId};
 use crate::key::RecordKeyRef;
 use crate::store::{Committed, Fence, Record, Store, StoreError, StoreLimits};
 
@@ -121,7 +121,7 @@ impl Contents {
         if committed == Some(given) {
             return Ok(Committed::Already);
         }
-        if given.number == 0 || committed > Some(given) {
+        if !(1..=COUNT_MAX).contains(&given.number) || committed > Some(given) {
             return Err(StoreError::OutOfOrder { given, committed });
         }
         Ok(Committed::Now)
@@ -185,11 +185,8 @@ impl Contents {
         let mut next = self.fences.clone();
         for &given in fences {
             let slot = &mut next[given.partition.index()];
-            let allowed = match *slot {
-                None => given.epoch > 0,
-                Some(stored) => given.epoch > stored.epoch || given == stored,
-            };
-            if !allowed {
+            let follows = slot.is_none_or(|stored| given.epoch > stored.epoch || given == stored);
+            if !follows || !(1..=COUNT_MAX).contains(&given.epoch) {
                 return Err(StoreError::Refused { given, stored: *slot });
             }
             *slot = Some(given);

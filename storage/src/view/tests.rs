@@ -64,6 +64,10 @@ fn each_rule_is_named() {
         ViewError::EpochFalls { partition: seven, stored: 5, given: 4 }
     );
     assert_eq!(
+        refused(|view| view.partitions[7].epoch = COUNT_MAX + 1),
+        ViewError::EpochTooHigh { partition: seven, given: COUNT_MAX + 1 }
+    );
+    assert_eq!(
         refused(|view| view.partitions[7].owner = Some(BOB)),
         ViewError::SameEpoch { partition: seven, epoch: 5 }
     );

@@ -3,8 +3,8 @@
 //! It passes the suite without a bug, and fails it with any one of them: that proves that each check bites.
 
 use epicserver_storage::{
-    Batch, BatchName, Committed, EnvelopeKind, Fence, NodeId, Oversize, Record, RecordKey, RecordKeyRef,
-    Save, Store, StoreError, StoreId, StoreLimits,
+    Batch, BatchName, COUNT_MAX, Committed, EnvelopeKind, Fence, NodeId, Oversize, Record, RecordKey,
+    RecordKeyRef, Save, Store, StoreError, StoreId, StoreLimits,
 };
 
 /// One mistake that an implementation could make.
@@ -32,6 +32,7 @@ pub(crate) enum Bug {
     FenceFalls,
     FenceChangesHands,
     EpochZeroOpens,
+    EpochBeyondTheLimitOpens,
     FencesOneByOne,
     FencesUnordered,
     SameFenceRefused,
@@ -47,7 +48,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::FenceNotChecked,
         Self::LaterEpochAccepted,
         Self::EarlierEpochAccepted,
@@ -70,6 +71,7 @@ impl Bug {
         Self::FenceFalls,
         Self::FenceChangesHands,
         Self::EpochZeroOpens,
+        Self::EpochBeyondTheLimitOpens,
         Self::FencesOneByOne,
         Self::FencesUnordered,
         Self::SameFenceRefused,
@@ -132,7 +134,7 @@ impl BuggyStore {
             return Ok(Committed::Already);
         }
         let late = committed > Some(given) && !self.has(Bug::LateNameAccepted);
-        if late || given.number == 0 && !self.has(Bug::NumberZeroAccepted) {
+        if late || given.number > COUNT_MAX || given.number == 0 && !self.has(Bug::NumberZeroAccepted) {
             return Err(StoreError::OutOfOrder { given, committed });
         }
         Ok(Committed::Now)
@@ -270,7 +272,7 @@ impl Store for BuggyStore {
                     || given.epoch < stored.epoch && self.has(Bug::FenceFalls)
                     || given.epoch == stored.epoch && self.has(Bug::FenceChangesHands)
             });
-            if !allowed {
+            if !allowed || given.epoch > COUNT_MAX && !self.has(Bug::EpochBeyondTheLimitOpens) {
                 if !self.has(Bug::FencesOneByOne) {
                     self.fences = start;
                 }

@@ -69,8 +69,13 @@ fn the_suite_bites() {
 /// The random histories alone find every bug in what they do at all.
 #[test]
 fn the_model_bites() {
-    let beyond_the_model =
-        [Bug::KindIgnored, Bug::EntityIgnored, Bug::EnvelopeCut, Bug::LimitsIgnored, Bug::EpochZeroOpens];
+    let beyond_the_model = [
+        Bug::KindIgnored,
+        Bug::EntityIgnored,
+        Bug::EnvelopeCut,
+        Bug::LimitsIgnored,
+        Bug::EpochBeyondTheLimitOpens,
+    ];
     let run = |bug, seed| {
         run_tape(&mut BuggyStore::new(Some(bug), SMALL), &tape_of_seed(seed, 3000));
     };
