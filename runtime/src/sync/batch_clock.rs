@@ -79,7 +79,8 @@ impl StorageClock {
         self.open
     }
 
-    /// Has every core handed over all it will ever change under numbers `..=number`?
+    /// Has every core handed over all it will ever change under numbers `..=number`? If so, all of it is visible to this
+    /// thread: emptying the channel now gets it.
     ///
     /// To sleep until it is so, call it between `Parker::prepare` and `Parker::park`.
     ///
@@ -195,8 +196,9 @@ impl CoreClock {
             return self.observe().open;
         }
         self.is_idle = false;
-        // Awake with the old number first: storage must wait for us until we know under which number we work.
-        self.word().store(self.passed, Ordering::Relaxed);
+        // Awake with the old number first: storage must wait for us until we know under which number we work. Release,
+        // because this store too vouches for what was handed over below that number.
+        self.word().store(self.passed, Ordering::Release);
         fence(Ordering::SeqCst);
         let open = self.shared.front.open.load(Ordering::Acquire);
         self.passed(open);

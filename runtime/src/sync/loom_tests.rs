@@ -322,6 +322,37 @@ mod batches {
         });
     }
 
+    /// The hand-over itself is unordered here, so only the clock can make it visible: what storage sees of a batch when the
+    /// batch closes is all there ever is.
+    #[test]
+    fn loom_batch_clock_close_makes_the_hand_over_visible() {
+        check_bounded(3, || {
+            let mut parker = Parker::new();
+            let (mut storage, mut cores) = batch_clock(1, parker.unparker());
+            let mut core = cores.remove(0);
+            let changes = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
+            let [under_1, under_2] = changes.clone();
+            let change = move |number: u64| {
+                let counter = if number == 1 { &under_1 } else { &under_2 };
+                counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            };
+            let worker = thread::spawn(move || {
+                let mut open = core.wake();
+                change(open);
+                open = core.observe().open;
+                core.passed(open);
+                core.idle();
+                open = core.wake();
+                change(open);
+                core.idle();
+            });
+            close(&mut storage, &mut parker, &Mutex::new(Ledger::default()));
+            let seen = changes[0].load(Ordering::Relaxed);
+            worker.join().expect("no panic");
+            assert_eq!(seen, changes[0].load(Ordering::Relaxed));
+        });
+    }
+
     #[test]
     fn loom_batch_clock_waits_for_each_of_two_cores() {
         check_bounded(2, || {

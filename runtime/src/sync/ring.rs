@@ -186,11 +186,10 @@ impl<T> Consumer<T> {
 impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
         self.shared.by_consumer.consumer_gone.store(true, Ordering::Release);
-        self.publish_head();
         // At most one lap, or a fast producer could keep us here; `Shared::drop` gets the rest.
         for _ in 0..self.shared.capacity() {
             let Some(value) = self.try_pop() else { break };
-            // Published first, because a `T::drop` that panics must not leave a moved value to `Shared::drop`.
+            // `Shared::drop` goes on from the published head, also when this `T::drop` panics. (Finding nothing publishes.)
             self.publish_head();
             drop(value);
         }
