@@ -71,10 +71,11 @@ impl Frame {
         Some(Self { block: self.block.clone(), start: self.start + range.start as u32, len: len as u32 })
     }
 
-    /// Whether both frames share one buffer, so that dropping one of them alone returns nothing.
+    /// A number that two frames share exactly if they share a buffer, so that dropping one of them alone returns nothing.
+    /// It means nothing once the buffer is back in its pool.
     #[must_use]
-    pub fn same_buffer(&self, other: &Self) -> bool {
-        self.block.head == other.block.head
+    pub fn buffer_id(&self) -> usize {
+        self.block.head.addr().get()
     }
 }
 

@@ -1,6 +1,12 @@
 //! The transport contract of Epic Server: frames, links, buffer pools, conformance suite, loopback.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod deframer;
+mod faulty;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod header;
 mod link;
 mod loopback;
@@ -8,6 +14,7 @@ mod pool;
 mod transport;
 mod wake;
 
+pub use deframer::Deframer;
 pub use frame::{Frame, FrameBuf, ReceiveBlock};
 pub use header::{FRAME_ALIGN, FrameHeader, FrameKind, HEADER_LEN, HeaderError, flags};
 pub use link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};

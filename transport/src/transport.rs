@@ -101,6 +101,10 @@ pub struct Caps {
     /// Frames that a peer may send beyond those received and dropped here; one more is a link error on both sides.
     /// `None`: the transport itself holds the peer back.
     pub receive_window_frames: Option<usize>,
+    /// Receive buffers of a link. When frames that are still held keep so many of them (see
+    /// [`Frame::buffer_id`]), nothing more arrives on that link until one is dropped: a session that lends frames to code
+    /// that waits must stay below this.
+    pub receive_buffers_per_link: usize,
     /// How frames travel.
     pub shape: Shape,
     /// Frames from the transport's own pool are sent from where they are, without a copy in this process.

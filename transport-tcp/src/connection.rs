@@ -1,0 +1,206 @@
+//! One TCP connection: its socket, what waits to be written, what was read and is not yet cut into frames.
+
+use crate::options::TcpOptions;
+use crate::outbox::{Outbox, Written};
+use epicserver_transport::{Addr, BufferPool, Deframer, DownReason, Frame, SizeClass, Wake};
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+
+/// A connection in one of the [`Stage`]s.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    pub(crate) stage: Stage,
+    pub(crate) peer: Addr,
+    pub(crate) outbox: Outbox,
+    deframer: Deframer,
+    receive_pool: BufferPool,
+    /// What the last edges said, until the socket says otherwise.
+    pub(crate) readable: bool,
+    writable: bool,
+    hangup: bool,
+    /// `send` left frames.
+    pub(crate) blocked: bool,
+    /// Writing failed: what the peer sent before may still be read, then the link is down.
+    write_failed: Option<io::ErrorKind>,
+    /// In the transport's list of links to read from.
+    pub(crate) queued: bool,
+    /// In the transport's list of links to write to.
+    pub(crate) dirty: bool,
+}
+
+/// Where a connection is in its life. Deadlines are in nanoseconds of the driver's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Begun here, not answered.
+    Connecting { deadline: u64 },
+    /// A link.
+    Up,
+    /// Closed here and no link any more: the rest is written, and what the peer still sends is read and forgotten, because
+    /// a socket closed over unread bytes would take back what was written.
+    Lingering { deadline: u64 },
+}
+
+/// What a read came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A frame.
+    Frame(Frame),
+    /// Bytes, but no whole frame, or the turn of this connection is over; come again.
+    Again,
+    /// Nothing until the next edge.
+    Drained,
+    /// No memory until frames are dropped.
+    Starved,
+    /// The end.
+    Down(DownReason),
+}
+
+impl Connection {
+    pub(crate) fn new(
+        stream: TcpStream,
+        stage: Stage,
+        peer: Addr,
+        options: &TcpOptions,
+        wake: Arc<dyn Wake>,
+    ) -> Self {
+        let (buffer_len, buffers_max) = (options.receive_block_len, options.receive_blocks_per_link_max);
+        let receive_pool = BufferPool::new(&[SizeClass { buffer_len, buffers_max }]);
+        receive_pool.wake_on_return(wake);
+        Self {
+            stream,
+            stage,
+            peer,
+            outbox: Outbox::default(),
+            deframer: Deframer::new(receive_pool.clone(), options.frame_len_max),
+            receive_pool,
+            // Only edges count: the socket was added to the watched ones after it was made.
+            readable: false,
+            writable: false,
+            hangup: false,
+            blocked: false,
+            write_failed: None,
+            queued: false,
+            dirty: false,
+        }
+    }
+
+    pub(crate) fn handle_edges(&mut self, readable: bool, writable: bool, hangup: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+        self.hangup |= hangup;
+    }
+
+    /// Whether a connection that was begun here is there: `None` while it is not decided.
+    pub(crate) fn poll_connect(&mut self) -> Option<Result<(), DownReason>> {
+        if !self.writable {
+            return None;
+        }
+        match self.stream.take_error() {
+            Ok(None) if self.stream.peer_addr().is_ok() => Some(Ok(())),
+            Ok(None) => None,
+            Ok(Some(error)) | Err(error) => Some(Err(down_reason(error.kind()))),
+        }
+    }
+
+    /// The next whole frame that was read.
+    pub(crate) fn next_frame(&mut self) -> Option<Progress> {
+        match self.deframer.next_frame() {
+            Ok(Some(frame)) => Some(Progress::Frame(frame)),
+            Ok(None) => None,
+            Err(error) => Some(Progress::Down(DownReason::Garbage(error))),
+        }
+    }
+
+    /// Reads once. Only when [`Connection::next_frame`] has nothing.
+    pub(crate) fn read_once(&mut self) -> Progress {
+        let space = match self.deframer.space() {
+            Some(space) => space,
+            None => {
+                self.receive_pool.arm_return();
+                // One may have come back before anybody could know that it is waited for.
+                match self.deframer.space() {
+                    Some(space) => space,
+                    None => return Progress::Starved,
+                }
+            }
+        };
+        let space_len = space.len();
+        match self.stream.read(space) {
+            Ok(0) => Progress::Down(DownReason::ClosedByPeer),
+            Ok(len) => {
+                self.deframer.filled(len);
+                // Less than there was room for was all there is, and later bytes are a new edge; an end that has been
+                // announced is not.
+                self.readable = len == space_len || self.hangup || self.write_failed.is_some();
+                Progress::Again
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                self.write_failed.map_or(Progress::Drained, |kind| Progress::Down(down_reason(kind)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Progress::Again,
+            Err(error) => Progress::Down(down_reason(error.kind())),
+        }
+    }
+
+    /// Writes what waits, as far as the socket takes it. An error shows at the next read.
+    pub(crate) fn write(&mut self, scratch: &mut Vec<u8>) {
+        if !self.writable {
+            return;
+        }
+        match self.outbox.write_to(&mut self.stream, scratch) {
+            Ok(Written::All) => {}
+            Ok(Written::Blocked) => self.writable = false,
+            Err(error) => {
+                self.outbox.clear();
+                self.writable = false;
+                self.write_failed = Some(error.kind());
+                self.readable = true;
+            }
+        }
+    }
+
+    /// Ends this direction once everything is written. Errors do not matter: the connection ends anyway.
+    pub(crate) fn finish_writing(&mut self) {
+        if self.outbox.is_empty() {
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Reads and forgets. `true` when the peer has ended its direction too, or the connection is broken.
+    pub(crate) fn discard(&mut self, scratch: &mut Vec<u8>) -> bool {
+        scratch.resize(crate::outbox::SCRATCH_LEN_MAX, 0);
+        for _ in 0..DISCARDS_PER_POLL_MAX {
+            match self.stream.read(scratch) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return self.write_failed.is_some();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+/// What an error of a socket says about the peer.
+pub(crate) fn down_reason(kind: io::ErrorKind) -> DownReason {
+    match kind {
+        io::ErrorKind::ConnectionRefused => DownReason::Refused,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            DownReason::ClosedByPeer
+        }
+        io::ErrorKind::TimedOut => DownReason::TimedOut,
+        other => DownReason::Failed(other),
+    }
+}
+
+const DISCARDS_PER_POLL_MAX: usize = 16;

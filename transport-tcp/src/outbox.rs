@@ -1,0 +1,208 @@
+//! Frames of one link that wait for the socket to take them, and the batching of what it is given.
+
+use epicserver_transport::Frame;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+
+/// A bounded queue of frames, written many at a time.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    frames: VecDeque<Frame>,
+    /// Bytes in `frames` that the socket has not taken.
+    unsent_len: usize,
+    /// Bytes of the first frame that the socket has taken.
+    head_sent_len: usize,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Nothing is left.
+    All,
+    /// The socket takes no more for now.
+    Blocked,
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, frame: Frame) {
+        self.unsent_len += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    pub(crate) fn unsent_len(&self) -> usize {
+        self.unsent_len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Writes until nothing is left or the socket is full. `scratch` is memory for joining short frames.
+    ///
+    /// # Errors
+    /// The socket's; what it took before is gone from the outbox.
+    pub(crate) fn write_to(&mut self, socket: &mut impl Write, scratch: &mut Vec<u8>) -> io::Result<Written> {
+        while !self.is_empty() {
+            match self.write_once(socket, scratch) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => self.drop_sent(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Written::All)
+    }
+
+    fn write_once(&self, socket: &mut impl Write, scratch: &mut Vec<u8>) -> io::Result<usize> {
+        if let [only] = self.frames.as_slices().0
+            && self.frames.len() == 1
+        {
+            return socket.write(&only[self.head_sent_len..]);
+        }
+        let mut parts = Vec::with_capacity(PARTS_MAX);
+        self.gather(scratch, &mut parts);
+        let mut slices: [_; PARTS_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
+        for (slice, part) in slices.iter_mut().zip(&parts) {
+            *slice = IoSlice::new(match *part {
+                Part::Joined { start, end } => &scratch[start..end],
+                Part::Frame(bytes) => bytes,
+            });
+        }
+        socket.write_vectored(&slices[..parts.len()])
+    }
+
+    /// Runs of short frames are joined in `scratch`, since the kernel's work for each part costs more than the copy; long
+    /// frames stay where they are.
+    fn gather<'a>(&'a self, scratch: &mut Vec<u8>, parts: &mut Vec<Part<'a>>) {
+        scratch.clear();
+        let mut skip = self.head_sent_len;
+        for frame in &self.frames {
+            let bytes = &frame[std::mem::take(&mut skip)..];
+            if bytes.len() > JOINED_FRAME_LEN_MAX {
+                if parts.len() == PARTS_MAX {
+                    return;
+                }
+                parts.push(Part::Frame(bytes));
+                continue;
+            }
+            let (start, end) = (scratch.len(), scratch.len() + bytes.len());
+            if end > SCRATCH_LEN_MAX {
+                return;
+            }
+            if let Some(Part::Joined { end: joined_end, .. }) = parts.last_mut() {
+                *joined_end = end;
+            } else if parts.len() < PARTS_MAX {
+                parts.push(Part::Joined { start, end });
+            } else {
+                return;
+            }
+            scratch.extend_from_slice(bytes);
+        }
+    }
+
+    fn drop_sent(&mut self, sent_len: usize) {
+        self.unsent_len -= sent_len;
+        self.head_sent_len += sent_len;
+        while let Some(first) = self.frames.front()
+            && self.head_sent_len >= first.len()
+        {
+            self.head_sent_len -= first.len();
+            self.frames.pop_front();
+        }
+    }
+}
+
+/// One contiguous part of a write.
+enum Part<'a> {
+    /// A range of the scratch memory.
+    Joined { start: usize, end: usize },
+    /// A frame, or the rest of one.
+    Frame(&'a [u8]),
+}
+
+/// Frames up to this length are joined by copying.
+const JOINED_FRAME_LEN_MAX: usize = 1024;
+/// Bound on the memory for joining.
+pub(crate) const SCRATCH_LEN_MAX: usize = 64 << 10;
+/// Bound on the parts of one vectored write.
+const PARTS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a few bytes at a time, and sometimes none.
+    struct Narrow {
+        taken: Vec<u8>,
+        take_max: usize,
+        calls: usize,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(bytes)])
+        }
+
+        fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.calls += 1;
+            if self.calls.is_multiple_of(5) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let mut room = self.take_max;
+            for part in parts {
+                let len = part.len().min(room);
+                self.taken.extend_from_slice(&part[..len]);
+                room -= len;
+            }
+            Ok(self.take_max - room)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn any_socket_gets_every_byte_once_and_in_order() {
+        for take_max in [1, 7, 100, 5_000, 1 << 20] {
+            let mut outbox = Outbox::default();
+            let mut expected = Vec::new();
+            for number in 0..300u32 {
+                let len = if number % 7 == 0 { 3_000 } else { 16 + number as usize % 900 };
+                let bytes: Vec<u8> = (0..len).map(|at| (number as usize * 31 + at) as u8).collect();
+                expected.extend_from_slice(&bytes);
+                outbox.push(Frame::copy_from(&bytes));
+            }
+            let mut socket = Narrow { taken: Vec::new(), take_max, calls: 0 };
+            let mut scratch = Vec::new();
+            while outbox.write_to(&mut socket, &mut scratch).expect("no error") == Written::Blocked {
+                assert_eq!(outbox.unsent_len(), expected.len() - socket.taken.len());
+            }
+            assert!(socket.taken == expected, "bytes differ at most {take_max} at a time");
+            assert!(outbox.is_empty() && outbox.unsent_len() == 0 && scratch.len() <= SCRATCH_LEN_MAX);
+        }
+    }
+
+    #[test]
+    fn a_thousand_short_frames_are_one_write() {
+        let mut outbox = Outbox::default();
+        (0..1000).for_each(|_| outbox.push(Frame::copy_from(&[1; 64])));
+        let mut socket = Narrow { taken: Vec::new(), take_max: 1 << 20, calls: 0 };
+        assert_eq!(outbox.write_to(&mut socket, &mut Vec::new()).expect("no error"), Written::All);
+        assert_eq!((socket.calls, socket.taken.len()), (1, 64_000));
+    }
+
+    #[test]
+    fn a_socket_that_takes_nothing_is_an_error() {
+        let mut outbox = Outbox::default();
+        outbox.push(Frame::copy_from(&[1; 64]));
+        let mut socket = Narrow { taken: Vec::new(), take_max: 0, calls: 0 };
+        let error = outbox.write_to(&mut socket, &mut Vec::new()).expect_err("nothing was taken");
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+}

@@ -1,0 +1,136 @@
+//! The two kernel objects that the standard library does not have: epoll and eventfd. The only module of this crate with
+//! `unsafe` code.
+#![allow(unsafe_code)]
+
+use epicserver_transport::Wake;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// A set of descriptors watched for edges.
+pub(crate) struct Epoll {
+    fd: OwnedFd,
+    buffer: Vec<libc::epoll_event>,
+}
+
+/// What became of one descriptor since it was last reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    /// The number it was added under.
+    pub(crate) token: u64,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer sends no more, or there is an error: reading will tell.
+    pub(crate) hangup: bool,
+}
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers.
+        let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: just made, nobody else closes it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, buffer: Vec::with_capacity(EVENTS_PER_WAIT_MAX) })
+    }
+
+    /// Watches for edges of reading, writing and hanging up; what is there already counts as an edge. Closing the
+    /// descriptor ends it.
+    pub(crate) fn add(&self, fd: &impl AsRawFd, token: u64) -> io::Result<()> {
+        let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
+        let mut event = libc::epoll_event { events, u64: token };
+        // SAFETY: `event` lives through the call, and the kernel checks the descriptors.
+        checked(unsafe {
+            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
+        })?;
+        Ok(())
+    }
+
+    /// Waits for edges, at most `timeout`, and appends them. A signal counts as nothing happened.
+    pub(crate) fn wait(&mut self, timeout: Duration, readiness: &mut Vec<Readiness>) -> io::Result<()> {
+        // Up to the next millisecond: too early would be a busy loop in front of every deadline.
+        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000).min(TIMEOUT_MS_MAX) as i32;
+        self.buffer.clear();
+        let (buffer, count_max) = (self.buffer.as_mut_ptr(), EVENTS_PER_WAIT_MAX as i32);
+        // SAFETY: the buffer has room for that many events.
+        let count =
+            match checked(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), buffer, count_max, timeout_ms) }) {
+                Ok(count) => count as usize,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(error),
+            };
+        // SAFETY: the kernel has written `count` events, not more than there is room for.
+        unsafe { self.buffer.set_len(count) };
+        readiness.extend(self.buffer.iter().map(|event| {
+            let has = |bits: i32| event.events & bits as u32 != 0;
+            let hangup = has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR);
+            let (readable, writable) = (has(libc::EPOLLIN) || hangup, has(libc::EPOLLOUT) || hangup);
+            Readiness { token: event.u64, readable, writable, hangup }
+        }));
+        Ok(())
+    }
+}
+
+impl AsRawFd for Epoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A counter of the kernel that a watcher of edges sees every addition to; nobody needs to read it.
+pub(crate) struct EventFd {
+    fd: OwnedFd,
+}
+
+impl EventFd {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers.
+        let fd = checked(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: just made, nobody else closes it.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+}
+
+impl Wake for EventFd {
+    fn wake(&self) {
+        let one = 1u64.to_ne_bytes();
+        // The result does not matter: the one failure there is, a full counter, takes 2^64 wakes.
+        // SAFETY: eight bytes that live through the call, to a descriptor that is open.
+        unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+const EVENTS_PER_WAIT_MAX: usize = 256;
+const TIMEOUT_MS_MAX: u128 = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wake_is_an_edge_and_none_is_seen_twice() {
+        let mut epoll = Epoll::new().expect("epoll");
+        let event_fd = EventFd::new().expect("eventfd");
+        epoll.add(&event_fd, 7).expect("added");
+        let mut seen = Vec::new();
+        // It can be written to at once.
+        epoll.wait(Duration::ZERO, &mut seen).expect("waited");
+        assert!(seen.drain(..).all(|edge| edge.token == 7 && !edge.readable));
+        for _ in 0..3 {
+            event_fd.wake();
+            epoll.wait(Duration::from_secs(60), &mut seen).expect("waited");
+            assert!(seen.drain(..).any(|edge| edge.readable));
+            epoll.wait(Duration::ZERO, &mut seen).expect("waited");
+            assert_eq!(seen, []);
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! The transport: sockets, their edges, and the order in which a poll looks at them.
+//!
+//! ```text
+//! poll: pending events -> edges (accept, connect, write, mark readable) -> pending events -> read marked links -> deadlines
+//! ```
+//! A link's events keep their order because what is pending goes out before anything is read.
+
+use crate::connection::{Connection, Progress, Stage, down_reason};
+use crate::options::TcpOptions;
+use crate::outbox::SCRATCH_LEN_MAX;
+use crate::sys::{Epoll, EventFd, Readiness};
+use epicserver_transport::{
+    Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Event, Frame, LinkId, LinkTable,
+    SendError, Shape, SizeClass, Transport, Wake,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Frames over TCP: one listening socket and any number of connections, all non-blocking, driven by one thread.
+pub struct TcpTransport {
+    options: TcpOptions,
+    caps: Caps,
+    local_addr: Addr,
+    pool: BufferPool,
+    listener: TcpListener,
+    epoll: Epoll,
+    event_fd: Arc<EventFd>,
+    links: LinkTable<Connection>,
+    /// Events that were decided outside of reading: at most three a link.
+    pending: VecDeque<Event>,
+    /// Edges that `wait` has taken from the kernel.
+    edges: Vec<Readiness>,
+    /// Links with something to read or with frames read already; each at most once.
+    readable: VecDeque<LinkId>,
+    /// Links without memory to read into.
+    starved: Vec<LinkId>,
+    /// Links with frames that were taken since the last flush.
+    dirty: Vec<LinkId>,
+    /// Links in a stage that has a deadline.
+    timed: Vec<LinkId>,
+    /// When to accept again: at once after an edge, later if the system had no descriptor left.
+    accept_at: Option<u64>,
+    /// A wake that a poll saw instead of a wait.
+    woken: bool,
+    /// Memory for joining short frames, and for forgetting bytes.
+    scratch: Vec<u8>,
+    now: u64,
+}
+
+impl TcpTransport {
+    /// Listens, and publishes the port in [`Transport::local_addr`].
+    ///
+    /// # Errors
+    /// The address is in use or not ours, or the system has no descriptors left.
+    ///
+    /// # Panics
+    /// If a frame of the longest length does not fit a receive block.
+    pub fn bind(options: TcpOptions) -> io::Result<Self> {
+        assert!(options.frame_len_max <= options.receive_block_len, "frames longer than a receive block");
+        let listener = TcpListener::bind(options.listen)?;
+        listener.set_nonblocking(true)?;
+        let local_addr = Addr::new(&listener.local_addr()?.to_string());
+        let epoll = Epoll::new()?;
+        let event_fd = Arc::new(EventFd::new()?);
+        epoll.add(&listener, LISTENER_TOKEN)?;
+        epoll.add(&*event_fd, WAKE_TOKEN)?;
+        Ok(Self {
+            caps: caps(&options),
+            local_addr,
+            pool: send_pool(&options),
+            listener,
+            epoll,
+            event_fd,
+            links: LinkTable::new(options.links_max),
+            pending: VecDeque::new(),
+            edges: Vec::new(),
+            readable: VecDeque::new(),
+            starved: Vec::new(),
+            dirty: Vec::new(),
+            timed: Vec::new(),
+            accept_at: None,
+            woken: false,
+            scratch: Vec::with_capacity(SCRATCH_LEN_MAX),
+            now: 0,
+            options,
+        })
+    }
+
+    fn add_link(&mut self, stream: TcpStream, stage: Stage, peer: Addr) -> io::Result<LinkId> {
+        let wake: Arc<dyn Wake> = Arc::clone(&self.event_fd) as _;
+        let connection = Connection::new(stream, stage, peer, &self.options, wake);
+        let full = |_| io::Error::new(io::ErrorKind::QuotaExceeded, "no room for another link");
+        let link = self.links.insert(connection).map_err(full)?;
+        let connection = self.links.get(link).expect("just added");
+        if let Err(error) = self.epoll.add(connection.stream(), link.to_u64()) {
+            self.links.remove(link);
+            return Err(error);
+        }
+        Ok(link)
+    }
+
+    fn handle_edges(&mut self) {
+        let mut edges = std::mem::take(&mut self.edges);
+        for edge in edges.drain(..) {
+            match edge.token {
+                LISTENER_TOKEN => self.accept_at = Some(self.now),
+                WAKE_TOKEN => self.woken |= edge.readable,
+                token => self.handle_link_edge(LinkId::from_u64(token), edge),
+            }
+        }
+        self.edges = edges;
+    }
+
+    fn handle_link_edge(&mut self, id: LinkId, edge: Readiness) {
+        let Some(connection) = self.links.get_mut(id) else { return };
+        connection.handle_edges(edge.readable, edge.writable, edge.hangup);
+        if matches!(connection.stage, Stage::Connecting { .. }) {
+            match connection.poll_connect() {
+                None => return,
+                Some(Ok(())) => {
+                    connection.stage = Stage::Up;
+                    let peer = connection.peer.clone();
+                    self.pending.push_back(Event::LinkUp { link: id, direction: Direction::Outgoing, peer });
+                }
+                Some(Err(reason)) => return self.end(id, reason),
+            }
+        }
+        self.write(id);
+        self.queue_read(id);
+    }
+
+    /// Writes what a link has taken, and says if there is room again.
+    fn write(&mut self, id: LinkId) {
+        let Some(connection) = self.links.get_mut(id) else { return };
+        connection.write(&mut self.scratch);
+        if matches!(connection.stage, Stage::Lingering { .. }) {
+            connection.finish_writing();
+        } else if connection.blocked && connection.outbox.unsent_len() <= self.options.outbox_len_max / 2 {
+            connection.blocked = false;
+            self.pending.push_back(Event::Writable { link: id });
+        }
+        self.queue_read(id);
+    }
+
+    fn queue_read(&mut self, id: LinkId) {
+        if let Some(connection) = self.links.get_mut(id)
+            && connection.readable
+            && !std::mem::replace(&mut connection.queued, true)
+        {
+            self.readable.push_back(id);
+        }
+    }
+
+    fn accept(&mut self) {
+        if self.accept_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_POLL_MAX {
+            match self.listener.accept() {
+                Ok((stream, peer)) => self.handle_accepted(stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.accept_at = None;
+                    return;
+                }
+                Err(error) if is_peers_fault(error.kind()) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    self.accept_at = Some(self.now.saturating_add(ACCEPT_RETRY_NS));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let peer = Addr::new(&peer.to_string());
+        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+        match prepared.and_then(|()| self.add_link(stream, Stage::Up, peer.clone())) {
+            Ok(link) => self.pending.push_back(Event::LinkUp { link, direction: Direction::Incoming, peer }),
+            // Dropping the socket tells the peer.
+            Err(error) => tracing::warn!(%peer, %error, "connection refused"),
+        }
+    }
+
+    /// Reads from marked links in turn, each at most once, until `events` is full.
+    fn read(&mut self, events: &mut Vec<Event>, events_max: usize) {
+        for id in self.starved.drain(..) {
+            self.readable.push_back(id);
+        }
+        for _ in 0..self.readable.len() {
+            if events.len() >= events_max {
+                return;
+            }
+            let Some(id) = self.readable.pop_front() else { return };
+            let Some(connection) = self.links.get_mut(id) else { continue };
+            if matches!(connection.stage, Stage::Lingering { .. }) {
+                if connection.discard(&mut self.scratch) {
+                    self.links.remove(id);
+                } else if connection.readable {
+                    self.readable.push_back(id);
+                } else {
+                    connection.queued = false;
+                }
+                continue;
+            }
+            match receive(connection, id, events, events_max) {
+                Progress::Down(reason) => {
+                    self.links.remove(id);
+                    events.push(Event::LinkDown { link: id, reason });
+                }
+                Progress::Starved => self.starved.push(id),
+                Progress::Drained => connection.queued = false,
+                Progress::Again | Progress::Frame(_) => self.readable.push_back(id),
+            }
+        }
+    }
+
+    /// Takes a link out and says why.
+    fn end(&mut self, id: LinkId, reason: DownReason) {
+        if self.links.remove(id).is_some() {
+            self.pending.push_back(Event::LinkDown { link: id, reason });
+        }
+    }
+
+    fn handle_deadlines(&mut self) {
+        let mut timed = std::mem::take(&mut self.timed);
+        timed.retain(|&id| match self.links.get(id).map(|connection| connection.stage) {
+            None | Some(Stage::Up) => false,
+            Some(Stage::Connecting { deadline }) if deadline <= self.now => {
+                self.end(id, DownReason::TimedOut);
+                false
+            }
+            Some(Stage::Lingering { deadline }) if deadline <= self.now => {
+                self.links.remove(id);
+                false
+            }
+            Some(_) => true,
+        });
+        self.timed = timed;
+    }
+
+    fn hand_out_pending(&mut self, events: &mut Vec<Event>, events_max: usize) {
+        let count = self.pending.len().min(events_max.saturating_sub(events.len()));
+        events.extend(self.pending.drain(..count));
+    }
+}
+
+impl Transport for TcpTransport {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn local_addr(&self) -> &Addr {
+        &self.local_addr
+    }
+
+    fn pool(&self) -> &BufferPool {
+        &self.pool
+    }
+
+    fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId> {
+        self.now = self.now.max(now);
+        let target: SocketAddr = addr.as_str().parse().map_err(|_| {
+            let text = format!("`{addr}` is not an IP address and port, such as 127.0.0.1:7000");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        let refused = match socket.connect(&target.into()) {
+            Ok(()) => None,
+            Err(error) if is_under_way(&error) => None,
+            Err(error) => Some(down_reason(error.kind())),
+        };
+        let deadline = self.now.saturating_add(self.options.connect_timeout_ns);
+        let link = self.add_link(socket.into(), Stage::Connecting { deadline }, addr.clone())?;
+        match refused {
+            None => self.timed.push(link),
+            Some(reason) => self.end(link, reason),
+        }
+        Ok(link)
+    }
+
+    fn close(&mut self, link: LinkId) {
+        let Some(connection) = self.links.get_mut(link) else { return };
+        match connection.stage {
+            Stage::Lingering { .. } => return,
+            Stage::Connecting { .. } => {
+                self.links.remove(link);
+            }
+            Stage::Up => {
+                let deadline = self.now.saturating_add(self.options.linger_ns_max);
+                connection.stage = Stage::Lingering { deadline };
+                // The peer may have sent already: look at once, and at every edge from here on.
+                connection.readable = true;
+                self.timed.push(link);
+                self.write(link);
+            }
+        }
+        self.pending.push_back(Event::LinkDown { link, reason: DownReason::ClosedHere });
+    }
+
+    fn send(&mut self, link: LinkId, frames: &mut VecDeque<Frame>) -> Result<(), SendError> {
+        let connection = self.links.get_mut(link).ok_or(SendError::NoSuchLink)?;
+        match connection.stage {
+            Stage::Up => {}
+            Stage::Connecting { .. } => return Ok(()),
+            Stage::Lingering { .. } => return Err(SendError::NoSuchLink),
+        }
+        while let Some(frame) = frames.front() {
+            SendError::check(frame, self.options.frame_len_max)?;
+            if connection.outbox.unsent_len() >= self.options.outbox_len_max {
+                connection.write(&mut self.scratch);
+            }
+            if connection.outbox.unsent_len() >= self.options.outbox_len_max {
+                connection.blocked = true;
+                break;
+            }
+            connection.outbox.push(frames.pop_front().expect("seen above"));
+            if !std::mem::replace(&mut connection.dirty, true) {
+                self.dirty.push(link);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        while let Some(link) = self.dirty.pop() {
+            if let Some(connection) = self.links.get_mut(link) {
+                connection.dirty = false;
+                self.write(link);
+            }
+        }
+    }
+
+    fn poll(&mut self, now: u64, events: &mut Vec<Event>) {
+        self.now = self.now.max(now);
+        let events_max = events.len() + EVENTS_PER_POLL_MAX;
+        if self.edges.is_empty()
+            && let Err(error) = self.epoll.wait(Duration::ZERO, &mut self.edges)
+        {
+            tracing::error!(%error, "cannot ask for events");
+        }
+        self.handle_edges();
+        self.accept();
+        self.handle_deadlines();
+        self.hand_out_pending(events, events_max);
+        if self.pending.is_empty() {
+            self.read(events, events_max);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        let deadlines = self.timed.iter().filter_map(|&id| match self.links.get(id)?.stage {
+            Stage::Connecting { deadline } | Stage::Lingering { deadline } => Some(deadline),
+            Stage::Up => None,
+        });
+        deadlines.chain(self.accept_at).min()
+    }
+
+    fn arm(&mut self) -> bool {
+        let idle = self.pending.is_empty() && self.edges.is_empty() && self.readable.is_empty();
+        let accepting = self.accept_at.is_some_and(|at| at <= self.now);
+        idle && !accepting && !std::mem::take(&mut self.woken)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> bool {
+        if std::mem::take(&mut self.woken) {
+            return true;
+        }
+        if let Err(error) = self.epoll.wait(timeout, &mut self.edges) {
+            tracing::error!(%error, "cannot wait for events");
+        }
+        let edge_count = self.edges.len();
+        self.edges.retain(|edge| edge.token != WAKE_TOKEN || !edge.readable);
+        edge_count > 0
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::clone(&self.event_fd) as _
+    }
+
+    fn event_fd(&self) -> Option<RawFd> {
+        Some(self.epoll.as_raw_fd())
+    }
+}
+
+impl Drop for TcpTransport {
+    fn drop(&mut self) {
+        for (_, connection) in self.links.iter_mut() {
+            connection.write(&mut self.scratch);
+            connection.finish_writing();
+        }
+    }
+}
+
+/// Gives out the frames that are there, or reads once and gives out what came.
+fn receive(
+    connection: &mut Connection,
+    link: LinkId,
+    events: &mut Vec<Event>,
+    events_max: usize,
+) -> Progress {
+    let mut has_read = false;
+    loop {
+        if events.len() >= events_max {
+            return Progress::Again;
+        }
+        match connection.next_frame() {
+            Some(Progress::Frame(frame)) => events.push(Event::Receive { link, frame }),
+            Some(other) => return other,
+            None if has_read => {
+                return if connection.readable { Progress::Again } else { Progress::Drained };
+            }
+            None => match connection.read_once() {
+                Progress::Again => has_read = true,
+                other => return other,
+            },
+        }
+    }
+}
+
+fn caps(options: &TcpOptions) -> Caps {
+    Caps {
+        name: "tcp",
+        frame_len_max: options.frame_len_max,
+        links_max: options.links_max,
+        send_window_frames: None,
+        receive_window_frames: None,
+        receive_buffers_per_link: options.receive_blocks_per_link_max,
+        shape: Shape::Stream,
+        zero_copy_send: true,
+    }
+}
+
+fn send_pool(options: &TcpOptions) -> BufferPool {
+    let lens = SEND_BUFFER_LENS.into_iter().filter(|&len| len < options.frame_len_max);
+    let class = |buffer_len| SizeClass { buffer_len, buffers_max: options.send_buffers_max };
+    let classes: Vec<_> = lens.chain([options.frame_len_max]).map(class).collect();
+    BufferPool::new(&classes)
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS) || error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Errors of `accept` that are about one connection, which is gone, and not about accepting.
+fn is_peers_fault(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(kind, ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Not ids of links: their index is below `links_max`.
+const LISTENER_TOKEN: u64 = u64::MAX;
+const WAKE_TOKEN: u64 = u64::MAX - 1;
+const ACCEPTS_PER_POLL_MAX: usize = 64;
+const ACCEPT_RETRY_NS: u64 = 10_000_000;
+const SEND_BUFFER_LENS: [usize; 3] = [256, 2 << 10, 16 << 10];

@@ -1,0 +1,165 @@
+//! Sleeping until something happens, and being woken from other threads.
+
+use super::Fixture;
+use super::world::{End, Pair, World, sample_frame};
+use crate::transport::Transport;
+use std::collections::VecDeque;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+pub(super) fn wake_ends_wait(fixture: &mut dyn Fixture) {
+    let (mut world, _) = World::linked(fixture);
+    settle(&mut world);
+    for _ in 0..20 {
+        let waker = world.a.transport.waker();
+        let transport = &mut world.a.transport;
+        let (go, started) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                started.recv().expect("the sleeper tells");
+                waker.wake();
+            });
+            go.send(()).expect("the waker waits");
+            assert!(!transport.arm() || transport.wait(LONG), "the wake did not end the wait");
+        });
+    }
+}
+
+pub(super) fn wake_before_wait_counts(fixture: &mut dyn Fixture) {
+    let (mut world, pair) = World::linked(fixture);
+    settle(&mut world);
+    world.a.transport.waker().wake();
+    assert!(!world.a.transport.arm() || world.a.transport.wait(LONG), "the wake was lost");
+    // A poll in between does not swallow it.
+    world.a.transport.waker().wake();
+    world.a.pass(world.now);
+    assert!(!world.a.transport.arm() || world.a.transport.wait(LONG), "a poll swallowed the wake");
+    world.transfer(pair, 10, |_| 64);
+}
+
+pub(super) fn wait_times_out(fixture: &mut dyn Fixture) {
+    let (mut world, _) = World::linked(fixture);
+    settle(&mut world);
+    let timed_out =
+        (0..50).any(|_| world.a.transport.arm() && !world.a.transport.wait(Duration::from_millis(1)));
+    assert!(timed_out, "nothing happens and the wait never lasts");
+}
+
+pub(super) fn frame_ends_wait(fixture: &mut dyn Fixture) {
+    let (mut world, pair) = World::linked(fixture);
+    settle(&mut world);
+    for number in 0..20 {
+        let mut frames = world.b.frames(number..number + 1, |_| 64);
+        let World { a, b, now } = &mut world;
+        let now = *now;
+        let (go, started) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                started.recv().expect("the sleeper tells");
+                while !frames.is_empty() {
+                    b.transport.send(pair.at_b, &mut frames).expect("taken");
+                    b.pass(now);
+                }
+            });
+            go.send(()).expect("the sender waits");
+            sleep_until(&mut *a.transport, |transport| {
+                let mut events = Vec::new();
+                transport.poll(now, &mut events);
+                !events.is_empty()
+            });
+        });
+    }
+}
+
+pub(super) fn nothing_is_slept_over(fixture: &mut dyn Fixture) {
+    let (mut world, pair) = World::linked(fixture);
+    settle(&mut world);
+    let mut frames = world.b.frames(0..1, |_| 64);
+    while !frames.is_empty() {
+        world.b.transport.send(pair.at_b, &mut frames).expect("taken");
+        world.b.pass(world.now);
+    }
+    // The frame is there, unpolled.
+    let World { a, now, .. } = &mut world;
+    sleep_until(&mut *a.transport, |transport| {
+        *now += 10_000;
+        let mut events = Vec::new();
+        transport.poll(*now, &mut events);
+        !events.is_empty()
+    });
+}
+
+/// Request and answer between two threads that sleep whenever there is nothing to do.
+pub(super) fn two_threads_exchange(fixture: &mut dyn Fixture) {
+    const ROUNDS: u32 = 300;
+    let (mut world, Pair { at_a, at_b }) = World::linked(fixture);
+    settle(&mut world);
+    let World { a, b, now } = &mut world;
+    let start = *now;
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut answered, mut now) = (0, start);
+            let mut frames = VecDeque::new();
+            sleep_until_end(b, &mut now, |b| {
+                while let Some(bytes) = b.seen(at_b).received.pop_front() {
+                    assert!(bytes == sample_frame(answered, 128));
+                    frames.extend(b.frames(answered..answered + 1, |_| 256));
+                    answered += 1;
+                }
+                b.transport.send(at_b, &mut frames).expect("taken");
+                answered == ROUNDS && frames.is_empty()
+            });
+        });
+        let (mut asked, mut now) = (0, start);
+        let mut frames = VecDeque::new();
+        sleep_until_end(a, &mut now, |a| {
+            let answers = a.seen(at_a).received.len() as u32;
+            if answers == asked && asked < ROUNDS {
+                frames.extend(a.frames(asked..asked + 1, |_| 128));
+                asked += 1;
+            }
+            a.transport.send(at_a, &mut frames).expect("taken");
+            answers == ROUNDS
+        });
+    });
+}
+
+/// A driver's pass over one end, asleep when nothing happens, until `done`.
+fn sleep_until_end(end: &mut End, now: &mut u64, mut done: impl FnMut(&mut End) -> bool) {
+    for _ in 0..SLEEPS_MAX {
+        *now += 10_000;
+        let happened = end.pass(*now);
+        if done(end) {
+            end.pass(*now);
+            return;
+        }
+        end.transport.flush();
+        if happened == 0 && end.transport.arm() {
+            assert!(end.transport.wait(LONG), "slept over what arrived");
+        }
+    }
+    panic!("after {SLEEPS_MAX} passes: not done");
+}
+
+/// Sleeps between looks; a sleep that lasts its whole time is a failure.
+fn sleep_until(transport: &mut dyn Transport, mut look: impl FnMut(&mut dyn Transport) -> bool) {
+    for _ in 0..SLEEPS_MAX {
+        if transport.arm() {
+            assert!(transport.wait(LONG), "slept over what arrived");
+        }
+        if look(transport) {
+            return;
+        }
+    }
+    panic!("woken {SLEEPS_MAX} times, and nothing arrived");
+}
+
+/// Until what belongs to the links coming up has happened.
+fn settle(world: &mut World) {
+    (0..20).for_each(|_| world.pass());
+}
+
+/// Never waited for in full unless a case fails.
+const LONG: Duration = Duration::from_secs(30);
+const SLEEPS_MAX: usize = 100_000;

@@ -1,0 +1,145 @@
+//! Cuts a byte stream into frames without copying them.
+//!
+//! Pure: it reads from nothing. A stream transport (or a layer of encryption above it) writes into
+//! [`Deframer::space`], says how much with [`Deframer::filled`], and takes frames with [`Deframer::next_frame`].
+//!
+//! ```text
+//! block:  | frames given out | whole frames | part of a frame | space |
+//!         0                 start                          filled   capacity
+//! ```
+//! Frames are multiples of 16 long and a block begins where a frame begins, so the offset in the block is congruent to
+//! the offset in the stream modulo 16, and every frame is aligned where it was read. The one thing ever copied is the part of
+//! a frame that a block ends with, when the rest does not fit: at most one part a block.
+
+use crate::frame::{Frame, ReceiveBlock};
+use crate::header::{FRAME_ALIGN, FrameHeader, HEADER_LEN, HeaderError};
+use crate::pool::BufferPool;
+
+/// Bytes in, frames out, with at most one block held besides those that frames in use hold.
+#[derive(Debug)]
+pub struct Deframer {
+    pool: BufferPool,
+    frame_len_max: usize,
+    block: Option<ReceiveBlock>,
+    /// Where in the block the next frame starts.
+    start: usize,
+    /// The stream is not made of frames; there is no way back from that.
+    broken: Option<HeaderError>,
+}
+
+impl Deframer {
+    /// A deframer at the start of a stream, which takes blocks of the longest size from `pool`.
+    ///
+    /// # Panics
+    /// If a block cannot hold a frame of `frame_len_max` bytes, or a frame cannot hold its header.
+    #[must_use]
+    pub fn new(pool: BufferPool, frame_len_max: usize) -> Self {
+        assert!(frame_len_max <= pool.buffer_len_max(), "frames longer than a block of the pool");
+        assert!(frame_len_max >= HEADER_LEN && frame_len_max.is_multiple_of(FRAME_ALIGN));
+        Self { pool, frame_len_max, block: None, start: 0, broken: None }
+    }
+
+    /// Where to write the next bytes of the stream: never empty. `None` if the pool has no block: do not read until frames
+    /// were dropped. Only after [`Deframer::next_frame`] returned `Ok(None)`.
+    pub fn space(&mut self) -> Option<&mut [u8]> {
+        if self.partial_len() == 0 {
+            // The start of the block is what the processor's cache still knows.
+            self.rewind();
+        }
+        if !self.has_useful_space() {
+            self.move_to_space()?;
+        }
+        self.block.as_mut().map(ReceiveBlock::tail_mut)
+    }
+
+    /// Says that `len` bytes of the stream were written at the start of the space.
+    ///
+    /// # Panics
+    /// If the space was shorter.
+    pub fn filled(&mut self, len: usize) {
+        if len > 0 {
+            self.block.as_mut().expect("bytes are written only into space that was given").advance(len);
+        }
+    }
+
+    /// The next whole frame, or `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// The stream cannot be frames. The length is checked as soon as a header is there, before anything is kept for it.
+    /// Every later call returns the same error.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, HeaderError> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        let total_len = match self.announced_len() {
+            Ok(Some(total_len)) => total_len,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                self.broken = Some(error);
+                self.block = None;
+                self.start = 0;
+                return Err(error);
+            }
+        };
+        let end = self.start + total_len;
+        let frame = self.block.as_ref().and_then(|block| block.frame(self.start..end));
+        if frame.is_some() {
+            self.start = end;
+        }
+        Ok(frame)
+    }
+
+    /// Bytes of a frame that is not complete. At the end of a stream, more than zero means that it was cut off.
+    #[must_use]
+    pub fn partial_len(&self) -> usize {
+        self.block.as_ref().map_or(0, |block| block.filled().len() - self.start)
+    }
+
+    /// Length of the frame at `start`, if its header is complete.
+    fn announced_len(&self) -> Result<Option<usize>, HeaderError> {
+        let filled = self.block.as_ref().map_or(&[][..], ReceiveBlock::filled);
+        let rest = &filled[self.start..];
+        if rest.len() < HEADER_LEN {
+            return Ok(None);
+        }
+        let header = FrameHeader::parse_bounded(rest, self.frame_len_max)?;
+        // Not over `frame_len_max`, which is a usize.
+        Ok(Some(header.total_len() as usize))
+    }
+
+    /// Whether the frame under way fits behind `start`, and a read there is worth its system call.
+    fn has_useful_space(&self) -> bool {
+        let Some(block) = &self.block else { return false };
+        let needed = self.announced_len().ok().flatten().unwrap_or(HEADER_LEN);
+        let tail_len = block.capacity() - block.filled().len();
+        // A read into a short tail costs more than moving the part once; at the start there is nothing to win by moving.
+        let worth_a_read = self.start == 0 || tail_len >= block.capacity() / 8;
+        self.start + needed <= block.capacity() && tail_len > 0 && worth_a_read
+    }
+
+    /// Makes space behind the part of a frame that is there: in the same block if nobody uses it, else in a new one.
+    fn move_to_space(&mut self) -> Option<()> {
+        if self.rewind() {
+            return Some(());
+        }
+        let mut fresh = ReceiveBlock::from(self.pool.alloc(self.pool.buffer_len_max())?);
+        if let Some(block) = &self.block {
+            let part = &block.filled()[self.start..];
+            fresh.tail_mut()[..part.len()].copy_from_slice(part);
+            fresh.advance(part.len());
+        }
+        self.block = Some(fresh);
+        self.start = 0;
+        Some(())
+    }
+
+    /// Moves what is not given out to the start of the block, if no frame of it is in use.
+    fn rewind(&mut self) -> bool {
+        let start = self.start;
+        let rewound = self.block.as_mut().is_some_and(|block| block.rewind(start));
+        if rewound {
+            self.start = 0;
+        }
+        rewound
+    }
+}
