@@ -1,0 +1,513 @@
+//! One link session to a peer: what lies between the frames of the calls and the frames on a link.
+//!
+//! ```text
+//! queue, release_calls ──┐                        ┌── poll_event     what came, and what became of what was queued
+//! handle_link_up, _down ─┼──> Session ────────────┼── poll_transmit  frames for the link
+//! handle_frame, _timeout ┘                        └── poll_timeout   when to call handle_timeout
+//! ```
+//! Drive it like this: hand in one input, then drain `poll_transmit` and `poll_event`. It keeps credits, so that a frame
+//! leaves only if the peer has room; counts calls and keeps the sent ones until the peer has counted them, so that over
+//! a new link to the same process every call arrives once and in order; cuts and joins frames longer than the link's;
+//! notices a peer that is silent or gives no room. Whatever it holds is bounded by [`SessionConfig`].
+//!
+//! It does no IO, reads no clock, and never looks into an extension or payload of a peer. It is not the table of
+//! outstanding calls: who waits for what is the caller's knowledge, see [`SessionEvent::Lost`].
+//!
+//! *One link at a time.* When a session is given a link it forgets the one before: a frame of the older link that is
+//! handed in afterwards would be counted twice. The driver closes a link when it reads [`SessionEvent::Down`].
+//!
+//! Start with [`Session`]; the lanes with their credits are in `session/lane.rs`, the rules of a new link in
+//! `Session::establish`.
+
+mod event;
+mod fragment;
+pub mod intern;
+mod lane;
+mod link;
+mod status;
+
+use std::collections::VecDeque;
+
+use epicserver_transport::{BufferPool, Frame, FrameHeader, HEADER_LEN};
+
+pub use event::{DownReason, LinkError, Lost, LostReason, QueueError, SessionEvent};
+pub use fragment::FragmentError;
+
+use crate::session::fragment::{Reassembly, fragment};
+use crate::session::intern::{InternReceiver, InternSender};
+use crate::session::lane::{Lane, Part, ReceiveLane, SendLane};
+use crate::session::link::Link;
+use crate::wire::extension::EXTENSION_LEN_MAX;
+use crate::wire::handshake::{Established, Handshake};
+use crate::wire::hello::{Agreement, CloseReason, Identity, KnownStream, Terms, close_frame};
+
+/// One end of all links to one peer, one after the other. See the module for how to drive it.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    pool: Option<BufferPool>,
+    state: State,
+    /// Names what this end remembers of the peer; changes when it forgets.
+    stream: u64,
+    /// Who was at the other end last, and the name of what it remembered.
+    peer: Option<(Identity, u64)>,
+    /// The peer's stream that `received` counts in.
+    peer_stream: Option<u64>,
+    received: u64,
+    calls: SendLane,
+    answers: SendLane,
+    receive_calls: ReceiveLane,
+    receive_answers: ReceiveLane,
+    partial_calls: Reassembly,
+    partial_answers: Reassembly,
+    interned: InternSender,
+    bound: InternReceiver,
+    /// Last words of a link that is over.
+    parting: VecDeque<Frame>,
+    events: VecDeque<SessionEvent>,
+    /// Since when something waits for a link.
+    without_link_since: Option<u64>,
+}
+
+/// The bounds of a session. All times are in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// A random number that names this session: never used before for the same peer.
+    pub stream: u64,
+    /// Frames of calls there is room for: arrived and not released, or on their way.
+    pub window_calls: u32,
+    /// Frames of answers there is room for: arrived and not polled, or on their way.
+    pub window_answers: u32,
+    /// Longest frame the link carries, in bytes; longer ones go in fragments.
+    pub frame_len_max: u32,
+    /// Longest payload of a call or answer, in bytes.
+    pub payload_len_max: u32,
+    /// Calls that may wait for credits or a link. Those sent and not counted come on top: at most the peer's window.
+    pub queue_calls_max: usize,
+    /// Answers that may wait for credits or a link.
+    pub queue_answers_max: usize,
+    /// How often a peer that says nothing is asked, and counts are told that are not due otherwise.
+    pub ping_interval_ns: u64,
+    /// How long a peer may leave a ping unanswered without saying anything else.
+    pub silence_max_ns: u64,
+    /// How long a peer may give no room while frames wait for it.
+    pub stall_max_ns: u64,
+    /// How long to wait for a new link before everything is given up.
+    pub without_link_max_ns: u64,
+}
+
+impl SessionConfig {
+    /// The usual bounds for a link of these frames.
+    pub fn new(stream: u64, frame_len_max: u32) -> Self {
+        Self {
+            stream,
+            window_calls: 256,
+            window_answers: 256,
+            frame_len_max,
+            payload_len_max: PAYLOAD_LEN_MAX,
+            queue_calls_max: 4096,
+            queue_answers_max: 4096,
+            ping_interval_ns: 1_000_000_000,
+            silence_max_ns: 5_000_000_000,
+            stall_max_ns: 30_000_000_000,
+            without_link_max_ns: 10_000_000_000,
+        }
+    }
+
+    /// Frames of any kind that may be on their way to this end at one time: a link that posts so many receives, and
+    /// posts one again for each frame it hands over, is never overrun by a peer that keeps the rules.
+    pub fn receives_max(&self) -> usize {
+        self.window_calls as usize + self.window_answers as usize + LINK_RECEIVES
+    }
+
+    fn frame_len_whole_max(&self) -> usize {
+        self.payload_len_max as usize + HEADER_LEN + EXTENSION_LEN_MAX
+    }
+}
+
+/// Whether there is a link, and how far it is.
+#[derive(Debug)]
+enum State {
+    Down,
+    Opening(Box<Handshake>),
+    Up(Link, Agreement),
+    Closed,
+}
+
+impl Session {
+    /// A session without a link. Frames of its own and fragments come from `pool`, the send buffers of the link, and from
+    /// the heap when that is empty.
+    ///
+    /// # Panics
+    /// If a window is zero, or frames are shorter than [`FRAME_LEN_MIN`] or payloads longer than [`PAYLOAD_LEN_MAX`].
+    pub fn new(config: SessionConfig, pool: Option<BufferPool>) -> Self {
+        assert!(config.window_calls > 0 && config.window_answers > 0, "a window of no frames");
+        assert!(config.frame_len_max >= FRAME_LEN_MIN, "frames of {} bytes", config.frame_len_max);
+        assert!(config.payload_len_max <= PAYLOAD_LEN_MAX, "payloads of {} bytes", config.payload_len_max);
+        Self {
+            config,
+            pool,
+            state: State::Down,
+            stream: config.stream,
+            peer: None,
+            peer_stream: None,
+            received: 0,
+            calls: SendLane::new(true, config.queue_calls_max),
+            answers: SendLane::new(false, config.queue_answers_max),
+            receive_calls: ReceiveLane::new(config.window_calls),
+            receive_answers: ReceiveLane::new(config.window_answers),
+            partial_calls: Reassembly::default(),
+            partial_answers: Reassembly::default(),
+            interned: InternSender::new(),
+            bound: InternReceiver::new(),
+            parting: VecDeque::new(),
+            events: VecDeque::new(),
+            without_link_since: None,
+        }
+    }
+
+    /// Takes a frame to send: a request, one-way, cancel, reply, error, `Moved` or control frame.
+    ///
+    /// With a link or without: it waits for one. Calls arrive in the order they were queued in; an answer may overtake
+    /// a call and the other way round. What becomes of a call that is not delivered is told by [`SessionEvent::Lost`];
+    /// answers and control frames may be lost in silence with a link, as the peer learns of that itself.
+    ///
+    /// # Errors
+    /// Gives the frame back, and says why it was not taken.
+    pub fn queue(&mut self, now: u64, frame: Frame) -> Result<(), QueueError> {
+        let Ok(header) = FrameHeader::parse_frame(&frame) else { return Err(QueueError::Kind(frame)) };
+        let Some(lane) = Lane::of(header.kind()) else { return Err(QueueError::Kind(frame)) };
+        if header.payload_len.get() > self.config.payload_len_max {
+            return Err(QueueError::TooLarge(frame));
+        }
+        if matches!(self.state, State::Closed) {
+            return Err(QueueError::Closed(frame));
+        }
+        let handle = header.handle.get();
+        if handle != 0 && !(self.is_up() && self.interned.contains(handle)) {
+            return Err(QueueError::Handle(frame));
+        }
+        if !matches!(self.state, State::Up(..)) {
+            self.without_link_since.get_or_insert(now);
+        }
+        self.send_lane(lane).push(frame).map_err(QueueError::Full)
+    }
+
+    /// Gives back the room of `count` requests and one-ways that [`Session::poll_event`] gave out. Until then they are
+    /// in the peer's way: this is the back-pressure. Cancels need no release.
+    pub fn release_calls(&mut self, count: u32) {
+        self.receive_calls.release(count);
+    }
+
+    /// Takes a new link, and the handshake to open it with: one that was just made, or one whose peer is proven already
+    /// because the driver needed to know whose link it accepted.
+    pub fn handle_link_up(&mut self, now: u64, handshake: Handshake) {
+        match self.state {
+            State::Up(..) | State::Opening(_) => self.lose_link(now, DownReason::Replaced),
+            State::Closed => return,
+            State::Down => {}
+        }
+        self.parting.clear();
+        self.without_link_since.get_or_insert(now);
+        self.state = State::Opening(Box::new(handshake));
+        self.advance_handshake(now);
+    }
+
+    /// Takes note that the link is gone.
+    pub fn handle_link_down(&mut self, now: u64) {
+        if matches!(self.state, State::Up(..) | State::Opening(_)) {
+            self.lose_link(now, DownReason::LinkDown);
+            self.parting.clear();
+        }
+    }
+
+    /// Takes a frame from the link that was handed in last. Without a link it is ignored.
+    pub fn handle_frame(&mut self, now: u64, frame: Frame) {
+        match &mut self.state {
+            State::Opening(handshake) => {
+                handshake.handle_frame(now, &frame);
+                self.advance_handshake(now);
+            }
+            State::Up(..) => {
+                if let Err(error) = self.receive(now, frame) {
+                    self.break_link(now, error);
+                }
+            }
+            State::Down | State::Closed => {}
+        }
+    }
+
+    /// Does what is due at this time. Earlier or later than asked for does no harm.
+    pub fn handle_timeout(&mut self, now: u64) {
+        let may_wait = self.config.without_link_max_ns;
+        if self.without_link_since.is_some_and(|since| now >= since.saturating_add(may_wait)) {
+            self.give_up(now);
+            return;
+        }
+        match &mut self.state {
+            State::Opening(handshake) => {
+                handshake.handle_timeout(now);
+                self.advance_handshake(now);
+            }
+            State::Up(link, _) => {
+                let has_news = link.reported != self.received
+                    || self.receive_calls.owed() > 0
+                    || self.receive_answers.owed() > 0;
+                if let Err(error) = link.handle_timeout(now, &self.config, has_news) {
+                    self.break_link(now, error);
+                }
+            }
+            State::Down | State::Closed => {}
+        }
+    }
+
+    /// Ends everything: what is queued or not counted comes back as [`SessionEvent::Lost`], the link gets a last word.
+    pub fn close(&mut self, now: u64) {
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        if let State::Up(_, agreement) = &self.state {
+            let last_word = close_frame(CloseReason::Done, agreement);
+            self.lose_link(now, DownReason::Closed);
+            self.parting.push_back(last_word);
+        }
+        self.give_up(now);
+        self.state = State::Closed;
+    }
+
+    /// The next frame for the link; it counts as sent. Call it again when the link has taken the frame.
+    pub fn poll_transmit(&mut self, now: u64) -> Option<Frame> {
+        if let Some(frame) = self.parting.pop_front() {
+            return Some(frame);
+        }
+        match &mut self.state {
+            State::Opening(handshake) => handshake.poll_transmit(),
+            State::Up(..) => self.own_word().or_else(|| self.next_of_lanes(now)),
+            State::Down | State::Closed => None,
+        }
+    }
+
+    /// What happened, in order.
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
+        let event = self.events.pop_front()?;
+        match &event {
+            SessionEvent::Cancel(_) => self.receive_calls.release(1),
+            SessionEvent::Reply(_)
+            | SessionEvent::Error(_)
+            | SessionEvent::Moved(_)
+            | SessionEvent::Control(_) => self.receive_answers.release(1),
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// When to call `handle_timeout`; `None` if nothing is waited for.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let of_state = match &self.state {
+            State::Opening(handshake) => handshake.poll_timeout(),
+            State::Up(link, _) => Some(link.poll_timeout(&self.config)),
+            State::Down | State::Closed => None,
+        };
+        let may_wait = self.config.without_link_max_ns;
+        let give_up_at = self.without_link_since.map(|since| since.saturating_add(may_wait));
+        of_state.into_iter().chain(give_up_at).min()
+    }
+
+    /// The calls that the peer has not counted, sent or waiting, in order. Right after [`SessionEvent::Up`] these are the
+    /// ones that will arrive; of an outstanding call that is not here the answer may have been lost with the old link.
+    pub fn calls(&self) -> impl Iterator<Item = &Frame> {
+        self.calls.frames()
+    }
+
+    /// Whether the peer is proven and frames flow.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(..))
+    }
+
+    /// The handles of this link for keys this end sends to. Only of use while the session is up; void with the link. Frames
+    /// that use them get their full key back when the link is lost.
+    pub fn interned(&mut self) -> Option<&mut InternSender> {
+        matches!(self.state, State::Up(..)).then_some(&mut self.interned)
+    }
+
+    /// The handles of this link for keys the peer sends to; void with the link.
+    pub fn bound(&mut self) -> &mut InternReceiver {
+        &mut self.bound
+    }
+
+    fn advance_handshake(&mut self, now: u64) {
+        let own = self.terms();
+        let State::Opening(handshake) = &mut self.state else { return };
+        if handshake.proven().is_some() {
+            handshake.offer(own);
+        }
+        let Some(outcome) = handshake.outcome() else { return };
+        let agreement = *handshake.agreement();
+        self.parting.extend(std::iter::from_fn(|| handshake.poll_transmit()));
+        let established = match outcome {
+            Ok(established) => established,
+            Err(error) => return self.lose_link(now, DownReason::Hello(error)),
+        };
+        match self.establish(now, &established) {
+            Ok(link) => self.state = State::Up(link, agreement),
+            Err(error) => {
+                self.state = State::Up(Link::new(now, &self.config, 0), agreement);
+                self.break_link(now, error);
+            }
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            stream: self.stream,
+            base: self.calls.base(),
+            known: self.peer_stream.map(|stream| KnownStream { stream, received: self.received }),
+            window_calls: self.config.window_calls,
+            granted_calls: self.receive_calls.free(),
+            window_answers: self.config.window_answers,
+            granted_answers: self.receive_answers.free(),
+            frame_len_max: self.config.frame_len_max,
+        }
+    }
+
+    /// The rules of a new link.
+    ///
+    /// Both ends compare what they remember. If the other end is the very one of the last link, its count says which of
+    /// the kept calls arrived, and the rest is sent again before anything new. If it remembers nothing, because it is
+    /// another process or has given up, the kept calls may have run, and counting goes on where it was last agreed.
+    fn establish(&mut self, now: u64, established: &Established) -> Result<Link, LinkError> {
+        let Established { peer, own, theirs } = established;
+        let is_possible = theirs.window_calls >= theirs.granted_calls
+            && theirs.window_answers >= theirs.granted_answers
+            && theirs.window_calls > 0
+            && theirs.window_answers > 0
+            && theirs.frame_len_max >= FRAME_LEN_MIN;
+        if !is_possible {
+            return Err(LinkError::Terms);
+        }
+        let is_resumed = self.peer == Some((*peer, theirs.stream));
+        let counted = match theirs.known {
+            Some(known) if known.stream == own.stream => known.received,
+            _ => self.calls.base(),
+        };
+        self.check_base(theirs)?;
+        if !is_resumed {
+            self.forget_peer(peer);
+        }
+        if !self.calls.acknowledge(counted) {
+            return Err(LinkError::Count);
+        }
+        if self.peer_stream != Some(theirs.stream) {
+            self.peer_stream = Some(theirs.stream);
+            self.received = theirs.base;
+        }
+        self.peer = Some((*peer, theirs.stream));
+        self.calls.restart(theirs.granted_calls, theirs.window_calls);
+        self.answers.restart(theirs.granted_answers, theirs.window_answers);
+        self.receive_calls.restart(own.granted_calls);
+        self.receive_answers.restart(own.granted_answers);
+        self.without_link_since = None;
+        self.events.push_back(SessionEvent::Up { peer: *peer, is_resumed });
+        let mut link = Link::new(now, &self.config, theirs.frame_len_max);
+        link.reported = self.received;
+        Ok(link)
+    }
+
+    /// A peer cannot have been told of more than was received.
+    fn check_base(&self, theirs: &Terms) -> Result<(), LinkError> {
+        let is_known = self.peer_stream == Some(theirs.stream);
+        if is_known && theirs.base > self.received { Err(LinkError::Count) } else { Ok(()) }
+    }
+
+    /// Gives up what the peer of the last link may have run, as there is now another one, or one that forgot.
+    fn forget_peer(&mut self, new_peer: &Identity) {
+        let Some((old_peer, _)) = self.peer.take() else { return };
+        let is_same_process = (old_peer.node, old_peer.incarnation) == (new_peer.node, new_peer.incarnation);
+        let unknown = self.calls.take_sent();
+        let (reason, not_sent) = if is_same_process {
+            (LostReason::LinkLost, Vec::new())
+        } else {
+            self.answers.take_waiting();
+            (LostReason::OwnerLost, self.calls.take_waiting())
+        };
+        self.events.push_back(SessionEvent::Lost(Lost::new(reason, unknown, not_sent)));
+    }
+
+    /// Becomes as new: nothing is kept, nothing remembered, so that both ends agree on that when they meet again.
+    fn give_up(&mut self, now: u64) {
+        if matches!(self.state, State::Opening(_) | State::Up(..)) {
+            self.lose_link(now, DownReason::GaveUp);
+        }
+        self.without_link_since = None;
+        let (unknown, not_sent) = (self.calls.take_sent(), self.calls.take_waiting());
+        self.answers.take_waiting();
+        self.calls.forget_count();
+        self.stream = self.stream.wrapping_add(1);
+        (self.peer, self.peer_stream, self.received) = (None, None, 0);
+        self.events.push_back(SessionEvent::Lost(Lost::new(LostReason::LinkLost, unknown, not_sent)));
+    }
+
+    fn break_link(&mut self, now: u64, error: LinkError) {
+        if let State::Up(_, agreement) = &self.state {
+            let last_word = close_frame(CloseReason::Session, agreement);
+            self.lose_link(now, DownReason::Error(error));
+            self.parting.push_back(last_word);
+        }
+    }
+
+    fn lose_link(&mut self, now: u64, reason: DownReason) {
+        self.state = State::Down;
+        self.without_link_since.get_or_insert(now);
+        self.partial_calls.clear();
+        self.partial_answers.clear();
+        for frame in self.calls.frames_mut() {
+            if let Some(restored) = self.interned.with_full_key(frame) {
+                *frame = restored;
+            }
+        }
+        self.interned.clear();
+        self.bound.clear();
+        self.events.push_back(SessionEvent::Down(reason));
+    }
+
+    fn next_of_lanes(&mut self, now: u64) -> Option<Frame> {
+        let State::Up(link, _) = &mut self.state else { return None };
+        let (frame_len_max, pool) = (link.frame_len_max, self.pool.as_ref());
+        link.note_blocked(now, self.calls.is_blocked(), self.answers.is_blocked());
+        link.is_calls_turn = !link.is_calls_turn;
+        let order =
+            if link.is_calls_turn { [Lane::Calls, Lane::Answers] } else { [Lane::Answers, Lane::Calls] };
+        for lane in order {
+            let sender = match lane {
+                Lane::Calls => &mut self.calls,
+                Lane::Answers => &mut self.answers,
+            };
+            match sender.next(frame_len_max, HEADER_LEN) {
+                Some(Part::Whole(frame)) => return Some(frame),
+                Some(Part::Piece { frame, offset, len }) => {
+                    return Some(fragment(pool, lane, &frame, offset, len));
+                }
+                None => {}
+            }
+        }
+        None
+    }
+
+    fn send_lane(&mut self, lane: Lane) -> &mut SendLane {
+        match lane {
+            Lane::Calls => &mut self.calls,
+            Lane::Answers => &mut self.answers,
+        }
+    }
+}
+
+/// Longest payload of one frame: 16 MiB.
+pub const PAYLOAD_LEN_MAX: u32 = 16 << 20;
+/// Shortest limit on frames that a link may have, in bytes: the handshake must fit.
+pub const FRAME_LEN_MIN: u32 = crate::wire::hello::HELLO_FRAME_LEN_MAX as u32;
+/// Room for what a session itself has on its way at one time: two credits for each of the two lanes, two for counts of
+/// calls that are not released yet, one ping, one pong, the last frame of the handshake, one Close.
+pub const LINK_RECEIVES: usize = 10;
+
+#[cfg(test)]
+mod tests;

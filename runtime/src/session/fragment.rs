@@ -1,0 +1,128 @@
+//! Frames longer than a link carries: cut into fragment frames, and put together again.
+//!
+//! A fragment's header says where its bytes belong: `slot` is the offset, `generation` the length of the whole frame,
+//! `method` the lane; the payload is that part of the whole frame, header and extension included. The fragments of a
+//! frame follow each other in their lane, so that one frame at most is in pieces per lane.
+
+use epicserver_transport::{BufferPool, FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, flags};
+
+use crate::session::lane::Lane;
+use crate::wire::assembly::assemble_bare;
+
+/// The fragment with `len` bytes from `offset` of `frame`.
+pub(crate) fn fragment(
+    pool: Option<&BufferPool>,
+    lane: Lane,
+    frame: &Frame,
+    offset: usize,
+    len: usize,
+) -> Frame {
+    let mut header = FrameHeader::new(FrameKind::Fragment);
+    header.slot = (offset as u32).into();
+    header.generation = (frame.len() as u32).into();
+    header.method = lane.number().into();
+    if offset == 0 {
+        header.flags |= flags::FIRST_FRAGMENT;
+    }
+    if offset + len == frame.len() {
+        header.flags |= flags::LAST_FRAGMENT;
+    }
+    assemble_bare(pool, header, &frame[offset..offset + len])
+}
+
+/// The frame of one lane that arrives in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Reassembly {
+    partial: Option<Partial>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    buffer: FrameBuf,
+    filled: usize,
+    total: usize,
+}
+
+impl Reassembly {
+    /// Takes the next piece; gives the frame when it was the last.
+    ///
+    /// # Errors
+    /// What breaks the order or the limit; then the link is to end.
+    pub(crate) fn take(
+        &mut self,
+        header: &FrameHeader,
+        piece: &[u8],
+        frame_len_max: usize,
+    ) -> Result<Option<Frame>, FragmentError> {
+        let (offset, total) = (header.slot.get() as usize, header.generation.get() as usize);
+        let is_first = header.flags & flags::FIRST_FRAGMENT != 0;
+        let is_last = header.flags & flags::LAST_FRAGMENT != 0;
+        if total > frame_len_max {
+            return Err(FragmentError::TooLong { len: total, frame_len_max });
+        }
+        if is_first != self.partial.is_none() || is_first != (offset == 0) {
+            return Err(FragmentError::Order);
+        }
+        let partial = self.partial.get_or_insert_with(|| Partial::new(total));
+        if partial.filled != offset || partial.total != total || piece.is_empty() {
+            return Err(FragmentError::Order);
+        }
+        partial.append(piece)?;
+        if is_last != (partial.filled == total) {
+            return Err(FragmentError::Order);
+        }
+        Ok(if is_last { self.partial.take().map(|partial| partial.buffer.freeze()) } else { None })
+    }
+
+    /// Forgets the pieces: their link is gone, and the peer starts the frame over.
+    pub(crate) fn clear(&mut self) {
+        self.partial = None;
+    }
+
+    /// Whether a frame has begun and not ended.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.partial.is_some()
+    }
+}
+
+impl Partial {
+    fn new(total: usize) -> Self {
+        Self { buffer: FrameBuf::unpooled(total.min(ALLOCATE_AT_ONCE_MAX)), filled: 0, total }
+    }
+
+    fn append(&mut self, piece: &[u8]) -> Result<(), FragmentError> {
+        let end = self.filled + piece.len();
+        if end > self.total {
+            return Err(FragmentError::Order);
+        }
+        if end > self.buffer.len() {
+            // Memory follows the bytes that came, not the length that was announced.
+            let mut longer = FrameBuf::unpooled(end.next_power_of_two().min(self.total));
+            longer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+            self.buffer = longer;
+        }
+        self.buffer[self.filled..end].copy_from_slice(piece);
+        self.filled = end;
+        Ok(())
+    }
+}
+
+/// How fragments broke the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FragmentError {
+    /// A piece that is not the next one of the frame that was begun.
+    #[error("a fragment is out of order")]
+    Order,
+    /// The whole is over the limit.
+    #[error("a frame of {len} bytes comes in fragments, at most {frame_len_max} are allowed")]
+    TooLong {
+        /// Announced length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        frame_len_max: usize,
+    },
+}
+
+/// Up to this length a buffer is made for the announced length at once.
+const ALLOCATE_AT_ONCE_MAX: usize = 64 << 10;
+const _: () = assert!(ALLOCATE_AT_ONCE_MAX.is_multiple_of(FRAME_ALIGN));

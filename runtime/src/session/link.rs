@@ -1,0 +1,246 @@
+//! What holds for the time of one link: its deadlines, the session's own frames, and what comes in.
+
+use epicserver_transport::{FRAME_ALIGN, Frame, FrameHeader, FrameKind};
+
+use crate::session::event::{DownReason, LinkError, SessionEvent};
+use crate::session::lane::Lane;
+use crate::session::status::Status;
+use crate::session::{Session, SessionConfig, State};
+use crate::wire::hello::CloseReason;
+use zerocopy::FromBytes;
+
+/// The state that dies with a link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Longest frame that both ends take, in bytes.
+    pub(crate) frame_len_max: usize,
+    /// The count of calls that the peer was told last.
+    pub(crate) reported: u64,
+    /// Lanes take turns, so that none waits for the other.
+    pub(crate) is_calls_turn: bool,
+    received_at: u64,
+    ping_at: u64,
+    ping: Option<Ping>,
+    ping_token: u64,
+    pong: Option<u64>,
+    calls_blocked_since: Option<u64>,
+    answers_blocked_since: Option<u64>,
+}
+
+/// A ping that has no answer yet. There is one at most, so that pings never pile up at a peer that does not read.
+#[derive(Debug)]
+struct Ping {
+    since: u64,
+    is_sent: bool,
+}
+
+impl Link {
+    pub(crate) fn new(now: u64, config: &SessionConfig, peer_frame_len_max: u32) -> Self {
+        let frame_len_max = config.frame_len_max.min(peer_frame_len_max) as usize;
+        Self {
+            frame_len_max: frame_len_max - frame_len_max % FRAME_ALIGN,
+            reported: 0,
+            is_calls_turn: false,
+            received_at: now,
+            ping_at: now.saturating_add(config.ping_interval_ns),
+            ping: None,
+            ping_token: 0,
+            pong: None,
+            calls_blocked_since: None,
+            answers_blocked_since: None,
+        }
+    }
+
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: u64,
+        config: &SessionConfig,
+        has_news: bool,
+    ) -> Result<(), LinkError> {
+        let blocked_since = self.calls_blocked_since.into_iter().chain(self.answers_blocked_since).min();
+        if blocked_since.is_some_and(|since| now >= since.saturating_add(config.stall_max_ns)) {
+            return Err(LinkError::Stalled);
+        }
+        if let Some(ping) = &self.ping {
+            let is_late = now >= ping.since.max(self.received_at).saturating_add(config.silence_max_ns);
+            return if is_late { Err(LinkError::Silent) } else { Ok(()) };
+        }
+        if now >= self.ping_at {
+            if has_news || now >= self.received_at.saturating_add(config.ping_interval_ns) {
+                self.ping = Some(Ping { since: now, is_sent: false });
+            }
+            self.ping_at = now.saturating_add(config.ping_interval_ns);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn poll_timeout(&self, config: &SessionConfig) -> u64 {
+        let of_ping = match &self.ping {
+            Some(ping) => ping.since.max(self.received_at).saturating_add(config.silence_max_ns),
+            None => self.ping_at,
+        };
+        let blocked_since = self.calls_blocked_since.into_iter().chain(self.answers_blocked_since).min();
+        let of_stall = blocked_since.map(|since| since.saturating_add(config.stall_max_ns));
+        of_stall.map_or(of_ping, |of_stall| of_stall.min(of_ping))
+    }
+
+    pub(crate) fn note_blocked(&mut self, now: u64, is_calls_blocked: bool, is_answers_blocked: bool) {
+        let note = |since: &mut Option<u64>, is_blocked: bool| {
+            if is_blocked {
+                since.get_or_insert(now);
+            } else {
+                *since = None;
+            }
+        };
+        note(&mut self.calls_blocked_since, is_calls_blocked);
+        note(&mut self.answers_blocked_since, is_answers_blocked);
+    }
+}
+
+impl Session {
+    /// What the session itself has to say now: an answer to a ping, a ping, credits.
+    pub(super) fn own_word(&mut self) -> Option<Frame> {
+        let State::Up(link, _) = &mut self.state else { return None };
+        let uncounted = self.received - link.reported;
+        let (kind, token) = if let Some(token) = link.pong.take() {
+            (FrameKind::Pong, token)
+        } else if let Some(ping) = link.ping.as_mut().filter(|ping| !ping.is_sent) {
+            ping.is_sent = true;
+            link.ping_token += 1;
+            (FrameKind::Ping, link.ping_token)
+        } else if self.receive_calls.is_due()
+            || self.receive_answers.is_due()
+            || uncounted >= u64::from(self.receive_calls.window().div_ceil(2))
+        {
+            (FrameKind::Credit, 0)
+        } else {
+            return None;
+        };
+        link.reported = self.received;
+        let status = Status {
+            received: self.received.into(),
+            granted_calls: self.receive_calls.grant().into(),
+            granted_answers: self.receive_answers.grant().into(),
+            token: token.into(),
+        };
+        Some(status.frame(self.pool.as_ref(), kind))
+    }
+
+    /// Takes a frame of the link that is up.
+    pub(super) fn receive(&mut self, now: u64, frame: Frame) -> Result<(), LinkError> {
+        let State::Up(link, _) = &mut self.state else { return Ok(()) };
+        link.received_at = now;
+        let header = FrameHeader::parse_frame(&frame).map_err(LinkError::Malformed)?;
+        if frame.len() > self.config.frame_len_max as usize {
+            let (len, frame_len_max) = (frame.len() as u64, self.config.frame_len_max as usize);
+            return Err(LinkError::Malformed(epicserver_transport::HeaderError::TooLong {
+                len,
+                frame_len_max,
+            }));
+        }
+        let kind = header.kind();
+        if let Some(lane) = Lane::of(kind) {
+            self.take_credit(lane)?;
+            return self.deliver(lane, kind, frame);
+        }
+        match kind {
+            FrameKind::Fragment => self.receive_fragment(&frame),
+            FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => self.receive_status(kind, &frame),
+            FrameKind::Close => {
+                let payload = FrameHeader::payload_bytes(&frame).unwrap_or_default();
+                let reason = CloseBytes::read_from_bytes(payload)
+                    .map_or(CloseReason::Session, |body| CloseReason::from_u8(body.reason));
+                self.lose_link(now, DownReason::ClosedByPeer(reason));
+                Ok(())
+            }
+            kind => Err(LinkError::Unexpected(kind)),
+        }
+    }
+
+    fn take_credit(&mut self, lane: Lane) -> Result<(), LinkError> {
+        let receiver = match lane {
+            Lane::Calls => &mut self.receive_calls,
+            Lane::Answers => &mut self.receive_answers,
+        };
+        if receiver.take() { Ok(()) } else { Err(LinkError::CreditBreach) }
+    }
+
+    fn deliver(&mut self, lane: Lane, kind: FrameKind, frame: Frame) -> Result<(), LinkError> {
+        let partial = match lane {
+            Lane::Calls => &self.partial_calls,
+            Lane::Answers => &self.partial_answers,
+        };
+        if partial.is_partial() {
+            return Err(LinkError::Fragment(FragmentError::Order));
+        }
+        if lane == Lane::Calls {
+            self.received += 1;
+        }
+        self.events.push_back(match kind {
+            FrameKind::Request => SessionEvent::Request(frame),
+            FrameKind::OneWay => SessionEvent::OneWay(frame),
+            FrameKind::Cancel => SessionEvent::Cancel(frame),
+            FrameKind::Reply => SessionEvent::Reply(frame),
+            FrameKind::Error => SessionEvent::Error(frame),
+            FrameKind::Moved => SessionEvent::Moved(frame),
+            FrameKind::Control => SessionEvent::Control(frame),
+            kind => return Err(LinkError::Unexpected(kind)),
+        });
+        Ok(())
+    }
+
+    fn receive_fragment(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        let header = FrameHeader::parse_frame(frame).map_err(LinkError::Malformed)?;
+        let lane = Lane::from_number(header.method.get()).ok_or(LinkError::MalformedWhole)?;
+        self.take_credit(lane)?;
+        let piece = FrameHeader::payload_bytes(frame).unwrap_or_default();
+        let whole_max = self.config.frame_len_whole_max();
+        let partial = match lane {
+            Lane::Calls => &mut self.partial_calls,
+            Lane::Answers => &mut self.partial_answers,
+        };
+        let Some(whole) = partial.take(header, piece, whole_max).map_err(LinkError::Fragment)? else {
+            match lane {
+                Lane::Calls => self.receive_calls.release(1),
+                Lane::Answers => self.receive_answers.release(1),
+            }
+            return Ok(());
+        };
+        let kind = FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?.kind();
+        if Lane::of(kind) != Some(lane) {
+            return Err(LinkError::MalformedWhole);
+        }
+        self.deliver(lane, kind, whole)
+    }
+
+    fn receive_status(&mut self, kind: FrameKind, frame: &Frame) -> Result<(), LinkError> {
+        let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();
+        let status = Status::parse(payload).ok_or(LinkError::MalformedStatus)?;
+        let State::Up(link, _) = &mut self.state else { return Ok(()) };
+        if !self.calls.acknowledge(status.received.get()) {
+            return Err(LinkError::Count);
+        }
+        if !self.calls.grant(status.granted_calls.get()) || !self.answers.grant(status.granted_answers.get())
+        {
+            return Err(LinkError::CreditOverflow);
+        }
+        // Credits that are used up at once are progress too: the stall counts from the next look.
+        link.calls_blocked_since = link.calls_blocked_since.filter(|_| self.calls.is_blocked());
+        link.answers_blocked_since = link.answers_blocked_since.filter(|_| self.answers.is_blocked());
+        match kind {
+            FrameKind::Ping => link.pong = Some(status.token.get()),
+            FrameKind::Pong => {
+                let is_awaited = link.ping.as_ref().is_some_and(|ping| ping.is_sent);
+                if !is_awaited || status.token.get() != link.ping_token {
+                    return Err(LinkError::Unexpected(kind));
+                }
+                link.ping = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+use crate::session::fragment::FragmentError;
+use crate::wire::hello::CloseBytes;
