@@ -1,7 +1,7 @@
 //! What every transport must pass: one suite, run by the tests of each implementation.
 //!
-//! Implement [`Fixture`] and call [`suite`]. Cases are in [`links`], [`traffic`], [`sleep`] and [`garbage`]; they see a
-//! transport through [`world`], which also checks on every event what must always hold. Nothing here measures time: a case
+//! Implement [`Fixture`] and call [`suite`]. Cases are in `links`, `traffic`, `sleep` and `garbage`; they see a
+//! transport through `world`, which also checks on every event what must always hold. Nothing here measures time: a case
 //! fails when something has not happened after very many passes.
 //!
 //! ```

@@ -145,8 +145,8 @@ impl LoopbackTransport {
             links_max: options.links_max,
             send_window_frames: Some(options.send_window_frames),
             receive_window_frames: options.posted_receives,
-            // Plain frames are held in the sender's buffers: its window is what stands behind them.
-            receive_buffers_per_link: options.posted_receives.unwrap_or(options.send_window_frames),
+            // Plain frames lie in the sender's buffers: its pool is what stands behind them.
+            receive_buffers_per_link: options.posted_receives.unwrap_or(options.send_buffers_max),
             shape: Shape::Packet,
             zero_copy_send: !strict,
         };

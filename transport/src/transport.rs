@@ -49,7 +49,7 @@ pub trait Transport: Send {
     fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId>;
 
     /// Ends a link. Frames taken before are still delivered if the link works, the peer then sees
-    /// [`DownReason::ClosedByPeer`]; here [`DownReason::ClosedHere`] follows, and nothing is received any more. Unknown
+    /// [`DownReason::ClosedByPeer`](crate::DownReason::ClosedByPeer); here [`DownReason::ClosedHere`](crate::DownReason::ClosedHere) follows, and nothing is received any more. Unknown
     /// links are ignored.
     fn close(&mut self, link: LinkId);
 

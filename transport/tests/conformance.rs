@@ -1,7 +1,9 @@
 //! The conformance suite on the transports of this crate.
 
 use epicserver_transport::conformance::{Fixture, RawPeer, suite};
-use epicserver_transport::{Addr, LoopbackNetwork, LoopbackOptions, LoopbackRaw, Transport};
+use epicserver_transport::{
+    Addr, FaultPlan, Faulty, LoopbackNetwork, LoopbackOptions, LoopbackRaw, Transport,
+};
 
 #[test]
 fn loopback() {
@@ -11,6 +13,18 @@ fn loopback() {
 #[test]
 fn strict() {
     suite(|| Loopback::new(LoopbackOptions::strict()));
+}
+
+#[test]
+fn faulty_loopback() {
+    suite(|| FaultyLoopback { inner: Loopback::new(LoopbackOptions::plain()), seed: 1 });
+}
+
+#[test]
+fn faulty_strict() {
+    for seed in 0..3 {
+        suite(|| FaultyLoopback { inner: Loopback::new(LoopbackOptions::strict()), seed });
+    }
 }
 
 struct Loopback {
@@ -41,6 +55,26 @@ impl Fixture for Loopback {
 
     fn raw_peer(&mut self, addr: &Addr) -> Option<Box<dyn RawPeer>> {
         Some(Box::new(Raw(self.network.connect_raw(addr).expect("somebody is there"))))
+    }
+}
+
+struct FaultyLoopback {
+    inner: Loopback,
+    seed: u64,
+}
+
+impl Fixture for FaultyLoopback {
+    fn transport(&mut self) -> Box<dyn Transport> {
+        let plan = FaultPlan::legal(self.seed + u64::from(self.inner.made) * 1000);
+        Box::new(Faulty::new(self.inner.bind(), plan))
+    }
+
+    fn vacant_addr(&mut self) -> Addr {
+        self.inner.vacant_addr()
+    }
+
+    fn raw_peer(&mut self, addr: &Addr) -> Option<Box<dyn RawPeer>> {
+        self.inner.raw_peer(addr)
     }
 }
 

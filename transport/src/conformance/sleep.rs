@@ -2,6 +2,7 @@
 
 use super::Fixture;
 use super::world::{End, Pair, World, sample_frame};
+use crate::link::Event;
 use crate::transport::Transport;
 use std::collections::VecDeque;
 use std::sync::mpsc;
@@ -52,22 +53,18 @@ pub(super) fn frame_ends_wait(fixture: &mut dyn Fixture) {
     for number in 0..20 {
         let mut frames = world.b.frames(number..number + 1, |_| 64);
         let World { a, b, now } = &mut world;
-        let now = *now;
+        let b_now = *now;
         let (go, started) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(move || {
                 started.recv().expect("the sleeper tells");
                 while !frames.is_empty() {
                     b.transport.send(pair.at_b, &mut frames).expect("taken");
-                    b.pass(now);
+                    b.pass(b_now);
                 }
             });
             go.send(()).expect("the sender waits");
-            sleep_until(&mut *a.transport, |transport| {
-                let mut events = Vec::new();
-                transport.poll(now, &mut events);
-                !events.is_empty()
-            });
+            sleep_until_received(&mut *a.transport, now);
         });
     }
 }
@@ -81,13 +78,7 @@ pub(super) fn nothing_is_slept_over(fixture: &mut dyn Fixture) {
         world.b.pass(world.now);
     }
     // The frame is there, unpolled.
-    let World { a, now, .. } = &mut world;
-    sleep_until(&mut *a.transport, |transport| {
-        *now += 10_000;
-        let mut events = Vec::new();
-        transport.poll(*now, &mut events);
-        !events.is_empty()
-    });
+    sleep_until_received(&mut *world.a.transport, &mut world.now);
 }
 
 /// Request and answer between two threads that sleep whenever there is nothing to do.
@@ -136,23 +127,34 @@ fn sleep_until_end(end: &mut End, now: &mut u64, mut done: impl FnMut(&mut End) 
         }
         end.transport.flush();
         if happened == 0 && end.transport.arm() {
-            assert!(end.transport.wait(LONG), "slept over what arrived");
+            sleep(&mut *end.transport, *now);
         }
     }
     panic!("after {SLEEPS_MAX} passes: not done");
 }
 
-/// Sleeps between looks; a sleep that lasts its whole time is a failure.
-fn sleep_until(transport: &mut dyn Transport, mut look: impl FnMut(&mut dyn Transport) -> bool) {
+/// Sleeps between polls until one brings a frame.
+fn sleep_until_received(transport: &mut dyn Transport, now: &mut u64) {
+    let mut events = Vec::new();
     for _ in 0..SLEEPS_MAX {
         if transport.arm() {
-            assert!(transport.wait(LONG), "slept over what arrived");
+            sleep(transport, *now);
         }
-        if look(transport) {
+        *now += 10_000;
+        transport.poll(*now, &mut events);
+        if events.iter().any(|event| matches!(event, Event::Receive { .. })) {
             return;
         }
     }
     panic!("woken {SLEEPS_MAX} times, and nothing arrived");
+}
+
+/// Sleeps until the transport wants to be polled; to sleep the whole time of [`LONG`] is a failure.
+fn sleep(transport: &mut dyn Transport, now: u64) {
+    let deadline = transport.poll_timeout();
+    let timeout =
+        deadline.map_or(LONG, |deadline| LONG.min(Duration::from_nanos(deadline.saturating_sub(now))));
+    assert!(transport.wait(timeout) || timeout < LONG, "slept over what arrived");
 }
 
 /// Until what belongs to the links coming up has happened.

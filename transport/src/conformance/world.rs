@@ -70,8 +70,8 @@ impl World {
     pub(super) fn pass(&mut self) {
         self.now += NS_PER_PASS;
         let happened = self.a.pass(self.now) + self.b.pass(self.now);
-        if happened == 0 && self.a.transport.arm() {
-            self.a.transport.wait(REST);
+        if happened == 0 {
+            self.a.rest(self.now);
         }
     }
 
@@ -163,6 +163,15 @@ impl End {
         count
     }
 
+    /// Lets the network work for a moment.
+    fn rest(&mut self, now: u64) {
+        let timeout = self.transport.poll_timeout();
+        let timeout = timeout.map_or(REST, |due| REST.min(Duration::from_nanos(due.saturating_sub(now))));
+        if self.transport.arm() {
+            self.transport.wait(timeout);
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         let link = event.link();
         if let Event::LinkUp { direction: Direction::Incoming, .. } = event {
@@ -218,8 +227,8 @@ fn transfer(
         }
         idle_passes = if happened == 0 { idle_passes + 1 } else { 0 };
         assert!(idle_passes < PASSES_MAX, "{arrived} of {count} frames arrived, then nothing");
-        if happened == 0 && to.transport.arm() {
-            to.transport.wait(REST);
+        if happened == 0 {
+            to.rest(*now);
         }
     }
     assert!(waiting.is_empty());
