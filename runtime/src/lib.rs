@@ -1,1 +1,40 @@
 //! The thread-per-core runtime of Epic Server: objects, calls, fabric.
+
+#[expect(unsafe_code, reason = "activations are found and borrowed by address")]
+mod activation;
+mod call;
+pub mod codec;
+pub mod core;
+#[expect(unsafe_code, reason = "a thread finds its core through a pointer")]
+mod current;
+pub mod entity;
+mod entry;
+mod error;
+#[expect(unsafe_code, reason = "the interior-mutable cell of state")]
+mod field;
+pub mod id;
+pub mod key;
+mod path;
+mod registry;
+pub mod remote;
+pub mod routes;
+pub mod saving;
+#[expect(unsafe_code, reason = "calls live in recycled untyped memory")]
+mod slot;
+#[allow(dead_code, reason = "the driver uses it")]
+mod sync;
+#[expect(unsafe_code, reason = "the typed operations on untyped slots")]
+mod task;
+#[allow(dead_code, reason = "the driver uses it")]
+mod timer;
+#[expect(unsafe_code, reason = "wakers are slot addresses")]
+mod waker;
+
+pub use call::{BUDGET_DEFAULT, Call, DEPTH_MAX};
+pub use core::operations as context;
+pub use entity::{Entity, Ref};
+pub use error::{CallError, Executed, Loss, MethodError, NESTING_MAX, Rejection};
+pub use field::Field;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! One link session to a peer: what lies between the frames of the calls and the frames on a link.
 //!
 //! ```text
-//! queue, release_calls ──┐                        ┌── poll_event     what came, and what became of what was queued
+//! queue, release_* ──────┐                        ┌── poll_event     what came, and what became of what was queued
 //! handle_link_up, _down ─┼──> Session ────────────┼── poll_transmit  frames for the link
 //! handle_frame, _timeout ┘                        └── poll_timeout   when to call handle_timeout
 //! ```
@@ -28,7 +28,7 @@ mod status;
 
 use std::collections::VecDeque;
 
-use epicserver_transport::{BufferPool, Frame, FrameHeader, HEADER_LEN};
+use epicserver_transport::{BufferPool, Caps, Frame, FrameHeader, HEADER_LEN};
 
 pub use event::{DownReason, LinkError, Lost, LostReason, QueueError, SessionEvent};
 pub use fragment::FragmentError;
@@ -76,7 +76,7 @@ pub struct SessionConfig {
     pub stream: u64,
     /// Frames of calls there is room for: arrived and not released, or on their way.
     pub window_calls: u32,
-    /// Frames of answers there is room for: arrived and not polled, or on their way.
+    /// Frames of answers there is room for: arrived and not released, or on their way.
     pub window_answers: u32,
     /// Longest frame the link carries, in bytes; longer ones go in fragments.
     pub frame_len_max: u32,
@@ -112,6 +112,22 @@ impl SessionConfig {
             stall_max_ns: 30_000_000_000,
             without_link_max_ns: 10_000_000_000,
         }
+    }
+
+    /// The usual bounds for links of this transport: where the receives of a link are counted, the windows are what
+    /// they allow.
+    ///
+    /// # Panics
+    /// If a link has fewer receives than [`LINK_RECEIVES`] and one for each lane.
+    pub fn for_transport(stream: u64, caps: &Caps) -> Self {
+        let mut config = Self::new(stream, caps.frame_len_max as u32);
+        if let Some(receives) = caps.receive_window_frames {
+            let window = receives.saturating_sub(LINK_RECEIVES) as u32 / 2;
+            assert!(window > 0, "{receives} receives for a link of {}", caps.name);
+            config.window_calls = config.window_calls.min(window);
+            config.window_answers = config.window_answers.min(window);
+        }
+        config
     }
 
     /// Frames of any kind that may be on their way to this end at one time: a link that posts so many receives, and
@@ -193,10 +209,16 @@ impl Session {
         self.send_lane(lane).push(frame).map_err(QueueError::Full)
     }
 
-    /// Gives back the room of `count` requests and one-ways that [`Session::poll_event`] gave out. Until then they are
-    /// in the peer's way: this is the back-pressure. Cancels need no release.
+    /// Gives back the room of `count` requests, one-ways and cancels that [`Session::poll_event`] gave out, once their
+    /// frames are dropped: the peer may send as many more. Until then they are in its way, and this is the back-pressure.
     pub fn release_calls(&mut self, count: u32) {
         self.receive_calls.release(count);
+    }
+
+    /// Gives back the room of `count` replies, errors, `Moved` and control frames, once they are dropped. To wait with
+    /// this for anything that needs the peer can stop both ends for good.
+    pub fn release_answers(&mut self, count: u32) {
+        self.receive_answers.release(count);
     }
 
     /// Takes a new link, and the handshake to open it with: one that was just made, or one whose peer is proven already
@@ -289,16 +311,7 @@ impl Session {
 
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
-        let event = self.events.pop_front()?;
-        match &event {
-            SessionEvent::Cancel(_) => self.receive_calls.release(1),
-            SessionEvent::Reply(_)
-            | SessionEvent::Error(_)
-            | SessionEvent::Moved(_)
-            | SessionEvent::Control(_) => self.receive_answers.release(1),
-            _ => {}
-        }
-        Some(event)
+        self.events.pop_front()
     }
 
     /// When to call `handle_timeout`; `None` if nothing is waited for.

@@ -19,13 +19,15 @@ pub enum SessionEvent {
     },
     /// The link is of no use any more: close it. What was queued stays and waits for another one.
     Down(DownReason),
-    /// A call; its room is given back by [`Session::release_calls`](super::Session::release_calls).
+    /// A call. Its room, as that of one-ways and cancels, is given back by
+    /// [`Session::release_calls`](super::Session::release_calls).
     Request(Frame),
-    /// A call without an answer; its room is given back like a request's.
+    /// A call without an answer.
     OneWay(Frame),
-    /// A caller wants no answer any more.
+    /// A caller wants no answer any more. It may come after the answer left, or again with a resent call.
     Cancel(Frame),
-    /// The result of a call.
+    /// The result of a call. Its room, as that of the following kinds, is given back by
+    /// [`Session::release_answers`](super::Session::release_answers).
     Reply(Frame),
     /// The failure of a call.
     Error(Frame),

@@ -3,3 +3,4 @@
 mod pair;
 mod rules;
 mod seeds;
+mod strict;

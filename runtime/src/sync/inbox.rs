@@ -24,7 +24,7 @@ pub(crate) struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// An inbox that holds at most `capacity` values. Allocates room for all of them now.
+    /// An inbox that holds at most `capacity` values. Room grows with use and is kept: bounds are generous, cores many.
     ///
     /// # Panics
     /// If `capacity` is 0.
@@ -33,7 +33,7 @@ impl<T> Inbox<T> {
         Self {
             occupied: Padded(AtomicBool::new(false)),
             closed: AtomicBool::new(false),
-            queue: Mutex::new(Vec::with_capacity(capacity)),
+            queue: Mutex::new(Vec::new()),
             capacity,
         }
     }
@@ -62,14 +62,10 @@ impl<T> Inbox<T> {
 
     /// Appends everything that was pushed, in order, to `values`. Does not lock if there is nothing.
     ///
-    /// An empty `values` is swapped with the queue; given the same vector again and again, nothing allocates.
+    /// An empty `values` is swapped with the queue; given the same vector again and again, nothing allocates in the steady state.
     pub(crate) fn drain_into(&self, values: &mut Vec<T>) {
         if self.is_empty() {
             return;
-        }
-        if values.is_empty() {
-            // Outside the lock; producers must find room for `capacity` values after the swap.
-            values.reserve_exact(self.capacity);
         }
         let mut queue = lock(&self.queue);
         self.occupied.store(false, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use epicserver_transport::{Frame, FrameHeader, FrameKind};
+use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind};
 
 use crate::key::{KeyKind, KeyView};
 use crate::session::{LINK_RECEIVES, Session, SessionConfig, SessionEvent};
@@ -29,6 +29,7 @@ pub(crate) struct End {
     pub(crate) config: SessionConfig,
     /// Calls that were taken and not released.
     pub(crate) unreleased: u32,
+    pub(crate) unreleased_answers: u32,
     /// Fate of every call this process queued, by its number.
     pub(crate) calls: BTreeMap<u32, Fate>,
     /// Calls that this process got, in order.
@@ -173,11 +174,16 @@ impl Pair {
 
 impl End {
     fn new(config: SessionConfig, identity: Identity) -> End {
+        Self::with_pool(config, identity, None)
+    }
+
+    pub(crate) fn with_pool(config: SessionConfig, identity: Identity, pool: Option<BufferPool>) -> End {
         End {
-            session: Session::new(config, None),
+            session: Session::new(config, pool),
             identity,
             config,
             unreleased: 0,
+            unreleased_answers: 0,
             calls: BTreeMap::new(),
             got: Vec::new(),
             got_answers: Vec::new(),
@@ -219,9 +225,11 @@ impl End {
     }
 
     pub(crate) fn release_all(&mut self) -> u32 {
-        let released = std::mem::take(&mut self.unreleased);
-        self.session.release_calls(released);
-        released
+        let calls = std::mem::take(&mut self.unreleased);
+        self.session.release_calls(calls);
+        let answers = std::mem::take(&mut self.unreleased_answers);
+        self.session.release_answers(answers);
+        calls + answers
     }
 
     pub(crate) fn drain(&mut self) {
@@ -234,12 +242,17 @@ impl End {
                     self.got.push(number);
                 }
                 SessionEvent::Cancel(frame) => {
+                    self.unreleased += 1;
                     read(&frame);
                 }
                 SessionEvent::Reply(frame)
                 | SessionEvent::Error(frame)
                 | SessionEvent::Moved(frame)
-                | SessionEvent::Control(frame) => self.got_answers.push(read(&frame)),
+                | SessionEvent::Control(frame) => {
+                    self.unreleased_answers += 1;
+                    assert!(self.unreleased_answers <= self.config.window_answers);
+                    self.got_answers.push(read(&frame));
+                }
                 SessionEvent::Lost(lost) => {
                     self.events.push(format!(
                         "Lost {:?} {}+{}",
@@ -278,6 +291,16 @@ impl End {
         assert_eq!(target.key.bytes, (number % 5).to_le_bytes());
         number
     }
+}
+
+/// A frame that names its object in full.
+pub(crate) fn whole(kind: FrameKind, number: u32, payload_len: usize) -> Frame {
+    let mut header = FrameHeader::new(kind);
+    header.slot = number.into();
+    let key = (number % 5).to_le_bytes();
+    let target = TargetKey { entity: 7, key: KeyView { kind: KeyKind::Bytes, bytes: &key } };
+    let extension = Extension { budget_us: Some(number), key: Some(target), ..Extension::default() };
+    assemble(None, header, &extension, &pattern(number, payload_len)).unwrap()
 }
 
 /// The number of a frame, once all of it is as it was made.

@@ -1,1 +1,397 @@
-//! Rules.
+//! Each rule by itself: deadlines, windows, what a peer must not do, what becomes of calls.
+
+use epicserver_transport::{Frame, FrameHeader, FrameKind};
+
+use crate::session::lane::Lane;
+use crate::session::status::Status;
+use crate::session::tests::pair::{Fate, Pair, whole};
+use crate::session::{
+    DownReason, FragmentError, LINK_RECEIVES, LinkError, QueueError, Session, SessionConfig, SessionEvent,
+};
+use crate::wire::assembly::assemble_bare;
+use crate::wire::hello::CloseReason;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn config(stream: u64) -> SessionConfig {
+    let mut config = SessionConfig::new(stream, 512);
+    (config.window_calls, config.window_answers) = (4, 4);
+    (config.queue_calls_max, config.queue_answers_max) = (8, 8);
+    config.payload_len_max = 10_000;
+    config
+}
+
+fn up() -> Pair {
+    let mut pair = Pair::new([config(10), config(20)]);
+    pair.connect(0);
+    pair.settle();
+    assert_eq!(pair.ends[0].events, ["Up 2.1 false"]);
+    pair
+}
+
+fn bare(kind: FrameKind, len: usize) -> Frame {
+    assemble_bare(None, FrameHeader::new(kind), &vec![0; len])
+}
+
+fn status(kind: FrameKind, received: u64, granted_calls: u64, granted_answers: u64) -> Frame {
+    let status = Status {
+        received: received.into(),
+        granted_calls: granted_calls.into(),
+        granted_answers: granted_answers.into(),
+        token: 0.into(),
+    };
+    status.frame(None, kind)
+}
+
+/// Hands these frames to an end that is up; what it made of the last one.
+fn broken_by(pair: &mut Pair, frames: impl IntoIterator<Item = Frame>) -> String {
+    pair.wires[0].extend(frames);
+    pair.deliver(0, usize::MAX);
+    assert!(!pair.ends[0].session.is_up());
+    // The last word, and nothing after it.
+    let last_word = pair.ends[0].session.poll_transmit(pair.now).unwrap();
+    assert_eq!(FrameHeader::parse(&last_word).unwrap().kind(), FrameKind::Close);
+    assert_eq!(pair.ends[0].session.poll_transmit(pair.now), None);
+    pair.wires[1].push_back(last_word);
+    pair.deliver(1, 1);
+    assert_eq!(
+        pair.ends[1].events.last().unwrap(),
+        &format!("Down {:?}", DownReason::ClosedByPeer(CloseReason::Session))
+    );
+    pair.ends[0].events.last().unwrap().clone()
+}
+
+fn error(error: LinkError) -> String {
+    format!("Down {:?}", DownReason::Error(error))
+}
+
+#[test]
+fn a_peer_that_breaks_a_rule_loses_its_link() {
+    let cases: Vec<(Vec<Frame>, LinkError)> = vec![
+        ((0..5).map(|number| whole(FrameKind::Request, number, 0)).collect(), LinkError::CreditBreach),
+        ((0..5).map(|number| whole(FrameKind::Reply, number, 0)).collect(), LinkError::CreditBreach),
+        (vec![bare(FrameKind::Hello, 0)], LinkError::Unexpected(FrameKind::Hello)),
+        (vec![bare(FrameKind::Intern, 0)], LinkError::Unexpected(FrameKind::Intern)),
+        (vec![bare(FrameKind::Credit, 31)], LinkError::MalformedStatus),
+        (vec![status(FrameKind::Credit, 1, 4, 4)], LinkError::Count),
+        (vec![status(FrameKind::Credit, 0, 3, 4)], LinkError::CreditOverflow),
+        (vec![status(FrameKind::Credit, 0, 5, 4)], LinkError::CreditOverflow),
+        (vec![status(FrameKind::Credit, 0, 4, 5)], LinkError::CreditOverflow),
+        (vec![status(FrameKind::Pong, 0, 4, 4)], LinkError::Unexpected(FrameKind::Pong)),
+    ];
+    for (frames, expected) in cases {
+        assert_eq!(broken_by(&mut up(), frames), error(expected));
+    }
+    let mut pair = up();
+    pair.wires[0].extend(vec![bare(FrameKind::Request, 0).slice(0..16)]);
+    pair.deliver(0, 1);
+    assert!(matches!(
+        pair.ends[0].events.last().unwrap().as_str(),
+        "Down Error(Malformed(Short { len: 16 }))"
+    ));
+    let mut pair = up();
+    pair.wires[0].extend(vec![bare(FrameKind::Request, 500)]);
+    pair.deliver(0, 1);
+    assert!(pair.ends[0].events.last().unwrap().starts_with("Down Error(Malformed(TooLong"));
+}
+
+#[test]
+fn a_count_never_goes_back_and_never_ahead() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 1, 0);
+    pair.ends[0].queue(0, FrameKind::Request, 2, 0);
+    pair.transmit(0, 2);
+    pair.cut();
+    pair.wires[0].push_back(status(FrameKind::Credit, 2, 4, 4));
+    pair.deliver(0, 1);
+    assert_eq!(pair.ends[0].session.calls().count(), 0);
+    assert_eq!(broken_by(&mut pair, [status(FrameKind::Credit, 1, 4, 4)]), error(LinkError::Count));
+}
+
+#[test]
+fn fragments_keep_their_order_and_their_limit() {
+    let piece = |lane: u32, offset: u32, total: u32, flags: u8, len: usize| {
+        let mut header = FrameHeader::new(FrameKind::Fragment);
+        (header.slot, header.generation, header.method) = (offset.into(), total.into(), lane.into());
+        header.flags = flags;
+        assemble_bare(None, header, &vec![0; len])
+    };
+    const LAST: u8 = 1;
+    const FIRST: u8 = 2;
+    let order = LinkError::Fragment(FragmentError::Order);
+    let cases = vec![
+        (vec![piece(0, 0, 100, 0, 50)], order),
+        (vec![piece(0, 16, 100, FIRST, 50)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 0, 100, FIRST, 50)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 49, 100, LAST, 51)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 101, LAST, 51)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 100, 0, 0)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 100, 0, 51)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 100, LAST, 49)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 100, 0, 50)], order),
+        (vec![piece(0, 0, 100, FIRST, 50), bare(FrameKind::Request, 0)], order),
+        (vec![piece(2, 0, 100, FIRST, 50)], LinkError::MalformedWhole),
+        (vec![piece(0, 0, 64, FIRST | LAST, 64)], LinkError::MalformedWhole),
+    ];
+    for (frames, expected) in cases {
+        assert_eq!(broken_by(&mut up(), frames), error(expected));
+    }
+    let down = broken_by(&mut up(), [piece(0, 0, u32::MAX, FIRST, 50)]);
+    assert!(down.contains("TooLong"), "{down}");
+
+    // A whole that is of the other lane, or a fragment again.
+    for inner in [bare(FrameKind::Reply, 0), bare(FrameKind::Credit, 32), piece(0, 0, 64, FIRST, 32)] {
+        let mut header = FrameHeader::new(FrameKind::Fragment);
+        header.generation = (inner.len() as u32).into();
+        header.flags = FIRST | LAST;
+        let frame = assemble_bare(None, header, &inner);
+        assert_eq!(broken_by(&mut up(), [frame]), error(LinkError::MalformedWhole));
+    }
+}
+
+#[test]
+fn lanes_may_be_in_pieces_at_the_same_time() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 1, 1_500);
+    pair.ends[0].queue(0, FrameKind::Reply, 2, 1_500);
+    pair.transmit(0, usize::MAX);
+    let lanes: Vec<_> = pair.wires[1]
+        .iter()
+        .map(|frame| Lane::from_number(FrameHeader::parse(frame).unwrap().method.get()).unwrap())
+        .collect();
+    assert_eq!(lanes[..4], [Lane::Answers, Lane::Calls, Lane::Answers, Lane::Calls]);
+    pair.settle();
+    assert_eq!((pair.ends[1].got.len(), pair.ends[1].got_answers.len()), (1, 1));
+}
+
+#[test]
+fn a_silent_peer_is_cut_off_and_a_talking_one_is_not() {
+    let mut pair = up();
+    for _ in 0..20 {
+        pair.advance(SECOND);
+        pair.settle();
+    }
+    assert!(pair.ends[0].session.is_up() && pair.ends[1].session.is_up());
+
+    // From here on end 1 says nothing: one interval until the ping, then the silence.
+    pair.advance(SECOND);
+    pair.transmit(0, usize::MAX);
+    pair.advance(5 * SECOND - 1);
+    assert!(pair.ends[0].session.is_up());
+    assert_eq!(pair.ends[0].session.poll_timeout(), Some(pair.now + 1));
+    pair.advance(1);
+    assert_eq!(pair.ends[0].events.last().unwrap(), &error(LinkError::Silent));
+}
+
+#[test]
+fn a_peer_that_gives_no_room_is_cut_off() {
+    let mut pair = up();
+    for number in 0..5 {
+        assert!(pair.ends[0].queue(0, FrameKind::Request, number, 0));
+    }
+    for _ in 0..31 {
+        // End 1 answers pings and releases nothing.
+        for end in [0, 1, 0, 1, 0] {
+            pair.transmit(end, usize::MAX);
+            pair.deliver(1 - end, usize::MAX);
+        }
+        pair.advance(SECOND);
+    }
+    assert_eq!(pair.ends[1].got.len(), 4);
+    assert_eq!(pair.ends[0].events.last().unwrap(), &error(LinkError::Stalled));
+}
+
+#[test]
+fn answers_pass_calls_that_have_no_room() {
+    let mut pair = up();
+    for number in 0..6 {
+        pair.ends[0].queue(0, FrameKind::Request, number, 0);
+    }
+    for number in 10..14 {
+        pair.ends[0].queue(0, FrameKind::Reply, number, 0);
+    }
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    assert_eq!(pair.ends[1].got, [0, 1, 2, 3]);
+    assert_eq!(pair.ends[1].got_answers, [10, 11, 12, 13]);
+    pair.settle();
+    assert_eq!(pair.ends[1].got, [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_full_queue_gives_the_frame_back() {
+    let mut session = Session::new(config(1), None);
+    let frame = bare(FrameKind::Request, 3);
+    for _ in 0..8 {
+        session.queue(0, frame.clone()).unwrap();
+    }
+    assert_eq!(session.queue(0, frame.clone()), Err(QueueError::Full(frame.clone())));
+    session.queue(0, bare(FrameKind::Reply, 3)).unwrap();
+
+    let large = bare(FrameKind::Request, 10_001);
+    assert_eq!(session.queue(0, large.clone()), Err(QueueError::TooLarge(large)));
+    for kind in [FrameKind::Ping, FrameKind::Fragment, FrameKind::Intern] {
+        let wrong = bare(kind, 0);
+        assert_eq!(session.queue(0, wrong.clone()), Err(QueueError::Kind(wrong)));
+    }
+    let mut header = FrameHeader::new(FrameKind::Request);
+    header.handle = 1.into();
+    let stale = assemble_bare(None, header, b"");
+    assert_eq!(session.queue(0, stale.clone()), Err(QueueError::Handle(stale)));
+    session.close(0);
+    assert_eq!(session.queue(0, frame.clone()), Err(QueueError::Closed(frame)));
+}
+
+#[test]
+fn after_a_cut_the_rest_is_sent_again_before_anything_new() {
+    let mut pair = up();
+    for number in 0..4 {
+        pair.ends[0].queue(0, FrameKind::Request, number, 0);
+    }
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, 2);
+    pair.cut();
+    pair.ends[0].queue(0, FrameKind::Request, 4, 0);
+    pair.connect(1);
+    pair.settle();
+    assert_eq!(pair.ends[1].got, [0, 1, 2, 3, 4]);
+    assert_eq!(pair.ends[0].events, ["Up 2.1 false", "Down Replaced", "Up 2.1 true"]);
+}
+
+#[test]
+fn another_incarnation_gets_nothing_of_the_old() {
+    let mut pair = up();
+    for number in 0..4 {
+        pair.ends[0].queue(0, FrameKind::Request, number, 0);
+    }
+    // Longer than what the credits left carry: its first pieces leave, its last one does not.
+    pair.transmit(0, 2);
+    pair.deliver(1, 1);
+    pair.restart(1, true);
+    pair.connect(0);
+    pair.settle();
+    assert_eq!(pair.ends[0].events[2..], ["Lost OwnerLost 2+2", "Up 2.2 false"]);
+    assert_eq!(pair.ends[0].calls[&1], Fate::Unknown);
+    assert_eq!(pair.ends[0].calls[&2], Fate::NotSent);
+    assert_eq!(pair.ends[1].got, [0]);
+    pair.ends[0].queue(pair.now, FrameKind::Request, 9, 0);
+    pair.settle();
+    assert_eq!(pair.ends[1].got, [0, 9]);
+}
+
+#[test]
+fn a_call_whose_last_piece_never_left_did_not_run() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 0, 3_000);
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    pair.restart(1, true);
+    pair.connect(0);
+    pair.settle();
+    assert_eq!(pair.ends[0].calls[&0], Fate::NotSent);
+}
+
+#[test]
+fn without_a_link_everything_is_given_up_in_time() {
+    let mut pair = up();
+    for number in 0..6 {
+        pair.ends[0].queue(0, FrameKind::Request, number, 0);
+    }
+    pair.transmit(0, usize::MAX);
+    pair.cut();
+    pair.notice(0);
+    assert_eq!(pair.ends[0].session.poll_timeout(), Some(10 * SECOND));
+    pair.advance(10 * SECOND);
+    assert_eq!(pair.ends[0].events[1..], ["Down LinkDown", "Lost LinkLost 4+2"]);
+    assert_eq!(pair.ends[0].session.poll_timeout(), None);
+
+    // What was given up is not sent again, and both count the same from here.
+    pair.connect(0);
+    pair.settle();
+    pair.ends[0].queue(pair.now, FrameKind::Request, 9, 0);
+    pair.settle();
+    assert_eq!(pair.ends[1].got, [9]);
+}
+
+#[test]
+fn a_closed_session_says_so_and_returns_what_it_has() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 1, 0);
+    pair.ends[0].session.close(0);
+    pair.transmit(0, usize::MAX);
+    assert_eq!(pair.ends[0].events[1..], ["Down Closed", "Lost LinkLost 0+1"]);
+    pair.deliver(1, 1);
+    assert_eq!(pair.ends[1].events[1], format!("Down {:?}", DownReason::ClosedByPeer(CloseReason::Done)));
+    pair.connect(0);
+    pair.settle();
+    assert!(!pair.ends[0].session.is_up());
+}
+
+/// The call arrived, its count did not come back before the link went: it must not run twice, nor be called lost.
+#[test]
+fn a_counted_call_is_not_resent_although_its_count_was_lost() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 1, 0);
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    assert_eq!(pair.ends[0].session.calls().count(), 1);
+    pair.connect(0);
+    pair.settle();
+    assert_eq!(pair.ends[0].session.calls().count(), 0);
+    assert_eq!(pair.ends[1].got, [1]);
+    assert_eq!(pair.ends[0].calls[&1], Fate::Queued);
+}
+
+#[test]
+fn a_link_opened_with_a_wrong_secret_leaves_the_session_as_it_was() {
+    use crate::session::tests::pair::handshake_config;
+    use crate::wire::handshake::{Handshake, HelloError};
+    use crate::wire::hello::ClusterSecret;
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 1, 0);
+    pair.cut();
+    pair.notice(0);
+    let mut wrong = handshake_config(pair.ends[1].identity);
+    wrong.secret = ClusterSecret::new(&[0; 32]);
+    let mut stranger = Handshake::server(0, &wrong, [200; 32]);
+    let session = &mut pair.ends[0].session;
+    session
+        .handle_link_up(0, Handshake::client(0, &handshake_config(pair.ends[0].identity), [201; 32], None));
+    stranger.handle_frame(0, &session.poll_transmit(0).unwrap());
+    session.handle_frame(0, stranger.poll_transmit().unwrap());
+    let peer = pair.ends[1].identity;
+    assert_eq!(
+        session.poll_event(),
+        Some(SessionEvent::Down(DownReason::Hello(HelloError::Secret { peer })))
+    );
+    assert_eq!(session.calls().count(), 1);
+    pair.connect(0);
+    pair.settle();
+    assert_eq!(pair.ends[1].got, [1]);
+}
+
+#[test]
+fn a_proven_handshake_is_taken_over_by_the_session_it_belongs_to() {
+    use crate::session::tests::pair::handshake_config;
+    use crate::wire::handshake::Handshake;
+    let mut pair = up();
+    let [client, server] = &mut pair.ends;
+    // The acceptor does not know yet whose link it is.
+    let mut accepted = Handshake::server(0, &handshake_config(server.identity), [100; 32]);
+    let dialled = Handshake::client(0, &handshake_config(client.identity), [101; 32], Some(2));
+    client.session.handle_link_up(0, dialled);
+    accepted.handle_frame(0, &client.session.poll_transmit(0).unwrap());
+    client.session.handle_frame(0, accepted.poll_transmit().unwrap());
+    assert!(server.session.is_up(), "the old link lives until the new peer is proven");
+    accepted.handle_frame(0, &client.session.poll_transmit(0).unwrap());
+    assert_eq!(accepted.proven(), Some(client.identity));
+    server.session.handle_link_up(0, accepted);
+    client.session.handle_frame(0, server.session.poll_transmit(0).unwrap());
+    assert!(client.session.is_up() && server.session.is_up());
+}
+
+#[test]
+fn the_windows_fit_the_receives_of_a_link() {
+    let config = config(1);
+    assert_eq!(config.receives_max(), 4 + 4 + LINK_RECEIVES);
+}

@@ -96,6 +96,9 @@ impl Run {
                 let released = self.rng.u32(0..=end.unreleased);
                 end.unreleased -= released;
                 end.session.release_calls(released);
+                let released = self.rng.u32(0..=end.unreleased_answers);
+                end.unreleased_answers -= released;
+                end.session.release_answers(released);
             }
             92..95 => self.pair.advance(self.rng.u64(0..1_500_000_000)),
             _ if self.has_faults => self.fault(end),

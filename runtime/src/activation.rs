@@ -1,0 +1,434 @@
+//! Activations: the live form of objects, and the typed table of them that a core keeps for each entity.
+//!
+//! An activation never moves while it lives: methods that are suspended borrow its state. Header, key and small state
+//! lie together, so that a call touches one or two cache lines. Memory is kept for the next object, never returned.
+
+use std::any::TypeId;
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+use foldhash::fast::FixedState;
+
+use crate::codec::{self, CodecError, Encoder};
+use crate::entity::{Entity, MethodEntry, MethodTable, Methods, Stored};
+use crate::id::{EntityId, ObjectHash};
+use crate::key::{KeyView, StoredKey};
+use crate::saving::SavePolicy;
+use crate::slot::SlotList;
+use crate::task::Hook;
+
+#[expect(clippy::disallowed_types, reason = "the hasher has a fixed seed, and the map is never iterated")]
+type KeyMap<K> = std::collections::HashMap<K, u32, FixedState>;
+
+const CHUNK_LEN: usize = 128;
+
+/// The untyped head of an activation.
+#[repr(C)]
+pub(crate) struct Header {
+    pub(crate) vtable: Cell<&'static EntityVtable>,
+    /// 0 free, n shared holders, -1 exclusive.
+    pub(crate) lock: Cell<i32>,
+    pub(crate) status: Cell<Status>,
+    pub(crate) forget: Cell<bool>,
+    /// Changed since its last image; used by the policies that do not save at once.
+    pub(crate) dirty: Cell<bool>,
+    pub(crate) partition: Cell<u16>,
+    pub(crate) index: Cell<u32>,
+    pub(crate) waiting_len: Cell<u32>,
+    pub(crate) running: SlotList,
+    pub(crate) waiting: SlotList,
+    /// The highest batch number that this object's memory depends on.
+    pub(crate) depends_on: Cell<u64>,
+    /// How many times the object was saved.
+    pub(crate) version: Cell<u64>,
+    /// The batch that `image` lies in.
+    pub(crate) image_batch: Cell<u64>,
+    pub(crate) image: Cell<u32>,
+    /// Which use of this memory it is.
+    pub(crate) generation: Cell<u32>,
+    /// When it last finished a call, in nanoseconds of the node's clock.
+    pub(crate) last_used: Cell<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// No object lives here.
+    Vacant,
+    /// Its saved state is being fetched; calls wait.
+    Loading,
+    /// Its `on_activate` hook runs; calls wait.
+    Activating,
+    Live,
+    /// Its `on_drop` hook runs; calls wait and then go to the next activation.
+    Closing,
+}
+
+/// The operations on an activation whose entity only the table knows.
+pub(crate) struct EntityVtable {
+    pub(crate) id: EntityId,
+    pub(crate) name: &'static str,
+    pub(crate) save: SavePolicy,
+    pub(crate) version: u32,
+    pub(crate) layout: u64,
+    pub(crate) on_activate: Option<Hook>,
+    pub(crate) on_drop: Option<Hook>,
+    pub(crate) new_catalog: fn() -> Box<dyn AnyCatalog>,
+    key: unsafe fn(ObjectPtr, &mut dyn FnMut(KeyView<'_>)),
+    image: unsafe fn(ObjectPtr, &mut Encoder<'_>) -> Result<usize, CodecError>,
+    load: unsafe fn(ObjectPtr, &[u8]) -> Result<(), CodecError>,
+    reset: unsafe fn(ObjectPtr),
+}
+
+/// The address of an activation. Activations stay where they are as long as their core exists, vacant or not, so the
+/// header can be read through any such pointer on that core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ObjectPtr(NonNull<Header>);
+
+impl std::ops::Deref for ObjectPtr {
+    type Target = Header;
+    #[inline]
+    fn deref(&self) -> &Header {
+        // SAFETY: made from a reference into a chunk that lives as long as the core; used on that core only.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl ObjectPtr {
+    #[inline]
+    fn of<E: Entity>(activation: &Activation<E>) -> Self {
+        // The pointer keeps the right to the whole activation, not only to its head.
+        Self(NonNull::from(activation).cast())
+    }
+
+    /// The typed activation.
+    ///
+    /// # Safety
+    /// The activation is one of `E`.
+    #[inline]
+    pub(crate) unsafe fn activation<'a, E: Entity>(self) -> &'a Activation<E> {
+        // SAFETY: the header is the first field of a `repr(C)` struct, and the pointer was made from all of it.
+        unsafe { self.0.cast::<Activation<E>>().as_ref() }
+    }
+
+    /// The key of the object, if one lives here.
+    pub(crate) fn key<R>(self, read: impl FnOnce(KeyView<'_>) -> R) -> Option<R> {
+        let mut read = Some(read);
+        let mut result = None;
+        // SAFETY: the vtable is the one of this activation's entity.
+        unsafe { (self.vtable.get().key)(self, &mut |view| result = read.take().map(|read| read(view))) };
+        result
+    }
+
+    /// The 16-byte name of the object.
+    pub(crate) fn hash(self) -> ObjectHash {
+        self.key(|key| ObjectHash::of(self.vtable.get().id, key)).unwrap_or(ObjectHash(0))
+    }
+
+    /// What to call the object in texts for people.
+    pub(crate) fn label(self) -> String {
+        let name = self.vtable.get().name;
+        self.key(|key| format!("{name}/{key}")).unwrap_or_else(|| name.to_owned())
+    }
+
+    /// Writes the state's archive. Nothing may be written while an exclusive method is in progress.
+    pub(crate) fn image(self, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
+        // SAFETY: the vtable is the one of this entity; callers take images only between turns and, of exclusive
+        // methods, only after their end.
+        unsafe { (self.vtable.get().image)(self, encoder) }
+    }
+
+    /// Replaces the state by a saved one. Nothing may borrow the state.
+    pub(crate) fn load(self, bytes: &[u8]) -> Result<(), CodecError> {
+        assert_eq!(self.lock.get(), 0, "a state that is borrowed was to be replaced");
+        // SAFETY: the vtable is the one of this entity, and no call holds the object.
+        unsafe { (self.vtable.get().load)(self, bytes) }
+    }
+
+    /// Replaces the state by its default. Nothing may borrow the state. This runs user code.
+    pub(crate) fn reset(self) {
+        assert_eq!(self.lock.get(), 0, "a state that is borrowed was to be replaced");
+        // SAFETY: as in `load`.
+        unsafe { (self.vtable.get().reset)(self) }
+    }
+}
+
+/// An activation of `E`.
+#[repr(C)]
+pub(crate) struct Activation<E: Entity> {
+    pub(crate) header: Header,
+    key: Cell<Option<Stored<E>>>,
+    pub(crate) state: UnsafeCell<MaybeUninit<E>>,
+}
+
+impl<E: Entity> Activation<E> {
+    fn vacant(index: u32) -> Self {
+        Self {
+            header: Header {
+                vtable: Cell::new(vtable_of_unbound::<E>()),
+                lock: Cell::new(0),
+                status: Cell::new(Status::Vacant),
+                forget: Cell::new(false),
+                dirty: Cell::new(false),
+                partition: Cell::new(0),
+                index: Cell::new(index),
+                waiting_len: Cell::new(0),
+                running: SlotList::default(),
+                waiting: SlotList::default(),
+                depends_on: Cell::new(0),
+                version: Cell::new(0),
+                image_batch: Cell::new(0),
+                image: Cell::new(0),
+                generation: Cell::new(0),
+                last_used: Cell::new(0),
+            },
+            key: Cell::new(None),
+            state: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+
+    #[inline]
+    fn stored(&self) -> Option<&Stored<E>> {
+        // SAFETY: the key is only replaced by `Catalog::insert` and `Catalog::vacate`, which hold no reference to it,
+        // and nothing that reads it here runs foreign code before it lets go.
+        unsafe { (*self.key.as_ptr()).as_ref() }
+    }
+}
+
+/// All activations of `E` on one core.
+pub(crate) struct Catalog<E: Entity> {
+    by_key: RefCell<KeyMap<Stored<E>>>,
+    chunks: UnsafeCell<Vec<Box<[Activation<E>]>>>,
+    free: RefCell<Vec<u32>>,
+    len: Cell<usize>,
+}
+
+impl<E: Entity> Catalog<E> {
+    fn new() -> Self {
+        Self {
+            by_key: RefCell::new(KeyMap::with_hasher(FixedState::default())),
+            chunks: UnsafeCell::new(Vec::new()),
+            free: RefCell::new(Vec::new()),
+            len: Cell::new(0),
+        }
+    }
+
+    #[inline]
+    fn at(&self, index: u32) -> Option<&Activation<E>> {
+        let index = index as usize;
+        // SAFETY: the vector is changed only by `grow`, which holds no reference into it and runs no foreign code; the
+        // boxed slices themselves never move or go away before the catalog does.
+        let chunks = unsafe { &*self.chunks.get() };
+        chunks.get(index / CHUNK_LEN)?.get(index % CHUNK_LEN)
+    }
+
+    /// The activation of `key`; `hint` is where it was last time.
+    #[inline]
+    pub(crate) fn find(&self, hint: u32, key: &Stored<E>) -> Option<ObjectPtr> {
+        if let Some(found) = self.at(hint)
+            && found.stored() == Some(key)
+        {
+            return Some(ObjectPtr::of(found));
+        }
+        let index = *self.by_key.borrow().get(key)?;
+        self.at(index).map(ObjectPtr::of)
+    }
+
+    /// Makes an activation of `key`, in its default state. This runs user code (`Default`).
+    pub(crate) fn insert(&self, vtable: &'static EntityVtable, key: Stored<E>, partition: u16) -> ObjectPtr {
+        let state = E::default();
+        let index = self.vacant_index();
+        let place = self.at(index).expect("a vacant index lies inside the table");
+        // SAFETY: the place is vacant, so its state is not initialised and nobody refers to it.
+        unsafe { (*place.state.get()).write(state) };
+        place.header.vtable.set(vtable);
+        place.header.status.set(Status::Live);
+        place.header.partition.set(partition);
+        place.header.depends_on.set(0);
+        place.header.version.set(0);
+        place.header.image_batch.set(0);
+        place.header.forget.set(false);
+        place.header.dirty.set(false);
+        place.key.set(Some(key.clone()));
+        self.by_key.borrow_mut().insert(key, index);
+        self.len.set(self.len.get() + 1);
+        ObjectPtr::of(place)
+    }
+
+    fn vacant_index(&self) -> u32 {
+        if let Some(index) = self.free.borrow_mut().pop() {
+            return index;
+        }
+        self.grow();
+        self.free.borrow_mut().pop().expect("a grown table has vacant places")
+    }
+
+    #[cold]
+    fn grow(&self) {
+        // SAFETY: no reference into the vector itself is alive: `at` lets go of it before it returns.
+        let chunks = unsafe { &mut *self.chunks.get() };
+        let first = chunks.len() * CHUNK_LEN;
+        chunks.push((first..first + CHUNK_LEN).map(|index| Activation::vacant(index as u32)).collect());
+        self.free.borrow_mut().extend((first..first + CHUNK_LEN).rev().map(|index| index as u32));
+    }
+}
+
+/// The operations on a catalog that need not know its entity.
+pub(crate) trait AnyCatalog {
+    fn type_id(&self) -> TypeId;
+    fn len(&self) -> usize;
+    /// The activation in this place, vacant or not.
+    fn object(&self, index: u32) -> Option<ObjectPtr>;
+    fn places(&self) -> u32;
+    /// The activation of this key.
+    fn find_view(&self, key: KeyView<'_>) -> Option<ObjectPtr>;
+    /// Takes an object that nothing borrows out of the table and drops its state. This runs user code.
+    fn vacate(&self, object: ObjectPtr);
+}
+
+impl<E: Entity> AnyCatalog for Catalog<E> {
+    fn type_id(&self) -> TypeId {
+        TypeId::of::<E>()
+    }
+
+    fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    fn object(&self, index: u32) -> Option<ObjectPtr> {
+        self.at(index).map(ObjectPtr::of)
+    }
+
+    fn places(&self) -> u32 {
+        // SAFETY: as in `at`.
+        (unsafe { &*self.chunks.get() }.len() * CHUNK_LEN) as u32
+    }
+
+    fn find_view(&self, key: KeyView<'_>) -> Option<ObjectPtr> {
+        self.find(u32::MAX, &Stored::<E>::from_view(key)?)
+    }
+
+    fn vacate(&self, object: ObjectPtr) {
+        assert!(object.lock.get() == 0 && object.running.is_empty() && object.waiting.is_empty());
+        let Some(place) = self.at(object.index.get()) else { return };
+        let Some(key) = place.key.take() else { return };
+        self.by_key.borrow_mut().remove(&key);
+        object.status.set(Status::Vacant);
+        object.generation.set(object.generation.get().wrapping_add(1));
+        self.len.set(self.len.get() - 1);
+        // SAFETY: the place held an object until now, and nothing borrows it: no call holds or waits for it.
+        let state = unsafe { (*place.state.get()).assume_init_read() };
+        self.free.borrow_mut().push(object.index.get());
+        drop(state);
+    }
+}
+
+impl<E: Entity> Drop for Catalog<E> {
+    fn drop(&mut self) {
+        for index in 0..self.places() {
+            if let Some(object) = self.object(index)
+                && object.lock.get() == 0
+            {
+                self.vacate(object);
+            }
+        }
+    }
+}
+
+/// The table entry of one entity on one core.
+pub(crate) struct CatalogEntry {
+    type_id: TypeId,
+    catalog: Box<dyn AnyCatalog>,
+    pub(crate) vtable: &'static EntityVtable,
+    pub(crate) methods: &'static [MethodEntry],
+}
+
+impl CatalogEntry {
+    pub(crate) fn new(bound: &crate::entity::BoundEntity) -> Self {
+        let catalog = (bound.vtable.new_catalog)();
+        Self { type_id: catalog.type_id(), catalog, vtable: bound.vtable, methods: bound.methods }
+    }
+
+    /// The typed catalog; `None` if this is another entity's.
+    #[inline]
+    pub(crate) fn typed<E: Entity>(&self) -> Option<&Catalog<E>> {
+        // SAFETY: the catalog is a `Catalog` of the type with this id.
+        (self.type_id == TypeId::of::<E>())
+            .then(|| unsafe { &*(&raw const *self.catalog).cast::<Catalog<E>>() })
+    }
+
+    pub(crate) fn any(&self) -> &dyn AnyCatalog {
+        &*self.catalog
+    }
+}
+
+/// The table of operations and methods of `E`, made once for the process.
+pub(crate) fn vtable_of<E: Methods>() -> (&'static EntityVtable, &'static [MethodEntry]) {
+    let mut table = MethodTable::<E>::new();
+    E::describe(&mut table);
+    table.methods.sort_by_key(|entry| entry.vtable.id);
+    let vtable =
+        EntityVtable { on_activate: table.on_activate, on_drop: table.on_drop, ..bare_vtable::<E>() };
+    // Leaked on purpose: activations refer to it for as long as the process lives, and there are few entities.
+    (Box::leak(Box::new(vtable)), Vec::leak(table.methods))
+}
+
+/// The table that vacant places point to.
+fn vtable_of_unbound<E: Entity>() -> &'static EntityVtable {
+    struct Of<E>(std::marker::PhantomData<E>);
+    impl<E: Entity> Of<E> {
+        const VTABLE: &'static EntityVtable = &bare_vtable::<E>();
+    }
+    Of::<E>::VTABLE
+}
+
+const fn bare_vtable<E: Entity>() -> EntityVtable {
+    EntityVtable {
+        id: EntityId::of(E::NAME),
+        name: E::NAME,
+        save: E::SAVE,
+        version: E::VERSION,
+        layout: E::LAYOUT,
+        on_activate: None,
+        on_drop: None,
+        new_catalog: || Box::new(Catalog::<E>::new()),
+        key: key::<E>,
+        image: image::<E>,
+        load: load::<E>,
+        reset: reset::<E>,
+    }
+}
+
+/// # Safety
+/// `object` is an `Activation<E>`.
+unsafe fn key<E: Entity>(object: ObjectPtr, read: &mut dyn FnMut(KeyView<'_>)) {
+    // SAFETY: the header is the first field of the activation.
+    if let Some(key) = unsafe { object.activation::<E>() }.stored() {
+        key.canonical(read);
+    }
+}
+
+/// # Safety
+/// `object` is a live `Activation<E>` whose state is not exclusively borrowed.
+unsafe fn image<E: Entity>(object: ObjectPtr, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
+    // SAFETY: see above.
+    let state = unsafe { (*object.activation::<E>().state.get()).assume_init_ref() };
+    encoder.encode(state)
+}
+
+/// # Safety
+/// `object` is a live `Activation<E>` whose state nothing borrows.
+unsafe fn load<E: Entity>(object: ObjectPtr, bytes: &[u8]) -> Result<(), CodecError> {
+    let state = codec::decode::<E>(bytes)?;
+    // SAFETY: see above.
+    unsafe { *(*object.activation::<E>().state.get()).assume_init_mut() = state };
+    Ok(())
+}
+
+/// # Safety
+/// `object` is a live `Activation<E>` whose state nothing borrows.
+unsafe fn reset<E: Entity>(object: ObjectPtr) {
+    let state = E::default();
+    // SAFETY: see above.
+    unsafe { *(*object.activation::<E>().state.get()).assume_init_mut() = state };
+}

@@ -1,0 +1,221 @@
+//! `Call`: one call of a method, as the caller holds it.
+//!
+//! Inside entity code the call's slot is made at the first poll and goes to the core's outbox; the core runs the callee
+//! when the caller's poll has returned, so that no poll nests in another. Outside, the call goes to the entry core of
+//! the `Pool` that made the reference and is made there by a task of its own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::core::CoreState;
+use crate::current;
+use crate::entity::{Entity, Method, NodeTag, Stored};
+use crate::entry::EntryCall;
+use crate::error::{CallError, Loss, Rejection};
+use crate::slot::{ReplyTo, SlotPtr};
+use crate::task::{Message, new_call};
+
+/// How deep calls nest.
+pub const DEPTH_MAX: u8 = 32;
+
+/// The time a chain of calls has unless its root says otherwise.
+pub const BUDGET_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A call of method `M`. Await it for the result, or [`send`](Self::send) it one way.
+///
+/// The call is made when it is first polled; one that is never polled never happens. Dropping it cancels the call.
+#[must_use = "a call happens when it is awaited or sent"]
+pub struct Call<M: Method> {
+    raw: RawCall<M>,
+}
+
+impl<M: Method> Call<M> {
+    #[inline]
+    pub(crate) fn new(key: Stored<M::Entity>, hint: u32, node: NodeTag, arguments: M) -> Self {
+        let fresh = Fresh { message: Message { key, hint, arguments }, node, budget: None };
+        Self { raw: RawCall { state: CallState::Fresh(fresh) } }
+    }
+
+    /// Gives the call, and all that it calls, at most this long. The caller's own remaining time still holds.
+    pub fn within(mut self, budget: Duration) -> Self {
+        if let CallState::Fresh(fresh) = &mut self.raw.state {
+            fresh.budget = Some(budget);
+        }
+        self
+    }
+
+    /// Sends the call one way: it is made now, nobody waits for it, and nobody hears of its end.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`] with `Overloaded` if no room is left, [`CallError::Unavailable`] without a node.
+    pub fn send(self) -> Result<(), CallError> {
+        let CallState::Fresh(fresh) = self.raw.into_state() else {
+            return Ok(());
+        };
+        let mut fresh = Some(fresh);
+        let sent = current::with(|core| fresh.take().map(|fresh| send_here(core, fresh)));
+        match (sent.flatten(), fresh) {
+            (Some(sent), _) => sent,
+            (None, Some(fresh)) => crate::entry::send(fresh),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Sends a call one way from the core that this thread steps.
+pub(crate) fn send_here<M: Method>(core: &CoreState, fresh: Fresh<M>) -> Result<(), CallError> {
+    begin(core, fresh, None).map(drop)
+}
+
+impl<M: Method> Future for Call<M> {
+    type Output = M::Output;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Output> {
+        self.raw.poll_reply(context).map(M::output)
+    }
+}
+
+impl<M: Method> std::fmt::Debug for Call<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Call({}.{})", <M::Entity as Entity>::NAME, M::NAME)
+    }
+}
+
+/// What the caller of a call that is still under way gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Early {
+    /// The deadline passed before the method started.
+    Expired,
+    /// The deadline passed, and the method may be running.
+    Timeout,
+    /// The object's node or activation went away.
+    Lost,
+}
+
+impl Early {
+    pub(crate) fn into_error(self) -> CallError {
+        match self {
+            Self::Expired => CallError::Rejected(Rejection::Expired),
+            Self::Timeout => CallError::OutcomeUnknown(Loss::Timeout),
+            Self::Lost => CallError::OutcomeUnknown(Loss::OwnerLost),
+        }
+    }
+}
+
+/// A call that has not been made.
+pub(crate) struct Fresh<M: Method> {
+    pub(crate) message: Message<M>,
+    pub(crate) node: NodeTag,
+    pub(crate) budget: Option<Duration>,
+}
+
+/// A call before its result is put into the form that its method's author chose.
+pub(crate) struct RawCall<M: Method> {
+    state: CallState<M>,
+}
+
+enum CallState<M: Method> {
+    Fresh(Fresh<M>),
+    /// Made on the core with this number; the slot is this call's own until it is freed.
+    Local(SlotPtr, u32),
+    Entered(EntryCall<M>),
+    Ended,
+}
+
+// Nothing in a call is pinned: messages are moved out, and what is polled lies in a slot or behind a box.
+impl<M: Method> Unpin for RawCall<M> {}
+impl<M: Method> Unpin for Call<M> {}
+
+impl<M: Method> RawCall<M> {
+    pub(crate) fn new(fresh: Fresh<M>) -> Self {
+        Self { state: CallState::Fresh(fresh) }
+    }
+
+    /// A call that was made before on the core with this number.
+    pub(crate) fn made(slot: SlotPtr, home: u32) -> Self {
+        Self { state: CallState::Local(slot, home) }
+    }
+
+    fn into_state(mut self) -> CallState<M> {
+        std::mem::replace(&mut self.state, CallState::Ended)
+    }
+
+    #[inline]
+    pub(crate) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
+        match &mut self.state {
+            CallState::Fresh(_) => self.poll_fresh(context),
+            CallState::Local(slot, home) => {
+                let (slot, home) = (*slot, *home);
+                match current::with(|core| core.poll_slot::<M>(slot, home, context)).flatten() {
+                    Some(Poll::Pending) => Poll::Pending,
+                    Some(Poll::Ready(reply)) => {
+                        self.state = CallState::Ended;
+                        Poll::Ready(reply)
+                    }
+                    None => self.poll_away(slot, home, context),
+                }
+            }
+            CallState::Entered(entered) => entered.poll_reply(context),
+            CallState::Ended => panic!("a call was polled after it had given its result"),
+        }
+    }
+
+    #[inline]
+    fn poll_fresh(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
+        let CallState::Fresh(fresh) = std::mem::replace(&mut self.state, CallState::Ended) else {
+            unreachable!("checked by the caller");
+        };
+        let mut fresh = Some(fresh);
+        let made = current::with(|core| {
+            let fresh = fresh.take()?;
+            Some(begin(core, fresh, Some(context.waker())).map(|slot| (slot, core.number())))
+        });
+        match made.flatten() {
+            Some(Ok((slot, home))) => {
+                self.state = CallState::Local(slot, home);
+                Poll::Pending
+            }
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => {
+                let fresh = fresh.expect("no core took it");
+                self.state = CallState::Entered(EntryCall::new(fresh));
+                self.poll_reply(context)
+            }
+        }
+    }
+
+    /// A call that was made on another core than the one that polls it: its reply is sent after it.
+    fn poll_away(
+        &mut self,
+        slot: SlotPtr,
+        home: u32,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<M::Value, CallError>> {
+        self.state = CallState::Ended;
+        self.state = CallState::Entered(EntryCall::follow(slot, home));
+        self.poll_reply(context)
+    }
+}
+
+impl<M: Method> Drop for RawCall<M> {
+    fn drop(&mut self) {
+        if let CallState::Local(slot, home) = self.state {
+            let here = current::with(|core| core.number() == home && core.abandon(slot));
+            if here != Some(true) {
+                crate::entry::abandon_away(slot, home);
+            }
+        }
+    }
+}
+
+/// Makes the call: takes a slot, fills it, and leaves it in the core's outbox. No waker: nobody waits for the reply.
+fn begin<M: Method>(core: &CoreState, fresh: Fresh<M>, waker: Option<&Waker>) -> Result<SlotPtr, CallError> {
+    let slot = new_call(&core.slots, fresh.message).ok_or(CallError::Rejected(Rejection::Overloaded))?;
+    slot.reply_to.set(if waker.is_some() { ReplyTo::Caller } else { ReplyTo::Nobody });
+    slot.caller.waker.set(waker.cloned());
+    core.post(slot, fresh.budget);
+    Ok(slot)
+}

@@ -1,0 +1,285 @@
+//! How values become bytes: rkyv archives, written once into a buffer that is already there, validated before use.
+//!
+//! [`Wire`] names what may be an argument, a result or saved state. Nothing here allocates on the good path but the
+//! scratch space of nested collections, which a core keeps.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{Error, Source};
+use rkyv::ser::allocator::{Arena, ArenaHandle};
+use rkyv::ser::{Positional, Writer};
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// The codec id of rkyv archives, in frame headers and save envelopes.
+pub const CODEC_RKYV: u8 = 0;
+
+/// The serializer every [`Wire`] type is written with: into a fixed buffer, scratch from a recycled arena, no sharing.
+pub type WireSerializer<'a> = LowSerializer<Sink<'a>, ArenaHandle<'a>, Error>;
+
+/// A value that may cross cores and nodes and be saved.
+///
+/// Implemented for numbers, `bool`, `char`, `String`, `Vec`, `Option`, `Result`, `Box`, arrays, tuples, ordered maps,
+/// [`Field`](crate::Field) and references to objects; your own types get it from `#[message]` or `#[entity]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross a call or be saved",
+    label = "not a message type",
+    note = "put `#[message]` on your own struct or enum; `Rc`, `Arc`, `HashMap` and borrowed types cannot be sent"
+)]
+pub trait Wire:
+    Archive<Archived: for<'a> CheckBytes<LowValidator<'a, Error>> + Deserialize<Self, LowDeserializer<Error>>>
+    + for<'a> Serialize<WireSerializer<'a>>
+    + Sized
+    + 'static
+{
+    /// A hash of the type's shape: two programs that disagree on it must not read each other's bytes.
+    const LAYOUT: u64;
+}
+
+/// Why bytes could not be written or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The value does not fit the buffer it was to be written to.
+    #[error("the value does not fit the buffer")]
+    Full,
+    /// The bytes are not a valid archive of the type that was expected.
+    #[error("the bytes are no valid value: {0}")]
+    Invalid(String),
+}
+
+/// Writes `value` to the start of `buffer`, which must start at a multiple of 16. Gives the number of bytes.
+///
+/// # Errors
+/// [`CodecError::Full`] if the buffer is too small; its content is then unspecified.
+pub fn encode<T>(value: &T, buffer: &mut [u8], scratch: &mut Arena) -> Result<usize, CodecError>
+where
+    T: for<'a> Serialize<WireSerializer<'a>>,
+{
+    debug_assert_eq!(buffer.as_ptr() as usize % 16, 0, "archives start at a multiple of 16");
+    let full = Cell::new(false);
+    let sink = Sink { buffer, written: 0, full: &full };
+    match rkyv::api::low::to_bytes_in_with_alloc::<_, _, Error>(value, sink, scratch.acquire()) {
+        Ok(sink) => Ok(sink.written),
+        Err(_) if full.get() => Err(CodecError::Full),
+        Err(error) => Err(CodecError::Invalid(error.to_string())),
+    }
+}
+
+/// A buffer to encode into, together with the scratch space that encoding needs.
+
+pub struct Encoder<'a> {
+    /// Where the archive goes; starts at a multiple of 16.
+    pub buffer: &'a mut [u8],
+    /// Scratch space that is used again and again.
+    pub scratch: &'a mut Arena,
+}
+
+impl std::fmt::Debug for Encoder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("room", &self.buffer.len()).finish_non_exhaustive()
+    }
+}
+
+impl Encoder<'_> {
+    /// As [`encode`].
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn encode<T>(&mut self, value: &T) -> Result<usize, CodecError>
+    where
+        T: for<'a> Serialize<WireSerializer<'a>>,
+    {
+        encode(value, self.buffer, self.scratch)
+    }
+}
+
+/// Validates `bytes` as an archive of `T` and gives it in place.
+///
+/// # Errors
+/// [`CodecError::Invalid`] for anything that is not a valid archive that starts at a multiple of 16.
+pub fn access<T>(bytes: &[u8]) -> Result<&T::Archived, CodecError>
+where
+    T: Archive<Archived: for<'a> CheckBytes<LowValidator<'a, Error>>>,
+{
+    rkyv::api::low::access::<T::Archived, Error>(bytes)
+        .map_err(|error| CodecError::Invalid(error.to_string()))
+}
+
+/// Makes an owned value of a validated archive.
+///
+/// # Errors
+/// [`CodecError::Invalid`] if a part cannot be made, which the built-in types never say.
+pub fn restore<T: Wire>(archived: &T::Archived) -> Result<T, CodecError> {
+    rkyv::api::low::deserialize::<T, Error>(archived).map_err(|error| CodecError::Invalid(error.to_string()))
+}
+
+/// Validates and restores in one go.
+///
+/// # Errors
+/// As [`access`] and [`restore`].
+pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, CodecError> {
+    restore::<T>(access::<T>(bytes)?)
+}
+
+/// The bytes of `value` in a vector of their own, for what is off the call path. `len_max` bounds them.
+///
+/// # Errors
+/// [`CodecError::Full`] if more than `len_max` bytes would be needed.
+pub fn encode_to_vec<T>(value: &T, len_max: usize) -> Result<rkyv::util::AlignedVec, CodecError>
+where
+    T: for<'a> Serialize<WireSerializer<'a>>,
+{
+    let mut scratch = Arena::new();
+    let mut len = 256.min(len_max);
+    loop {
+        let mut bytes = rkyv::util::AlignedVec::with_capacity(len);
+        bytes.resize(len, 0);
+        match encode(value, &mut bytes, &mut scratch) {
+            Ok(written) => {
+                bytes.resize(written, 0);
+                return Ok(bytes);
+            }
+            Err(CodecError::Full) if len < len_max => len = (len * 4).min(len_max),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A fixed buffer that a value is written into, front to back.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    buffer: &'a mut [u8],
+    written: usize,
+    full: &'a Cell<bool>,
+}
+
+impl Positional for Sink<'_> {
+    fn pos(&self) -> usize {
+        self.written
+    }
+}
+
+impl Writer<Error> for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let end = self.written + bytes.len();
+        match self.buffer.get_mut(self.written..end) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.written = end;
+                Ok(())
+            }
+            None => {
+                self.full.set(true);
+                Err(Error::new(BufferFull))
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the buffer is full")]
+struct BufferFull;
+
+/// Hashes of type shapes, computed while compiling.
+pub mod layout {
+    /// FNV-1a over a name and the hashes of parts. Good enough to tell honest programs apart; not a defence.
+    pub const fn combine(name: &str, parts: &[u64]) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let bytes = name.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            hash = step(hash, bytes[at]);
+            at += 1;
+        }
+        let mut part = 0;
+        while part < parts.len() {
+            let bytes = parts[part].to_le_bytes();
+            let mut at = 0;
+            while at < bytes.len() {
+                hash = step(hash, bytes[at]);
+                at += 1;
+            }
+            part += 1;
+        }
+        hash
+    }
+
+    const fn step(hash: u64, byte: u8) -> u64 {
+        (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+    }
+}
+
+macro_rules! plain {
+    ($($type:ty),*) => {$(
+        impl Wire for $type {
+            const LAYOUT: u64 = layout::combine(stringify!($type), &[]);
+        }
+    )*};
+}
+plain!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128, f32, f64, bool, char, (), String);
+
+macro_rules! generic {
+    ($($name:literal $type:ty [$($part:ident $(: $bound:path)?),*]);* $(;)?) => {$(
+        impl<$($part: Wire $(+ $bound)?),*> Wire for $type
+        where
+            $type: Archive<Archived: for<'a> CheckBytes<LowValidator<'a, Error>> + Deserialize<Self, LowDeserializer<Error>>>
+                + for<'a> Serialize<WireSerializer<'a>>,
+        {
+            const LAYOUT: u64 = layout::combine($name, &[$($part::LAYOUT),*]);
+        }
+    )*};
+}
+generic! {
+    "Vec" Vec<T> [T];
+    "VecDeque" VecDeque<T> [T];
+    "Option" Option<T> [T];
+    "Box" Box<T> [T];
+    "Result" Result<T, E> [T, E];
+    "BTreeMap" BTreeMap<K, V> [K: Ord, V];
+    "BTreeSet" BTreeSet<K> [K: Ord];
+    "1" (A,) [A];
+    "2" (A, B) [A, B];
+    "3" (A, B, C) [A, B, C];
+    "4" (A, B, C, D) [A, B, C, D];
+    "5" (A, B, C, D, F) [A, B, C, D, F];
+    "6" (A, B, C, D, F, G) [A, B, C, D, F, G];
+}
+
+impl<T: Wire, const N: usize> Wire for [T; N]
+where
+    [T; N]: Archive<
+            Archived: for<'a> CheckBytes<LowValidator<'a, Error>> + Deserialize<Self, LowDeserializer<Error>>,
+        > + for<'a> Serialize<WireSerializer<'a>>,
+{
+    const LAYOUT: u64 = layout::combine("array", &[T::LAYOUT, N as u64]);
+}
+
+impl Wire for std::time::Duration {
+    const LAYOUT: u64 = layout::combine("Duration", &[]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_and_a_small_buffer_is_told() {
+        let value = (7u64, vec![String::from("a"), "bob".repeat(40)], Some(3u8));
+        let bytes = encode_to_vec(&value, 4096).expect("fits");
+        assert_eq!(decode::<(u64, Vec<String>, Option<u8>)>(&bytes), Ok(value.clone()));
+        assert_eq!(encode_to_vec(&value, 32).map(|_| ()), Err(CodecError::Full));
+        assert!(matches!(
+            decode::<(u64, Vec<String>, Option<u8>)>(&bytes[..16]),
+            Err(CodecError::Invalid(_))
+        ));
+    }
+
+    #[test]
+    fn shapes_are_told_apart() {
+        assert_ne!(<Vec<u32> as Wire>::LAYOUT, <Vec<u64> as Wire>::LAYOUT);
+        assert_ne!(<(u8, u16) as Wire>::LAYOUT, <(u16, u8) as Wire>::LAYOUT);
+        assert_ne!(<[u8; 3] as Wire>::LAYOUT, <[u8; 4] as Wire>::LAYOUT);
+    }
+}

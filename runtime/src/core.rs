@@ -1,0 +1,639 @@
+//! The core: everything one execution thread owns, as pure logic.
+//!
+//! ```text
+//!   Event -> step(now, event, actions) -> Action
+//!
+//!   outbox --dispatch--> object free? --grant--> turn: poll the method's future --> reply --> wakes the caller
+//!     ^                      | no                    |                                          |
+//!     |                      v                       v                                          v
+//!     |                 wait queue              new calls ---------------------------------> run queue
+//!     +-----------------------------------------------+
+//! ```
+//!
+//! A core reads no clock, starts no thread and does no IO: it is told the time and what happened, and says what it wants
+//! done. The same code runs on real threads and in the simulator. User code runs only inside [`turn`](self), with
+//! nothing of the core borrowed: every field below is a `Cell`, or a `RefCell` that is let go before user code runs.
+//!
+//! Start reading at [`Core::step`], then `turn.rs`. Not here: threads, rings, links (`driver`), what a message looks like
+//! on the wire (`wire`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epicserver_storage::NodeId;
+use rkyv::ser::allocator::Arena;
+
+use crate::activation::{CatalogEntry, ObjectPtr};
+use crate::call::BUDGET_DEFAULT;
+use crate::current::Entered;
+use crate::entity::{BoundEntity, Entity, NodeTag, Stored};
+use crate::error::CallError;
+use crate::id::CallId;
+use crate::key::StoredKey;
+use crate::registry::Desk;
+use crate::routes::Routes;
+use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
+use crate::slot::{ReplyTo, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
+use crate::timer::{TimerKey, TimerWheel};
+
+mod admission;
+mod cancel;
+mod cycle;
+mod objects;
+pub mod operations;
+mod remote;
+mod save;
+mod tasks;
+mod turn;
+
+pub use operations::{EdgeFuture, Work};
+
+/// How a core is set up.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Which core of its node this is.
+    pub index: u16,
+    /// The core's number in this process; those of one node follow each other.
+    pub number: u32,
+    /// The node's number in this process; references made here carry it.
+    pub node_tag: u32,
+    /// Milliseconds since 1970 at the moment the node's clock was zero.
+    pub epoch_ms: u64,
+    /// The seed of `random()`.
+    pub seed: u64,
+    /// Calls and tasks under way on this core at most; then callers get `Rejected(Overloaded)`.
+    pub calls_max: usize,
+    /// Calls that wait for one object at most; then callers get `Rejected(Overloaded)`.
+    pub waiting_max: u32,
+    /// Calls that are answered in the same loop pass without going through the run queue, at most.
+    pub direct_max: u32,
+    /// The largest archive of an object's state, in bytes.
+    pub state_len_max: usize,
+    /// The largest payload of a message, in bytes.
+    pub message_len_max: usize,
+    /// The bytes of images that may wait in the open batch before the core stops running turns.
+    pub dirty_len_max: usize,
+    /// The choices of a simulated run: ready turns in an order drawn from this seed, calls direct or queued.
+    pub chaos: Option<u64>,
+    /// How long an object may lie unused before it is saved and dropped, in nanoseconds.
+    pub idle_ns: u64,
+}
+
+impl CoreConfig {
+    /// The set-ups of a new node's cores, which share a node number and have core numbers of their own.
+    pub fn for_node(&self, cores: u16) -> Vec<Self> {
+        let first = crate::registry::take_core_numbers(u32::from(cores));
+        let node_tag = crate::registry::take_node_number();
+        let one = |index| Self {
+            index,
+            number: first + u32::from(index),
+            node_tag,
+            seed: self.seed.wrapping_add(u64::from(index)),
+            chaos: self.chaos.map(|seed| seed.wrapping_mul(31).wrapping_add(u64::from(index))),
+            ..self.clone()
+        };
+        (0..cores).map(one).collect()
+    }
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            number: 0,
+            node_tag: 0,
+            epoch_ms: 0,
+            seed: 0,
+            calls_max: 1 << 20,
+            waiting_max: 1 << 14,
+            direct_max: 128,
+            state_len_max: 16 << 20,
+            message_len_max: 16 << 20,
+            dirty_len_max: 64 << 20,
+            chaos: None,
+            idle_ns: 15 * 60 * 1_000_000_000,
+        }
+    }
+}
+
+/// What happens to a core.
+#[derive(Debug)]
+pub enum Event {
+    /// Run at most this many turns and deliveries.
+    Turns(u32),
+    /// Another core of the node sent this.
+    Message(CoreMessage),
+    /// Something lies on the core's desk: calls through a `Pool`, wakes by other threads.
+    Desk,
+    /// Time has passed: fire the timers that are due.
+    Tick,
+    /// The storage thread moved on.
+    Save(SaveNews),
+    /// The store answered a load.
+    Loaded(LoadTicket, LoadAnswer),
+    /// A buffer that was handed over comes back.
+    Recycled(Box<BatchImages>),
+    /// Another node sent this frame: a request, a reply, or what else concerns calls.
+    Frame(crate::remote::PeerFrame),
+    /// What the links say of calls that were under way.
+    Link(crate::remote::LinkNews),
+    /// The cluster's view changed.
+    View(Arc<Routes>),
+    /// Take no new work from outside; save and drop what is idle.
+    Drain,
+}
+
+/// What a core wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Bring this to another core of the node. In order for each core.
+    Message(u16, CoreMessage),
+    /// These images belong to the batch they name; the core has passed it.
+    HandOver(Box<BatchImages>),
+    /// The core has passed all batches below this number.
+    Passed(u64),
+    /// Fetch the saved state of an object.
+    Load(LoadTicket),
+    /// Run this on the blocking pool.
+    Blocking(Work),
+    /// Run this on the edge runtime.
+    Edge(EdgeFuture),
+    /// Put this frame on the link to a node. In order for each node.
+    Frame(crate::remote::PeerFrame),
+}
+
+/// What one core says to another. It fits the 64-byte slots of their ring.
+#[derive(Debug)]
+pub struct CoreMessage(pub(crate) CoreWord);
+
+#[derive(Debug)]
+pub(crate) enum CoreWord {
+    /// A call for an object of the receiving core, and the batch number it depends on.
+    Call(SlotPtr),
+    /// The slot comes home with the reply.
+    Reply(SlotPtr),
+    /// The caller no longer waits.
+    Cancel(TaskRef),
+    /// A probe for cycles of waiting calls.
+    Probe(Box<cycle::Probe>),
+    /// A probe came back: end this call with `Deadlock` if it still waits.
+    Break(TaskRef, Box<str>),
+}
+
+impl std::fmt::Debug for SlotPtr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SlotPtr({:p})", self.as_raw())
+    }
+}
+
+impl std::fmt::Debug for TaskRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TaskRef({:p}, {})", self.slot.as_raw(), self.generation)
+    }
+}
+
+/// Where the object of a message is.
+#[derive(Clone, Copy)]
+pub(crate) enum Located {
+    /// On this core.
+    Here(ObjectPtr),
+    /// On another core of this node.
+    Core(u16),
+    /// On another node.
+    Node(NodeId),
+    /// Nowhere: this node does not bind the entity.
+    Nowhere,
+    /// Nowhere at the moment: nobody owns the partition.
+    Unowned,
+}
+
+/// Counts of what a core did, ever increasing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Calls of methods that were started.
+    pub calls: u64,
+    /// Turns of user code.
+    pub turns: u64,
+    /// Calls that were sent to another core of the node.
+    pub cross_core_calls: u64,
+    /// Calls that were sent to another node.
+    pub remote_calls: u64,
+    /// Activations made.
+    pub activations: u64,
+    /// Images of changed objects taken.
+    pub images: u64,
+}
+
+/// One execution thread's world. See the module's documentation.
+pub struct Core {
+    state: Rc<CoreState>,
+}
+
+/// The fields of a core. User code reaches them through the current core, so all of it works through `&self`.
+pub(crate) struct CoreState {
+    config: CoreConfig,
+    number: u32,
+    entities: Box<[Option<CatalogEntry>]>,
+    routes: RefCell<Arc<Routes>>,
+    pub(crate) slots: SlotPool,
+    now: Cell<u64>,
+    counter: Cell<u64>,
+    /// The task whose turn it is.
+    running: Cell<Option<SlotPtr>>,
+    pub(crate) touched: Cell<bool>,
+    /// Calls made in the last turns, not yet dispatched.
+    outbox: SlotQueue,
+    ready: SlotQueue,
+    ready_len: Cell<usize>,
+    direct_left: Cell<u32>,
+    /// Tasks without a hold on an object: spawned futures and calls from outside.
+    loose: SlotList,
+    timers: RefCell<TimerWheel<Timer>>,
+    random: RefCell<fastrand::Rng>,
+    chaos: RefCell<Option<fastrand::Rng>>,
+    actions: RefCell<Vec<Action>>,
+    saving: save::Saving,
+    remote: remote::Remote,
+    scratch: RefCell<Arena>,
+    draining: Cell<bool>,
+    sweep_at: Cell<(usize, u32)>,
+    counters: Cell<Counters>,
+    script: Option<operations::Script>,
+    desk: Arc<Desk>,
+}
+
+#[derive(Debug)]
+enum Timer {
+    /// The caller of this call has waited long enough.
+    Deadline(TaskRef),
+    /// This call has waited in a queue for a while: expired, or part of a cycle?
+    Queued(TaskRef),
+    /// An exclusive method that was cancelled has had its time.
+    Grace(TaskRef),
+    Wake(std::task::Waker),
+    /// An object with a policy of `behind` is due for saving.
+    Behind(ObjectPtr, u32),
+}
+
+impl std::fmt::Debug for ObjectPtr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.label())
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("number", &self.state.number).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// A core that serves these entities and starts at time `now` (nanoseconds of its node's clock).
+    pub fn new(now: u64, config: CoreConfig, entities: &[BoundEntity], routes: Arc<Routes>) -> Self {
+        Self::with_script(now, config, entities, routes, None)
+    }
+
+    pub(crate) fn with_script(
+        now: u64,
+        config: CoreConfig,
+        entities: &[BoundEntity],
+        routes: Arc<Routes>,
+        script: Option<operations::Script>,
+    ) -> Self {
+        let number = config.number;
+        let places = entities.iter().map(|bound| bound.number + 1).max().unwrap_or(0);
+        let mut table: Vec<Option<CatalogEntry>> = (0..places).map(|_| None).collect();
+        for bound in entities {
+            table[bound.number] = Some(CatalogEntry::new(bound));
+        }
+        let state = CoreState {
+            number,
+            entities: table.into(),
+            routes: RefCell::new(routes),
+            slots: SlotPool::new(number, config.calls_max),
+            now: Cell::new(now),
+            counter: Cell::new(0),
+            running: Cell::new(None),
+            touched: Cell::new(false),
+            outbox: SlotQueue::default(),
+            ready: SlotQueue::default(),
+            ready_len: Cell::new(0),
+            direct_left: Cell::new(config.direct_max),
+            loose: SlotList::default(),
+            timers: RefCell::new(TimerWheel::new(now)),
+            random: RefCell::new(fastrand::Rng::with_seed(config.seed)),
+            chaos: RefCell::new(config.chaos.map(fastrand::Rng::with_seed)),
+            actions: RefCell::new(Vec::new()),
+            saving: save::Saving::default(),
+            remote: remote::Remote::default(),
+            scratch: RefCell::new(Arena::new()),
+            draining: Cell::new(false),
+            sweep_at: Cell::new((0, 0)),
+            counters: Cell::new(Counters::default()),
+            script,
+            desk: crate::registry::open_desk(number),
+            config,
+        };
+        Self { state: Rc::new(state) }
+    }
+
+    /// Tells the core that something happened at `now`, and appends what it wants done to `actions`.
+    ///
+    /// Events are handled at once; turns of user code run only on [`Event::Turns`]. `now` must not fall.
+    pub fn step(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
+        let core = &*self.state;
+        debug_assert!(now >= core.now.get(), "the clock fell");
+        core.now.set(now);
+        let entered = Entered::new(core);
+        core.handle(event);
+        drop(entered);
+        actions.append(&mut core.actions.borrow_mut());
+    }
+
+    /// Whether there are turns to run now.
+    pub fn is_ready(&self) -> bool {
+        let core = &*self.state;
+        !(core.outbox.is_empty() && core.ready.is_empty()) && !core.is_save_bound()
+    }
+
+    /// When the next timer is due, if any waits; never later than it really is.
+    pub fn next_timer(&self) -> Option<u64> {
+        self.state.timers.borrow().next_deadline()
+    }
+
+    /// Whether images wait to be handed over or messages wait for a batch to be durable.
+    pub fn wants_commit(&self) -> bool {
+        self.state.saving.wants_commit()
+    }
+
+    /// Whether nothing of this core is under way: no call, no task, no message that waits for a batch.
+    pub fn is_quiet(&self) -> bool {
+        self.state.slots.live() == 0 && !self.state.saving.wants_commit()
+    }
+
+    /// The core's number in this process.
+    pub fn number(&self) -> u32 {
+        self.state.number
+    }
+
+    /// What the core did so far.
+    pub fn counters(&self) -> Counters {
+        self.state.counters.get()
+    }
+
+    /// How many objects are in memory.
+    pub fn activations(&self) -> usize {
+        self.state.entities.iter().flatten().map(|entry| entry.any().len()).sum()
+    }
+
+    /// Where other threads leave work for this core.
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.state.desk
+    }
+
+    pub(crate) fn state(&self) -> &CoreState {
+        &self.state
+    }
+}
+
+impl Drop for Core {
+    /// Ends everything that runs here: callers elsewhere are not told, as this is the end of their node too.
+    fn drop(&mut self) {
+        let entered = Entered::new(&self.state);
+        self.state.close();
+        crate::registry::close_desk(self.state.number);
+        drop(entered);
+    }
+}
+
+impl CoreState {
+    fn handle(&self, event: Event) {
+        match event {
+            Event::Turns(turns_max) => self.run_turns(turns_max),
+            Event::Message(message) => self.handle_message(message.0),
+            Event::Desk => self.clear_desk(),
+            Event::Tick => {
+                self.fire_timers();
+                self.sweep();
+            }
+            Event::Save(news) => self.handle_save(news),
+            Event::Loaded(ticket, answer) => self.handle_loaded(&ticket, answer),
+            Event::Recycled(images) => self.saving.recycle(images),
+            Event::Frame(frame) => self.handle_frame(frame),
+            Event::Link(news) => self.handle_link(news),
+            Event::View(routes) => self.handle_view(routes),
+            Event::Drain => self.draining.set(true),
+        }
+    }
+
+    fn handle_message(&self, word: CoreWord) {
+        match word {
+            CoreWord::Call(slot) => {
+                slot.exec.store(self.number, std::sync::atomic::Ordering::Relaxed);
+                self.arrive(slot);
+            }
+            CoreWord::Reply(slot) => {
+                slot.exec.store(self.number, std::sync::atomic::Ordering::Relaxed);
+                self.pass_to(slot.depends_on.get());
+                self.hand_back(slot);
+            }
+            CoreWord::Cancel(task) => {
+                if let Some(slot) = task.live() {
+                    self.cancel_here(slot);
+                }
+            }
+            CoreWord::Probe(probe) => self.continue_probe(*probe),
+            CoreWord::Break(task, path) => self.break_cycle(task, &path),
+        }
+    }
+
+    /// Takes a call from another core or node in, behind those that came before it.
+    fn arrive(&self, slot: SlotPtr) {
+        if self.saving.is_failed(slot.depends_on.get()) {
+            return self.refuse(slot, CallError::SaveFailed);
+        }
+        self.pass_to(slot.depends_on.get());
+        self.outbox.push_back(slot);
+    }
+
+    /// Registers a fresh call of the running task and leaves it for dispatch.
+    #[inline]
+    pub(crate) fn post(&self, slot: SlotPtr, budget: Option<Duration>) {
+        let parent = self.running.get().filter(|_| slot.reply_to.get() == ReplyTo::Caller);
+        let fresh_deadline = || self.now.get().saturating_add(BUDGET_DEFAULT.as_nanos() as u64);
+        let (deadline, depth, root_ms) = match parent {
+            Some(parent) if parent.deadline.get() != u64::MAX => {
+                (parent.deadline.get(), parent.depth.get() + 1, parent.root_ms.get())
+            }
+            _ => (fresh_deadline(), 1, self.now_ms()),
+        };
+        let own = budget.map_or(u64::MAX, |budget| self.now.get().saturating_add(budget.as_nanos() as u64));
+        // A root may ask for more than the default; a nested call only for less than its caller has left.
+        let root = parent.is_none_or(|parent| parent.deadline.get() == u64::MAX);
+        slot.deadline.set(if root && budget.is_some() { own } else { deadline.min(own) });
+        slot.depth.set(depth);
+        slot.root_ms.set(root_ms);
+        slot.counter.set(self.next_counter());
+        slot.parent.set(parent.map(SlotPtr::task));
+        slot.caller.parent.set(parent.map(SlotPtr::task));
+        slot.depends_on.set(self.dependence());
+        slot.cancelled.set(false);
+        slot.caller.done.set(false);
+        slot.caller.gone.set(false);
+        slot.caller.early.set(None);
+        self.outbox.push_back(slot);
+    }
+
+    /// Gives a slot of this core back. Its body is empty.
+    #[inline]
+    pub(crate) fn release(&self, slot: SlotPtr) {
+        drop(slot.caller.waker.take());
+        drop(slot.cancel_waker.take());
+        if let Some(key) = slot.caller.timer.take() {
+            self.cancel_timer(key);
+        }
+        slot.object.set(None);
+        slot.path.take();
+        slot.own_path.take();
+        slot.parent.set(None);
+        slot.inbound.take();
+        slot.caller.away.set(crate::slot::Away::Here);
+        self.slots.free(slot);
+    }
+
+    /// Where the object with this key is; an object that belongs here and is not in memory is activated.
+    #[inline]
+    pub(crate) fn locate<E: Entity>(&self, key: &Stored<E>, hint: u32) -> Located {
+        let Some(entry) = self.entry::<E>() else { return self.locate_elsewhere::<E>(key) };
+        let Some(catalog) = entry.typed::<E>() else { return Located::Nowhere };
+        match catalog.find(hint, key) {
+            Some(object) => Located::Here(object),
+            None => self.locate_absent::<E>(entry, catalog, key),
+        }
+    }
+
+    /// Where in its table the object with this key is, for the next call; the old hint if it is not there.
+    #[inline]
+    pub(crate) fn refresh_hint<E: Entity>(&self, key: &Stored<E>, hint: u32) -> u32 {
+        let catalog = self.entry::<E>().and_then(CatalogEntry::typed::<E>);
+        catalog.and_then(|catalog| catalog.find(hint, key)).map_or(hint, |object| object.index.get())
+    }
+
+    #[inline]
+    fn entry<E: Entity>(&self) -> Option<&CatalogEntry> {
+        self.entities.get(E::cell().number())?.as_ref()
+    }
+
+    /// The number of the entity in this core's table, by the id of its name.
+    fn entry_of(&self, entity: crate::id::EntityId) -> Option<&CatalogEntry> {
+        self.entities.iter().flatten().find(|entry| entry.vtable.id == entity)
+    }
+
+    fn partition_of<E: Entity>(key: &Stored<E>) -> u16 {
+        if E::PLACED {
+            E::placement(key).canonical(|key| key.partition())
+        } else {
+            key.canonical(|key| key.partition())
+        }
+    }
+
+    /// The batch number that what the running task does depends on.
+    fn dependence(&self) -> u64 {
+        self.running.get().map_or(0, |task| self.depends_on(task))
+    }
+
+    fn depends_on(&self, task: SlotPtr) -> u64 {
+        match task.object.get() {
+            Some(object) if task.vtable.get().holds => object.depends_on.get(),
+            _ => task.depends_on.get(),
+        }
+    }
+
+    /// The running task has seen something that depends on this batch number.
+    #[inline]
+    pub(crate) fn adopt(&self, number: u64) {
+        let Some(task) = self.running.get() else { return };
+        match task.object.get() {
+            Some(object) if task.vtable.get().holds => {
+                object.depends_on.set(object.depends_on.get().max(number));
+            }
+            _ => task.depends_on.set(task.depends_on.get().max(number)),
+        }
+    }
+
+    fn fire_timers(&self) {
+        for _ in 0..TIMERS_PER_TICK {
+            let due = self.timers.borrow_mut().pop_expired(self.now.get());
+            let Some(timer) = due else { return };
+            match timer {
+                Timer::Deadline(task) => self.deadline_passed(task),
+                Timer::Queued(task) => self.still_queued(task),
+                Timer::Grace(task) => self.grace_over(task),
+                Timer::Wake(waker) => waker.wake(),
+                Timer::Behind(object, generation) => self.save_behind(object, generation),
+            }
+        }
+    }
+
+    fn set_timer(&self, at: u64, timer: Timer) -> TimerKey {
+        self.timers.borrow_mut().insert(at, timer)
+    }
+
+    fn cancel_timer(&self, key: TimerKey) {
+        let cancelled = self.timers.borrow_mut().cancel(key);
+        drop(cancelled);
+    }
+
+    fn act(&self, action: Action) {
+        self.actions.borrow_mut().push(action);
+    }
+
+    fn tell(&self, core: u16, word: CoreWord) {
+        self.act(Action::Message(core, CoreMessage(word)));
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    fn next_counter(&self) -> u64 {
+        self.counter.set(self.counter.get() + 1);
+        self.counter.get()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.config.epoch_ms + self.now.get() / 1_000_000
+    }
+
+    fn call_id(&self, slot: SlotPtr) -> CallId {
+        CallId::new(
+            slot.root_ms.get(),
+            u64::from(slot.home.get()) | self.routes.borrow().place_bits(),
+            slot.counter.get(),
+        )
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn node_tag(&self) -> u32 {
+        NodeTag::pack(self.config.node_tag, self.config.index).0
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+}
+
+/// Timers fired for one tick event at most; the rest waits for the next, so that turns run in between.
+const TIMERS_PER_TICK: usize = 1024;
+
+/// The state of a slot that is not any more in the hands of its object.
+fn is_started(state: State) -> bool {
+    matches!(state, State::Running | State::Reply)
+}

@@ -1,0 +1,140 @@
+//! The ends of waiting: cancelled calls, passed deadlines, methods that outlive their grace.
+
+use super::{CoreState, CoreWord, Timer};
+use crate::call::Early;
+use crate::error::{CallError, Loss, Rejection};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State, TaskRef};
+
+/// How long a cancelled exclusive method may still run.
+const GRACE_NS: u64 = 5_000_000_000;
+
+impl CoreState {
+    /// The `Call` of this slot was dropped. Gives whether the slot is this core's.
+    pub(crate) fn abandon(&self, slot: SlotPtr) -> bool {
+        if slot.caller.done.get() {
+            self.drop_safely(slot, Content::Reply);
+            self.release(slot);
+            return true;
+        }
+        slot.caller.gone.set(true);
+        drop(slot.caller.waker.take());
+        if let Some(key) = slot.caller.timer.take() {
+            self.cancel_timer(key);
+        }
+        match slot.caller.away.get() {
+            Away::Here => self.cancel_here(slot),
+            Away::Core(core) => self.tell(core, CoreWord::Cancel(slot.task())),
+            Away::Node(node) => self.cancel_remote(slot, node),
+        }
+        true
+    }
+
+    /// Nobody waits for this call any more, and the slot is on this core.
+    pub(super) fn cancel_here(&self, slot: SlotPtr) {
+        if slot.cancelled.replace(true) {
+            return;
+        }
+        let vtable = slot.vtable.get();
+        match (slot.state.get(), vtable.hold) {
+            (State::Waiting, _) => {
+                if let Some(object) = slot.object.get() {
+                    self.dequeue(slot, object);
+                    self.discard(slot);
+                    self.grant_waiting(object);
+                }
+            }
+            (State::Running, Hold::Exclusive) => {
+                if let Some(waker) = slot.cancel_waker.take() {
+                    waker.wake();
+                }
+                slot.timer.set(Some(self.set_timer(self.now.get() + GRACE_NS, Timer::Grace(slot.task()))));
+            }
+            (State::Running, _) if !vtable.shield => self.schedule(slot),
+            // A message in the outbox and a granted call see the mark when their turn comes; a reply is dropped at home.
+            _ => {}
+        }
+    }
+
+    /// A cancelled task has its turn: a shared method ends here, at its await. Gives whether it ended.
+    pub(super) fn stop_cancelled(&self, slot: SlotPtr) -> bool {
+        let vtable = slot.vtable.get();
+        if vtable.shield || vtable.hold == Hold::Exclusive || !vtable.holds {
+            return false;
+        }
+        let Some(object) = slot.object.get() else { return false };
+        self.drop_safely(slot, Content::Future);
+        self.drop_hold(object, slot);
+        slot.fail_in_place(None, CallError::OutcomeUnknown(Loss::Timeout));
+        slot.depends_on.set(0);
+        self.reply(slot);
+        self.grant_waiting(object);
+        true
+    }
+
+    pub(super) fn deadline_passed(&self, task: TaskRef) {
+        let Some(slot) = task.live() else { return };
+        slot.caller.timer.set(None);
+        if slot.caller.done.get() || slot.caller.gone.get() {
+            return;
+        }
+        let waiting = slot.caller.away.get() == Away::Here && slot.state.get() == State::Waiting;
+        if waiting {
+            return self.expire_waiting(slot);
+        }
+        let queued = slot.caller.away.get() == Away::Here
+            && matches!(slot.state.get(), State::Message | State::Granted);
+        slot.caller.early.set(Some(if queued { Early::Expired } else { Early::Timeout }));
+        if let Some(waker) = slot.caller.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn expire_waiting(&self, slot: SlotPtr) {
+        let Some(object) = slot.object.get() else { return };
+        self.dequeue(slot, object);
+        self.refuse(slot, CallError::Rejected(Rejection::Expired));
+        self.grant_waiting(object);
+    }
+
+    /// A call has waited for its object for a while: it expires, or a probe looks whether it waits for itself.
+    pub(super) fn still_queued(&self, task: TaskRef) {
+        let Some(slot) = task.live().filter(|slot| slot.state.get() == State::Waiting) else { return };
+        slot.timer.set(None);
+        if slot.deadline.get() <= self.now.get() {
+            return self.expire_waiting(slot);
+        }
+        let again = slot.deadline.get().min(self.now.get() + super::admission::PROBE_INTERVAL_NS);
+        slot.timer.set(Some(self.set_timer(again, Timer::Queued(task))));
+        self.start_probe(slot);
+    }
+
+    /// A cancelled exclusive method did not end in its time: its activation goes, with what it changed.
+    pub(super) fn grace_over(&self, task: TaskRef) {
+        let Some(slot) = task.live().filter(|slot| slot.state.get() == State::Running) else { return };
+        slot.timer.set(None);
+        let Some(object) = slot.object.get() else { return };
+        tracing::warn!(
+            object = object.label(),
+            method = slot.vtable.get().name,
+            "a cancelled method ran beyond its grace"
+        );
+        self.kill(object, &CallError::OutcomeUnknown(Loss::OwnerLost));
+    }
+
+    /// Whether the method whose turn it is was cancelled; if not, it is woken when it is.
+    pub(crate) fn poll_cancelled(&self, waker: &std::task::Waker) -> bool {
+        let Some(slot) = self.running.get() else { return false };
+        if !slot.cancelled.get() {
+            slot.cancel_waker.set(Some(waker.clone()));
+        }
+        slot.cancelled.get()
+            || slot.reply_to.get() == ReplyTo::Caller && slot.caller_is_gone_here(self.number)
+    }
+}
+
+impl SlotPtr {
+    /// Whether the caller is on this core and no longer waits.
+    fn caller_is_gone_here(self, core: u32) -> bool {
+        self.home.get() == core && self.caller.gone.get()
+    }
+}

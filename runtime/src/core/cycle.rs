@@ -1,0 +1,140 @@
+//! Cycles of waiting calls over several chains: found by a probe that follows who waits for whom.
+//!
+//! The direct path refuses a call that would wait for its own ancestor at once. Two chains that wait for each other are
+//! not ancestors; so a call that has been queued for a while sends a probe. Its edges run from a queued call to the
+//! holders of its object and to the calls queued before it (queues are served in order), and from a running method to
+//! the calls it waits for. A probe that comes back to where it began has found a cycle, and the youngest queued call on
+//! its way gets `Deadlock`.
+//!
+//! A method that waits for one of several calls (`select!`) may be taken for part of a cycle: accepted, as a cycle that is
+//! missed would wait until its deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CoreState, CoreWord};
+use crate::error::CallError;
+use crate::id::CallId;
+use crate::slot::{Away, SlotPtr, State, TaskRef};
+
+/// A search that goes on at another core.
+#[derive(Clone, Debug)]
+pub(crate) struct Probe {
+    /// The queued call that looks for itself.
+    initiator: TaskRef,
+    /// Where the search goes on.
+    at: TaskRef,
+    /// The youngest queued call on the way, and the core that has it.
+    youngest: (CallId, TaskRef, u16),
+    /// The calls on the way, for the error's text.
+    way: String,
+    hops: u8,
+}
+
+const HOPS_MAX: u8 = 32;
+
+type Children = BTreeMap<usize, Vec<SlotPtr>>;
+
+impl CoreState {
+    pub(super) fn start_probe(&self, slot: SlotPtr) {
+        let youngest = (self.call_id(slot), slot.task(), self.config.index);
+        let probe =
+            Probe { initiator: slot.task(), at: slot.task(), youngest, way: self.step_text(slot), hops: 0 };
+        self.search(&probe);
+    }
+
+    pub(super) fn continue_probe(&self, mut probe: Probe) {
+        let Some(slot) = probe.at.live() else { return };
+        if slot.state.get() == State::Waiting {
+            let mine = (self.call_id(slot), slot.task(), self.config.index);
+            if mine.0 > probe.youngest.0 {
+                probe.youngest = mine;
+            }
+        }
+        probe.way = format!("{} -> {}", probe.way, self.step_text(slot));
+        self.search(&probe);
+    }
+
+    /// Follows the edges on this core, depth first; each call is looked at once.
+    fn search(&self, probe: &Probe) {
+        let children = self.children();
+        let mut seen = BTreeSet::new();
+        let mut stack = vec![probe.clone()];
+        while let Some(step) = stack.pop() {
+            let Some(slot) = step.at.live() else { continue };
+            for next in self.waited_for(slot, &children) {
+                if next.task() == step.initiator {
+                    return self.found_cycle(&step);
+                }
+                if seen.insert(next.as_raw() as usize) {
+                    self.follow(&step, next, &mut stack);
+                }
+            }
+        }
+    }
+
+    fn follow(&self, from: &Probe, next: SlotPtr, stack: &mut Vec<Probe>) {
+        let mut probe = Probe { at: next.task(), ..from.clone() };
+        if next.home.get() == self.number
+            && let Away::Core(core) = next.caller.away.get()
+        {
+            probe.hops += 1;
+            if probe.hops < HOPS_MAX {
+                self.tell(core, CoreWord::Probe(Box::new(probe)));
+            }
+            return;
+        }
+        if next.state.get() == State::Waiting && self.call_id(next) > probe.youngest.0 {
+            probe.youngest = (self.call_id(next), next.task(), self.config.index);
+        }
+        probe.way = format!("{} -> {}", probe.way, self.step_text(next));
+        stack.push(probe);
+    }
+
+    /// The calls that `slot` waits for.
+    fn waited_for(&self, slot: SlotPtr, children: &Children) -> Vec<SlotPtr> {
+        match (slot.state.get(), slot.object.get()) {
+            (State::Waiting, Some(object)) => {
+                let earlier = object.waiting.iter().take_while(|other| *other != slot);
+                object.running.iter().chain(earlier).collect()
+            }
+            (State::Running | State::Granted, _) => {
+                children.get(&(slot.as_raw() as usize)).cloned().unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The calls under way of each task of this core.
+    fn children(&self) -> Children {
+        let mut children = Children::new();
+        for slot in self.slots.all() {
+            let waits = slot.state.get() != State::Free && !slot.caller.done.get() && !slot.caller.gone.get();
+            if waits && let Some(parent) = slot.caller.parent.get().and_then(TaskRef::live) {
+                children.entry(parent.as_raw() as usize).or_default().push(slot);
+            }
+        }
+        children
+    }
+
+    fn found_cycle(&self, probe: &Probe) {
+        let (_, victim, core) = probe.youngest;
+        if core == self.config.index {
+            self.break_cycle(victim, &probe.way);
+        } else {
+            self.tell(core, CoreWord::Break(victim, probe.way.clone().into()));
+        }
+    }
+
+    pub(super) fn break_cycle(&self, victim: TaskRef, way: &str) {
+        let Some(slot) = victim.live().filter(|slot| slot.state.get() == State::Waiting) else { return };
+        let Some(object) = slot.object.get() else { return };
+        self.dequeue(slot, object);
+        self.refuse(slot, CallError::Deadlock(format!("calls wait for each other in a circle: {way}")));
+        self.grant_waiting(object);
+    }
+
+    fn step_text(&self, slot: SlotPtr) -> String {
+        let object = slot.object.get().map(crate::activation::ObjectPtr::label).unwrap_or_default();
+        format!("{object}.{}", slot.vtable.get().name)
+    }
+}

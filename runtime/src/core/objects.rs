@@ -1,0 +1,334 @@
+//! Objects come and go: activation, loading, hooks, idling, forgetting, and the end of an activation that cannot go on.
+
+use std::sync::Arc;
+
+use epicserver_storage::{EnvelopeKind, RecordKey};
+
+use super::{Action, CoreState, Located};
+use crate::activation::{Catalog, CatalogEntry, ObjectPtr, Status};
+use crate::entity::{Entity, Stored};
+use crate::error::{CallError, Rejection};
+use crate::routes::{Place, Routes};
+use crate::saving::{LoadAnswer, LoadTicket, SavePolicy};
+use crate::slot::{Content, ReplyTo, SlotPtr, State};
+use crate::task::Hook;
+
+impl CoreState {
+    /// Where an object is that is not in this core's memory. If it belongs here it is activated.
+    #[cold]
+    pub(super) fn locate_absent<E: Entity>(
+        &self,
+        entry: &CatalogEntry,
+        catalog: &Catalog<E>,
+        key: &Stored<E>,
+    ) -> Located {
+        let partition = Self::partition_of::<E>(key);
+        let place = self.routes.borrow().place(partition);
+        match place {
+            Place::Here(core) if core == self.config.index => {
+                Located::Here(self.activate(entry, catalog, key, partition))
+            }
+            Place::Here(core) => Located::Core(core),
+            Place::Node(node) => Located::Node(node),
+            Place::Nobody => Located::Unowned,
+        }
+    }
+
+    /// Where an object of an entity is that this node does not bind.
+    #[cold]
+    pub(super) fn locate_elsewhere<E: Entity>(&self, key: &Stored<E>) -> Located {
+        match self.routes.borrow().place(Self::partition_of::<E>(key)) {
+            Place::Node(node) => Located::Node(node),
+            Place::Here(_) => Located::Nowhere,
+            Place::Nobody => Located::Unowned,
+        }
+    }
+
+    fn activate<E: Entity>(
+        &self,
+        entry: &CatalogEntry,
+        catalog: &Catalog<E>,
+        key: &Stored<E>,
+        partition: u16,
+    ) -> ObjectPtr {
+        self.count(|counters| counters.activations += 1);
+        let object = catalog.insert(entry.vtable, key.clone(), partition);
+        object.last_used.set(self.now.get());
+        if E::SAVE == SavePolicy::Never {
+            self.activated(object);
+        } else {
+            object.status.set(Status::Loading);
+            self.load(object, E::cell().number() as u32);
+        }
+        object
+    }
+
+    fn load(&self, object: ObjectPtr, entity_number: u32) {
+        let entity = object.vtable.get().id.0;
+        let key = object.key(|key| RecordKey { entity, kind: key.kind, bytes: key.bytes.into() });
+        let Some(key) = key else { return };
+        self.act(Action::Load(LoadTicket {
+            core: self.config.index,
+            key,
+            after: self.saving.reload_after.get(),
+            entity_number,
+            index: object.index.get(),
+            generation: object.generation.get(),
+        }));
+    }
+
+    pub(super) fn handle_loaded(&self, ticket: &LoadTicket, answer: LoadAnswer) {
+        let entry = self.entities.get(ticket.entity_number as usize).and_then(Option::as_ref);
+        let Some(object) = entry.and_then(|entry| entry.any().object(ticket.index)) else { return };
+        if object.generation.get() != ticket.generation || object.status.get() != Status::Loading {
+            return;
+        }
+        match restore(object, ticket, answer) {
+            Ok(()) => self.activated(object),
+            Err(reason) => {
+                tracing::error!(object = object.label(), reason, "an object cannot be loaded");
+                let error = CallError::Unavailable(format!("{} cannot be loaded: {reason}", object.label()));
+                self.refuse_waiting(object, &error);
+                self.kill(object, &error);
+            }
+        }
+    }
+
+    /// The state is there: the hook runs first, then those that wait.
+    fn activated(&self, object: ObjectPtr) {
+        match object.vtable.get().on_activate {
+            Some(hook) if self.start_hook(object, hook) => object.status.set(Status::Activating),
+            _ => {
+                object.status.set(Status::Live);
+                self.grant_waiting(object);
+            }
+        }
+    }
+
+    /// Runs a hook on an object that nobody holds; `false` if no slot is free.
+    fn start_hook(&self, object: ObjectPtr, hook: Hook) -> bool {
+        let Some(slot) = self.slots.allocate(hook.vtable) else { return false };
+        hook.put_message(slot, object);
+        slot.reply_to.set(ReplyTo::Nobody);
+        slot.object.set(Some(object));
+        self.root(slot);
+        self.grant(object, slot);
+        self.schedule(slot);
+        true
+    }
+
+    /// Makes a slot's call the root of its own chain, with no deadline.
+    fn root(&self, slot: SlotPtr) {
+        slot.deadline.set(u64::MAX);
+        slot.depth.set(1);
+        slot.root_ms.set(self.now_ms());
+        slot.counter.set(self.next_counter());
+        slot.parent.set(None);
+        slot.cancelled.set(false);
+        slot.depends_on.set(0);
+        slot.caller.done.set(false);
+        slot.caller.gone.set(false);
+        slot.caller.early.set(None);
+    }
+
+    /// A hook has ended.
+    pub(super) fn hook_done(&self, object: ObjectPtr) {
+        match object.status.get() {
+            Status::Activating => {
+                object.status.set(Status::Live);
+                self.grant_waiting(object);
+            }
+            Status::Closing => self.drop_object(object),
+            _ => {}
+        }
+    }
+
+    /// The object is forgotten: it is in its default state again, and its record is a tombstone.
+    pub(super) fn forget_now(&self, object: ObjectPtr) {
+        object.forget.set(false);
+        object.reset();
+        self.write_tombstone(object);
+    }
+
+    /// The method whose turn it is wants its object forgotten; that happens when nobody holds it.
+    pub(crate) fn forget_running(&self) -> bool {
+        let object =
+            self.running.get().filter(|slot| slot.vtable.get().holds).and_then(|slot| slot.object.get());
+        if let Some(object) = object {
+            object.forget.set(true);
+        }
+        object.is_some()
+    }
+
+    /// Lets go of an object that nobody uses: hook, last image, and out. Gives whether it may go.
+    pub(super) fn close_object(&self, object: ObjectPtr) -> bool {
+        let busy =
+            object.lock.get() != 0 || !object.waiting.is_empty() || object.status.get() != Status::Live;
+        if busy {
+            return false;
+        }
+        object.status.set(Status::Closing);
+        match object.vtable.get().on_drop {
+            Some(hook) if self.start_hook(object, hook) => {}
+            _ => self.drop_object(object),
+        }
+        true
+    }
+
+    /// Takes an object out of memory that nobody holds. Those that wait for it start again.
+    fn drop_object(&self, object: ObjectPtr) {
+        if object.dirty.get()
+            && let Err(error) = self.write_image(object)
+        {
+            tracing::error!(object = object.label(), %error, "a state cannot be saved");
+        }
+        self.remember_image(object);
+        self.stop_loose(|task| task.object.get() == Some(object));
+        self.restart_waiting(object);
+        self.vacate(object);
+    }
+
+    /// The next load must see the image that was taken of this object.
+    fn remember_image(&self, object: ObjectPtr) {
+        let last = self.saving.reload_after.get().max(object.image_batch.get());
+        self.saving.reload_after.set(last);
+    }
+
+    /// Ends an activation at once, with what it has not saved. Its running calls end with `error`; those that wait have
+    /// not run and start again with the next activation.
+    pub(super) fn kill(&self, object: ObjectPtr, error: &CallError) {
+        self.remember_image(object);
+        self.stop_loose(|task| task.object.get() == Some(object));
+        while let Some(slot) = object.running.head.get() {
+            self.unschedule(slot);
+            let content = if slot.state.get() == State::Granted { Content::Message } else { Content::Future };
+            self.drop_safely(slot, content);
+            self.drop_hold(object, slot);
+            slot.fail_in_place(None, error.clone());
+            slot.depends_on.set(0);
+            self.reply(slot);
+        }
+        self.restart_waiting(object);
+        self.vacate(object);
+    }
+
+    fn restart_waiting(&self, object: ObjectPtr) {
+        while let Some(slot) = object.waiting.head.get() {
+            self.dequeue(slot, object);
+            slot.object.set(None);
+            self.outbox.push_back(slot);
+        }
+    }
+
+    pub(super) fn refuse_waiting(&self, object: ObjectPtr, error: &CallError) {
+        while let Some(slot) = object.waiting.head.get() {
+            self.dequeue(slot, object);
+            self.refuse(slot, error.clone());
+        }
+    }
+
+    fn vacate(&self, object: ObjectPtr) {
+        let id = object.vtable.get().id;
+        if let Some(entry) = self.entry_of(id) {
+            let vacated =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| entry.any().vacate(object)));
+            if vacated.is_err() {
+                tracing::warn!(entity = entry.vtable.name, "a state's destructor panicked");
+            }
+        }
+    }
+
+    /// All places of objects on this core, vacant ones included.
+    pub(super) fn objects(&self) -> Vec<ObjectPtr> {
+        let of = |entry: &CatalogEntry| {
+            let catalog = entry.any();
+            (0..catalog.places()).filter_map(|index| catalog.object(index)).collect::<Vec<_>>()
+        };
+        self.entities
+            .iter()
+            .flatten()
+            .flat_map(of)
+            .filter(|object| object.status.get() != Status::Vacant)
+            .collect()
+    }
+
+    /// The view changed: what is no longer ours is dropped, and calls for it go where it is now.
+    pub(super) fn handle_view(&self, routes: Arc<Routes>) {
+        let before = self.routes.replace(routes);
+        let now = self.routes.borrow().clone();
+        for object in self.objects() {
+            let partition = object.partition.get();
+            let same = now.place(partition) == before.place(partition)
+                && now.epoch(partition) == before.epoch(partition);
+            if !same {
+                self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
+            }
+        }
+        self.view_changed();
+    }
+
+    /// Drops objects that have lain unused for too long, a few at a time.
+    pub(super) fn sweep(&self) {
+        let limit = self.now.get().saturating_sub(self.config.idle_ns);
+        let mut place = self.sweep_at.get();
+        for _ in 0..SWEEP_PLACES {
+            let Some(object) = self.next_place(&mut place) else { break };
+            if object.status.get() == Status::Live && object.last_used.get() < limit {
+                self.close_object(object);
+            }
+        }
+        self.sweep_at.set(place);
+    }
+
+    fn next_place(&self, place: &mut (usize, u32)) -> Option<ObjectPtr> {
+        for _ in 0..=self.entities.len() {
+            let catalog = self.entities.get(place.0).and_then(Option::as_ref).map(CatalogEntry::any);
+            if let Some(object) = catalog.and_then(|catalog| catalog.object(place.1)) {
+                place.1 += 1;
+                return Some(object);
+            }
+            *place = (if place.0 + 1 < self.entities.len() { place.0 + 1 } else { 0 }, 0);
+        }
+        None
+    }
+
+    /// Ends everything, when the core ends.
+    pub(super) fn close(&self) {
+        self.stop_loose(|_| true);
+        for object in self.objects() {
+            self.refuse_waiting(object, &CallError::Rejected(Rejection::ShuttingDown));
+            self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
+        }
+        while let Some(slot) = self.outbox.pop_front() {
+            self.refuse(slot, CallError::Rejected(Rejection::ShuttingDown));
+        }
+    }
+}
+
+/// Puts a loaded record into an activation; the error says why it cannot be used.
+fn restore(object: ObjectPtr, ticket: &LoadTicket, answer: LoadAnswer) -> Result<(), String> {
+    let Some(record) = answer.map_err(|error| error.to_string())? else { return Ok(()) };
+    let (header, payload) = record.open(ticket.key.as_ref()).map_err(|error| error.to_string())?;
+    object.version.set(header.version);
+    if header.kind == EnvelopeKind::Tombstone {
+        return Ok(());
+    }
+    let vtable = object.vtable.get();
+    if header.codec != crate::codec::CODEC_RKYV {
+        return Err(format!("its codec {} is not known here", header.codec));
+    }
+    if header.schema != vtable.version {
+        return Err(format!(
+            "it was saved by version {} of {}, this is version {}",
+            header.schema, vtable.name, vtable.version
+        ));
+    }
+    if header.layout != vtable.layout {
+        let name = vtable.name;
+        return Err(format!("the layout of {name} changed without a new `version = ..` in #[entity]"));
+    }
+    object.load(payload).map_err(|error| error.to_string())
+}
+
+/// Places looked at in one sweep.
+const SWEEP_PLACES: usize = 64;

@@ -1,0 +1,369 @@
+//! What entity code asks of its core: time, randomness, waiting, work elsewhere. Each is a syscall that the core answers;
+//! none does IO.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Action, CoreState, Timer};
+use crate::current;
+use crate::entity::{Entity, RawRef, Ref, Stored};
+use crate::error::{CallError, Rejection};
+use crate::key::StoredKey;
+use crate::slot::SlotPtr;
+use crate::timer::TimerKey;
+
+/// The time since 1970 by the node's clock. One turn sees one time.
+///
+/// # Panics
+/// Outside of entity code, as all functions of this module.
+pub fn now() -> Duration {
+    on_core("now()", |core| {
+        core.note(Syscall::Now);
+        Duration::from_millis(core.config.epoch_ms) + Duration::from_nanos(core.now.get())
+    })
+}
+
+/// A random number from the core's seeded generator: the same in every run of a simulated world with the same seed.
+///
+/// # Panics
+/// Outside of entity code.
+pub fn random() -> u64 {
+    on_core("random()", |core| {
+        core.note(Syscall::Random);
+        core.random.borrow_mut().u64(..)
+    })
+}
+
+/// Waits; other calls on the object may run meanwhile if the method is shared. To about a millisecond, never early.
+pub fn sleep(duration: Duration) -> Sleep {
+    Sleep { duration, state: SleepState::Fresh }
+}
+
+/// Runs a future of its own beside the caller. It does not borrow the object; it calls back through a `Ref`. When the
+/// object leaves memory the future ends.
+///
+/// # Errors
+/// `Rejected(Overloaded)` when as many calls and tasks as allowed are under way.
+///
+/// # Panics
+/// Outside of entity code.
+pub fn spawn(future: impl Future<Output = ()> + 'static) -> Result<(), CallError> {
+    on_core("spawn()", |core| {
+        core.note(Syscall::Spawn);
+        core.spawn_loose(future)
+    })
+}
+
+/// Runs a closure on the blocking pool: database calls, files, long computations.
+///
+/// It starts when what the object has seen so far is durable, so that nothing it does can outlive what it was done for.
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Operation<T> {
+    Operation::new(|sender| {
+        Request::Blocking(Work(Box::new(move || {
+            // The object may have gone meanwhile; then nobody wants the result.
+            let _ = sender.send(work());
+        })))
+    })
+}
+
+/// Runs a tokio future on the edge runtime: HTTP, other clients, anything that needs tokio. Starts as [`blocking`] does.
+pub fn edge<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Operation<T> {
+    Operation::new(|sender| {
+        Request::Edge(EdgeFuture(Box::pin(async move {
+            let _ = sender.send(future.await);
+        })))
+    })
+}
+
+/// Forgets the object whose method this is: when no call holds it any more its state is the default again and its saved
+/// record is removed.
+///
+/// # Panics
+/// Outside of a method.
+pub fn forget() {
+    on_core("forget()", |core| {
+        core.note(Syscall::Forget);
+        assert!(core.forget_running(), "forget() is for methods; a spawned future has no object");
+    });
+}
+
+/// Ends when the caller of this method no longer waits for it. An exclusive method then has a grace of five seconds.
+pub fn cancelled() -> Cancelled {
+    Cancelled(())
+}
+
+/// Whether the caller of this method no longer waits for it.
+///
+/// # Panics
+/// Outside of entity code.
+pub fn is_cancelled() -> bool {
+    on_core("is_cancelled()", |core| core.poll_cancelled(Waker::noop()))
+}
+
+/// A reference to the object whose method this is.
+///
+/// # Panics
+/// Outside of the methods of `E`.
+pub fn this<E: Entity>() -> Ref<E> {
+    on_core("this()", |core| {
+        let object = core.running.get().and_then(|slot| slot.object.get());
+        let object = object.filter(|object| object.vtable.get().name == E::NAME);
+        let key = object.and_then(|object| object.key(Stored::<E>::from_view)).flatten();
+        let key = key.unwrap_or_else(|| panic!("this::<{}>() outside of its methods", E::NAME));
+        RawRef::of(key, crate::entity::NodeTag(core.node_tag())).into()
+    })
+}
+
+fn on_core<R>(name: &str, ask: impl FnOnce(&CoreState) -> R) -> R {
+    current::with(ask).unwrap_or_else(|| {
+        panic!("{name} works inside entity code only; elsewhere use the tools of your own runtime")
+    })
+}
+
+/// See [`sleep`].
+#[derive(Debug)]
+#[must_use = "it waits when it is awaited"]
+pub struct Sleep {
+    duration: Duration,
+    state: SleepState,
+}
+
+#[derive(Debug)]
+enum SleepState {
+    Fresh,
+    Waiting { until: u64, key: TimerKey, core: u32 },
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        on_core("sleep()", |core| {
+            let until = match &self.state {
+                SleepState::Fresh => {
+                    core.note(Syscall::Sleep(self.duration));
+                    core.now.get().saturating_add(u64::try_from(self.duration.as_nanos()).unwrap_or(u64::MAX))
+                }
+                SleepState::Waiting { until, key, .. } => {
+                    core.cancel_timer(*key);
+                    *until
+                }
+            };
+            if until <= core.now.get() {
+                self.state = SleepState::Fresh;
+                self.duration = Duration::ZERO;
+                return Poll::Ready(());
+            }
+            let key = core.set_timer(until, Timer::Wake(context.waker().clone()));
+            self.state = SleepState::Waiting { until, key, core: core.number };
+            Poll::Pending
+        })
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let SleepState::Waiting { key, core: home, .. } = self.state {
+            current::with(|core| {
+                if core.number == home {
+                    core.cancel_timer(key);
+                }
+            });
+        }
+    }
+}
+
+/// The result of work elsewhere; see [`blocking`] and [`edge`].
+#[must_use = "it starts when it is awaited"]
+pub struct Operation<T> {
+    request: Option<Request>,
+    result: oneshot::Receiver<T>,
+}
+
+impl<T> fmt::Debug for Operation<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation").field("started", &self.request.is_none()).finish()
+    }
+}
+
+enum Request {
+    Blocking(Work),
+    Edge(EdgeFuture),
+}
+
+impl<T> Operation<T> {
+    fn new(request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Self {
+        let (sender, result) = oneshot::channel();
+        Self { request: Some(request(sender)), result }
+    }
+}
+
+impl<T> Future for Operation<T> {
+    type Output = Result<T, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(request) = self.request.take() {
+            on_core("blocking() and edge()", |core| core.start(request));
+        }
+        let result = ready!(Pin::new(&mut self.result).poll(context));
+        Poll::Ready(result.map_err(|_| CallError::Rejected(Rejection::ShuttingDown)))
+    }
+}
+
+/// Work for the blocking pool.
+pub struct Work(Box<dyn FnOnce() + Send>);
+
+impl Work {
+    /// Does it, on this thread.
+    pub fn run(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+/// A future for the edge runtime.
+pub struct EdgeFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Future for EdgeFuture {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for EdgeFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EdgeFuture")
+    }
+}
+
+/// See [`cancelled`].
+#[derive(Debug)]
+#[must_use = "it waits when it is awaited"]
+pub struct Cancelled(());
+
+impl Future for Cancelled {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let cancelled = on_core("cancelled()", |core| core.poll_cancelled(context.waker()));
+        if cancelled { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Waits until what the running task has seen may leave the node.
+#[derive(Debug)]
+pub(crate) struct Gate(());
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Future for Gate {
+    type Output = Result<(), CallError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match current::with(|core| core.poll_gate(context.waker())) {
+            Some(None) => Poll::Pending,
+            Some(Some(passed)) => Poll::Ready(passed),
+            None => Poll::Ready(Err(CallError::Rejected(Rejection::ShuttingDown))),
+        }
+    }
+}
+
+/// What entity code asked for, as a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Syscall {
+    /// A call of an object's method, or a one-way send.
+    Call {
+        /// Entity and key.
+        object: String,
+        /// The method.
+        method: &'static str,
+        /// Nobody waits for a reply.
+        one_way: bool,
+    },
+    /// A wait.
+    Sleep(Duration),
+    /// The time was read.
+    Now,
+    /// A random number was drawn.
+    Random,
+    /// A future was started beside the object.
+    Spawn,
+    /// Work for the blocking pool.
+    Blocking,
+    /// A future for the edge runtime.
+    Edge,
+    /// The object is to be forgotten.
+    Forget,
+}
+
+/// What a core that is driven by a test keeps: the syscalls so far, and the calls that wait for the test's answer.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) syscalls: RefCell<Vec<Syscall>>,
+    pub(crate) calls: RefCell<Vec<SlotPtr>>,
+    /// The number of calls that the test itself makes next; those are not intercepted.
+    pub(crate) own: std::cell::Cell<usize>,
+}
+
+impl CoreState {
+    pub(super) fn note(&self, syscall: Syscall) {
+        if let Some(script) = &self.script {
+            script.syscalls.borrow_mut().push(syscall);
+        }
+    }
+
+    fn start(&self, request: Request) {
+        let number = self.dependence();
+        match request {
+            Request::Blocking(work) => {
+                self.note(Syscall::Blocking);
+                self.act_gated(number, Action::Blocking(work));
+            }
+            Request::Edge(future) => {
+                self.note(Syscall::Edge);
+                self.act_gated(number, Action::Edge(future));
+            }
+        }
+    }
+
+    /// In a test of one object, calls of other objects wait for the test's answer. Gives whether this one does.
+    pub(super) fn intercept(&self, slot: SlotPtr) -> bool {
+        let Some(script) = &self.script else { return false };
+        if slot
+            .parent
+            .get()
+            .is_none_or(|parent| parent.live().is_none_or(|parent| !parent.vtable.get().holds))
+            && script.own.get() > 0
+        {
+            script.own.set(script.own.get() - 1);
+            return false;
+        }
+        let vtable = slot.vtable.get();
+        let object = slot.key(|key| format!("{}/{key}", vtable.entity)).unwrap_or_default();
+        let one_way = slot.reply_to.get() == crate::slot::ReplyTo::Nobody;
+        script.syscalls.borrow_mut().push(Syscall::Call { object, method: vtable.name, one_way });
+        script.calls.borrow_mut().push(slot);
+        true
+    }
+
+    pub(crate) fn script(&self) -> Option<&Script> {
+        self.script.as_ref()
+    }
+}

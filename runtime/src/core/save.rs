@@ -1,0 +1,299 @@
+//! A core's part in saving: images of changed objects, the passing of batches, and the gate for what leaves the node.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::task::Waker;
+
+use super::{Action, CoreState, Timer};
+use crate::activation::{ObjectPtr, Status};
+use crate::codec::{CodecError, Encoder};
+use crate::error::CallError;
+use crate::saving::{BatchImages, ImageLabel, SaveNews, SavePolicy};
+use crate::slot::SlotPtr;
+
+/// What a core keeps about saving.
+pub(super) struct Saving {
+    /// The images of the batch that this core is filling; its number is the core's own.
+    open: RefCell<Box<BatchImages>>,
+    durable: Cell<u64>,
+    failed: RefCell<VecDeque<RangeInclusive<u64>>>,
+    gated: RefCell<VecDeque<Gated>>,
+    spare: RefCell<Vec<Box<BatchImages>>>,
+    /// Loads must see this batch: the last one that an object was in when it was dropped.
+    pub(super) reload_after: Cell<u64>,
+}
+
+/// What must not leave before a batch is durable.
+struct Gated {
+    number: u64,
+    what: Held,
+}
+
+enum Held {
+    Wake(Waker),
+    Action(Action),
+}
+
+impl Default for Saving {
+    fn default() -> Self {
+        let mut open = Box::<BatchImages>::default();
+        open.reset(1);
+        Self {
+            open: RefCell::new(open),
+            durable: Cell::new(0),
+            failed: RefCell::default(),
+            gated: RefCell::default(),
+            spare: RefCell::default(),
+            reload_after: Cell::new(0),
+        }
+    }
+}
+
+impl Saving {
+    pub(super) fn wants_commit(&self) -> bool {
+        !self.open.borrow().is_empty() || !self.gated.borrow().is_empty()
+    }
+
+    /// Whether a batch with this number failed.
+    pub(super) fn is_failed(&self, number: u64) -> bool {
+        number > 0 && self.failed.borrow().iter().any(|range| range.contains(&number))
+    }
+
+    pub(super) fn recycle(&self, images: Box<BatchImages>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(images);
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.open.borrow().number
+    }
+}
+
+impl CoreState {
+    /// Whether so much waits to be saved that no more turns may run.
+    pub(super) fn is_save_bound(&self) -> bool {
+        self.saving.open.borrow().byte_len() > self.config.dirty_len_max
+    }
+
+    /// A change of the object is complete: it belongs to the open batch now, or is noted for later, as its policy says.
+    #[inline]
+    pub(super) fn take_image(&self, object: ObjectPtr) -> Result<(), CodecError> {
+        match object.vtable.get().save {
+            SavePolicy::Durable => {
+                self.write_image(object)?;
+                object.depends_on.set(object.depends_on.get().max(object.image_batch.get()));
+                Ok(())
+            }
+            SavePolicy::Behind(delay_ms) => {
+                if !object.dirty.replace(true) {
+                    let timer = Timer::Behind(object, object.generation.get());
+                    self.set_timer(self.now.get() + delay_ms * 1_000_000, timer);
+                }
+                Ok(())
+            }
+            SavePolicy::OnIdle => {
+                object.dirty.set(true);
+                Ok(())
+            }
+            SavePolicy::Never => Ok(()),
+        }
+    }
+
+    /// Archives the state into the open batch.
+    pub(super) fn write_image(&self, object: ObjectPtr) -> Result<(), CodecError> {
+        self.count(|counters| counters.images += 1);
+        let mut open = self.saving.open.borrow_mut();
+        let mut scratch = self.scratch.borrow_mut();
+        let len_max = self.config.state_len_max;
+        let write = |room: &mut [u8]| {
+            let room_len = room.len();
+            match object.image(&mut Encoder { buffer: room, scratch: &mut scratch }) {
+                Ok(len) if len <= len_max => Ok(Some(len)),
+                Err(CodecError::Full) if room_len < len_max => Ok(None),
+                Ok(_) => Err(CodecError::Full),
+                Err(error) => Err(error),
+            }
+        };
+        object.dirty.set(false);
+        if object.image_batch.get() == open.number {
+            return open.replace(object.image.get(), write);
+        }
+        let label = self.next_label(object);
+        let added = object.key(|key| open.add(&label, key, write)).transpose()?;
+        object.image.set(added.unwrap_or(u32::MAX));
+        object.image_batch.set(open.number);
+        object.version.set(label.version);
+        Ok(())
+    }
+
+    fn next_label(&self, object: ObjectPtr) -> ImageLabel {
+        let vtable = object.vtable.get();
+        let partition = object.partition.get();
+        ImageLabel {
+            entity: vtable.id.0,
+            partition,
+            epoch: self.routes.borrow().epoch(partition),
+            version: object.version.get() + 1,
+            schema: vtable.version,
+            layout: vtable.layout,
+        }
+    }
+
+    /// Removes the object's record: its place in the open batch says that it was forgotten.
+    pub(super) fn write_tombstone(&self, object: ObjectPtr) {
+        if object.vtable.get().save == SavePolicy::Never || self.write_image(object).is_err() {
+            return;
+        }
+        self.saving.open.borrow_mut().make_tombstone(object.image.get());
+        object.depends_on.set(object.depends_on.get().max(object.image_batch.get()));
+    }
+
+    pub(super) fn save_behind(&self, object: ObjectPtr, generation: u32) {
+        let same = object.generation.get() == generation && object.status.get() == Status::Live;
+        if !same || !object.dirty.get() {
+            return;
+        }
+        if object.lock.get() < 0 {
+            // An exclusive method is under way; its end is a change as well, so there is no hurry.
+            self.set_timer(self.now.get() + BEHIND_AGAIN_NS, Timer::Behind(object, generation));
+        } else if let Err(error) = self.write_image(object) {
+            tracing::error!(object = object.label(), %error, "a state cannot be saved");
+        }
+    }
+
+    /// Passes all batches below `number`: what was changed so far belongs to an earlier one, what comes belongs to it.
+    pub(super) fn pass_to(&self, number: u64) {
+        if number <= self.saving.number() {
+            return;
+        }
+        let full = {
+            let mut open = self.saving.open.borrow_mut();
+            if open.is_empty() {
+                open.reset(number);
+                None
+            } else {
+                let mut fresh = self.saving.spare.borrow_mut().pop().unwrap_or_default();
+                fresh.reset(number);
+                Some(std::mem::replace(&mut *open, fresh))
+            }
+        };
+        if let Some(images) = full {
+            self.act(Action::HandOver(images));
+        }
+        self.act(Action::Passed(number));
+    }
+
+    pub(super) fn handle_save(&self, news: SaveNews) {
+        for range in news.failed {
+            self.fail_batches(range);
+        }
+        self.pass_to(news.open);
+        if news.durable > self.saving.durable.get() {
+            self.saving.durable.set(news.durable);
+            self.open_gate();
+        }
+    }
+
+    /// Runs `action` when batch `number` is durable, in order with what waits already.
+    pub(super) fn act_gated(&self, number: u64, action: Action) {
+        if self.is_durable(number) {
+            return self.act(action);
+        }
+        self.saving.gated.borrow_mut().push_back(Gated { number, what: Held::Action(action) });
+    }
+
+    fn is_durable(&self, number: u64) -> bool {
+        number <= self.saving.durable.get() && !self.saving.is_failed(number)
+    }
+
+    /// Whether what the running task has seen may leave the node; otherwise it is woken when that is known.
+    pub(crate) fn poll_gate(&self, waker: &Waker) -> Option<Result<(), CallError>> {
+        let number = self.dependence();
+        if self.saving.is_failed(number) {
+            return Some(Err(CallError::SaveFailed));
+        }
+        if number <= self.saving.durable.get() {
+            return Some(Ok(()));
+        }
+        self.saving.gated.borrow_mut().push_back(Gated { number, what: Held::Wake(waker.clone()) });
+        None
+    }
+
+    fn open_gate(&self) {
+        let mut waiting = std::mem::take(&mut *self.saving.gated.borrow_mut());
+        let mut still = VecDeque::with_capacity(0);
+        for gated in waiting.drain(..) {
+            let failed = self.saving.is_failed(gated.number);
+            if !failed && gated.number > self.saving.durable.get() {
+                still.push_back(gated);
+                continue;
+            }
+            match gated.what {
+                Held::Wake(waker) => waker.wake(),
+                Held::Action(action) if failed => self.fail_action(action),
+                Held::Action(action) => self.act(action),
+            }
+        }
+        let mut gated = self.saving.gated.borrow_mut();
+        if still.is_empty() && gated.is_empty() {
+            // Keeps the room of the queue for the next time.
+            *gated = waiting;
+        } else {
+            still.extend(gated.drain(..));
+            *gated = still;
+        }
+    }
+
+    /// Batches failed: whatever depends on them is dropped, as if it had never been.
+    fn fail_batches(&self, range: RangeInclusive<u64>) {
+        tracing::warn!(?range, "a save batch failed; what depends on it is dropped");
+        {
+            let mut failed = self.saving.failed.borrow_mut();
+            failed.push_back(range.clone());
+            if failed.len() > FAILED_MAX {
+                failed.pop_front();
+            }
+        }
+        {
+            let mut open = self.saving.open.borrow_mut();
+            if range.contains(&open.number) {
+                open.reset(range.end() + 1);
+            }
+        }
+        self.act(Action::Passed(range.end() + 1));
+        for object in self.objects() {
+            let tainted =
+                range.contains(&object.depends_on.get()) || range.contains(&object.image_batch.get());
+            if tainted && object.status.get() != Status::Vacant {
+                self.kill(object, &CallError::SaveFailed);
+            }
+        }
+        self.fail_messages(&range);
+        self.open_gate();
+    }
+
+    /// Drops the messages that depend on failed batches, wherever they wait.
+    fn fail_messages(&self, range: &RangeInclusive<u64>) {
+        let tainted = |slot: &SlotPtr| range.contains(&slot.depends_on.get());
+        let fresh: Vec<SlotPtr> = self.outbox.iter().filter(tainted).collect();
+        for slot in fresh {
+            self.outbox.remove(slot);
+            self.refuse(slot, CallError::SaveFailed);
+        }
+        for object in self.objects() {
+            let waiting: Vec<SlotPtr> = object.waiting.iter().filter(tainted).collect();
+            for slot in waiting {
+                self.dequeue(slot, object);
+                self.refuse(slot, CallError::SaveFailed);
+            }
+            self.grant_waiting(object);
+        }
+    }
+}
+
+const SPARE_MAX: usize = 4;
+const FAILED_MAX: usize = 64;
+const BEHIND_AGAIN_NS: u64 = 1_000_000;

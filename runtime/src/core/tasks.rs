@@ -1,0 +1,75 @@
+//! Tasks without a hold on an object: spawned futures, and calls that come from outside.
+
+use std::future::Future;
+
+use super::CoreState;
+use crate::error::{CallError, Rejection};
+use crate::registry::{Job, Note};
+use crate::slot::{Content, ReplyTo, SlotPtr};
+use crate::task::new_task;
+
+impl CoreState {
+    /// Starts a task on this core. It belongs to the object whose turn it is, if there is one, and ends with it.
+    pub(crate) fn spawn_loose<F: Future<Output = ()> + 'static>(&self, future: F) -> Result<(), CallError> {
+        let slot = new_task(&self.slots, future).ok_or(CallError::Rejected(Rejection::Overloaded))?;
+        slot.reply_to.set(ReplyTo::Nobody);
+        slot.deadline.set(u64::MAX);
+        slot.depth.set(0);
+        slot.root_ms.set(self.now_ms());
+        slot.counter.set(self.next_counter());
+        slot.parent.set(None);
+        slot.cancelled.set(false);
+        slot.depends_on.set(self.dependence());
+        slot.object.set(self.running.get().and_then(|task| task.object.get()));
+        self.loose.push_back(slot);
+        self.schedule(slot);
+        Ok(())
+    }
+
+    /// A task without an object is done; its body is empty.
+    pub(super) fn finish_loose(&self, slot: SlotPtr) {
+        self.loose.remove(slot);
+        self.release(slot);
+    }
+
+    /// Ends the tasks that `ends` says.
+    pub(super) fn stop_loose(&self, ends: impl Fn(SlotPtr) -> bool) {
+        let ended: Vec<SlotPtr> = self.loose.iter().filter(|slot| ends(*slot)).collect();
+        for slot in ended {
+            self.unschedule(slot);
+            self.drop_safely(slot, Content::Future);
+            self.finish_loose(slot);
+        }
+    }
+
+    /// Takes a slot out of the run queue, if it is there.
+    pub(super) fn unschedule(&self, slot: SlotPtr) {
+        if slot.in_queue.replace(false) && self.ready.remove(slot) {
+            self.ready_len.set(self.ready_len.get() - 1);
+        }
+    }
+
+    /// Takes what other threads have left.
+    pub(super) fn clear_desk(&self) {
+        let mut notes = Vec::new();
+        self.desk.take_notes(&mut notes);
+        for note in notes {
+            match note {
+                Note::Woken(slot) => {
+                    slot.woken.store(false, std::sync::atomic::Ordering::Release);
+                    if slot.exec.load(std::sync::atomic::Ordering::Relaxed) == self.number {
+                        self.wake(slot);
+                    }
+                }
+                Note::Abandoned(slot) => {
+                    self.abandon(slot);
+                }
+            }
+        }
+        let mut jobs: Vec<Job> = Vec::new();
+        self.desk.jobs.drain_into(&mut jobs);
+        for job in jobs {
+            job(self);
+        }
+    }
+}

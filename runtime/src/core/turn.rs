@@ -1,0 +1,293 @@
+//! Turns: the only place where user code runs, and what becomes of its end.
+
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Context;
+
+use super::{CoreState, CoreWord, Located, is_started};
+use crate::activation::{ObjectPtr, Status};
+use crate::call::DEPTH_MAX;
+use crate::error::{CallError, Rejection};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State};
+use crate::task::{Polled, panic_text};
+
+impl CoreState {
+    /// Dispatches fresh calls and runs ready tasks, in their order, at most this many.
+    pub(super) fn run_turns(&self, turns_max: u32) {
+        self.direct_left.set(self.config.direct_max);
+        for _ in 0..turns_max {
+            if self.is_save_bound() {
+                return;
+            }
+            if let Some(slot) = self.outbox.pop_front() {
+                self.dispatch(slot);
+            } else if let Some(slot) = self.next_ready() {
+                self.run_turn(slot);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn next_ready(&self) -> Option<SlotPtr> {
+        let len = self.ready_len.get();
+        if len == 0 {
+            return None;
+        }
+        let nth = self.chaos.borrow_mut().as_mut().map_or(0, |chaos| chaos.usize(..len));
+        let slot = self.ready.remove_nth(nth)?;
+        self.ready_len.set(len - 1);
+        slot.in_queue.set(false);
+        Some(slot)
+    }
+
+    /// Puts a task on the run queue unless it is there.
+    #[inline]
+    pub(crate) fn schedule(&self, slot: SlotPtr) {
+        if !slot.in_queue.replace(true) {
+            self.ready_len.set(self.ready_len.get() + 1);
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// A waker of this task was used on this core.
+    #[inline]
+    pub(crate) fn wake(&self, slot: SlotPtr) {
+        if slot.state.get() == State::Running {
+            self.schedule(slot);
+        }
+    }
+
+    /// Brings a message to its object, wherever that is.
+    fn dispatch(&self, slot: SlotPtr) {
+        if slot.cancelled.get() {
+            return self.discard(slot);
+        }
+        if slot.deadline.get() <= self.now.get() {
+            return self.refuse(slot, CallError::Rejected(Rejection::Expired));
+        }
+        if slot.depth.get() > DEPTH_MAX {
+            return self.refuse(slot, CallError::Rejected(Rejection::TooDeep));
+        }
+        if self.script.is_some() && self.intercept(slot) {
+            return;
+        }
+        match slot.locate(self) {
+            Located::Here(object) => self.admit(slot, object),
+            Located::Core(core) => self.send_to_core(slot, core),
+            Located::Node(node) => self.send_to_node(slot, node),
+            Located::Nowhere => {
+                let entity = slot.vtable.get().entity.to_owned();
+                self.refuse(slot, CallError::Rejected(Rejection::NotBound(entity)));
+            }
+            Located::Unowned => {
+                let text = "no node that binds its entity owns its partition".to_owned();
+                self.refuse(slot, CallError::Unavailable(text));
+            }
+        }
+    }
+
+    fn send_to_core(&self, slot: SlotPtr, core: u16) {
+        self.count(|counters| counters.cross_core_calls += 1);
+        self.detach_from_parent(slot);
+        if slot.home.get() == self.number {
+            slot.caller.away.set(Away::Core(core));
+            self.arm_deadline(slot);
+        }
+        self.tell(core, CoreWord::Call(slot));
+    }
+
+    /// Runs a call that was just granted its object: now, if this pass may still do so directly, or in its turn.
+    #[inline]
+    pub(super) fn run_or_queue(&self, slot: SlotPtr) {
+        let left = self.direct_left.get();
+        let coin = self.chaos.borrow_mut().as_mut().is_none_or(fastrand::Rng::bool);
+        if left > 0 && coin {
+            self.direct_left.set(left - 1);
+            self.run_turn(slot);
+        } else {
+            self.schedule(slot);
+        }
+    }
+
+    fn run_turn(&self, slot: SlotPtr) {
+        match slot.state.get() {
+            State::Granted if !self.begin_method(slot) => return,
+            State::Running if slot.cancelled.get() && self.stop_cancelled(slot) => return,
+            State::Granted | State::Running => {}
+            _ => return,
+        }
+        let polled = self.poll(slot);
+        match polled {
+            Ok(Polled::Pending) => self.suspend(slot),
+            Ok(Polled::Ready) => self.finish(slot),
+            Ok(Polled::Broken) => self.broken(slot, None),
+            Err(panic) => self.broken(slot, Some(panic_text(&*panic))),
+        }
+    }
+
+    /// Turns the message of a granted call into a future; `false` if there is no use in it any more.
+    #[inline]
+    fn begin_method(&self, slot: SlotPtr) -> bool {
+        let Some(object) = slot.object.get() else { return false };
+        if slot.cancelled.get() || slot.deadline.get() <= self.now.get() {
+            self.drop_hold(object, slot);
+            if slot.cancelled.get() {
+                self.discard(slot);
+            } else {
+                self.refuse(slot, CallError::Rejected(Rejection::Expired));
+            }
+            self.grant_waiting(object);
+            return false;
+        }
+        self.count(|counters| counters.calls += 1);
+        slot.start(object);
+        true
+    }
+
+    /// One turn: user code runs here and nowhere else.
+    #[inline]
+    fn poll(&self, slot: SlotPtr) -> std::thread::Result<Polled> {
+        // Not dropped: such wakers count nothing, and dropping one is an indirect call for nothing.
+        let waker = ManuallyDrop::new(crate::waker::of(slot));
+        let mut context = Context::from_waker(&waker);
+        self.count(|counters| counters.turns += 1);
+        self.touched.set(false);
+        self.running.set(Some(slot));
+        let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut context)));
+        self.running.set(None);
+        polled
+    }
+
+    /// The method waits for something.
+    fn suspend(&self, slot: SlotPtr) {
+        let Some(object) = slot.object.get() else { return };
+        if !slot.vtable.get().holds {
+            return;
+        }
+        if self.touched.get() && slot.vtable.get().hold != Hold::Exclusive && self.take_image(object).is_err()
+        {
+            return self.kill(object, &too_large(object));
+        }
+        if slot.home.get() == self.number {
+            self.arm_deadline(slot);
+        }
+    }
+
+    /// The task is done; a method's body holds its reply.
+    #[inline]
+    fn finish(&self, slot: SlotPtr) {
+        let vtable = slot.vtable.get();
+        let object = match slot.object.get() {
+            Some(object) if vtable.holds => object,
+            _ => return self.finish_loose(slot),
+        };
+        slot.state.set(State::Reply);
+        self.drop_hold(object, slot);
+        if (vtable.hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
+            let error = too_large(object);
+            slot.fail_in_place(Some(Content::Reply), error.clone());
+            slot.depends_on.set(0);
+            self.reply(slot);
+            return self.kill(object, &error);
+        }
+        object.last_used.set(self.now.get());
+        slot.depends_on.set(object.depends_on.get());
+        self.reply(slot);
+        if object.status.get() == Status::Live {
+            self.grant_waiting(object);
+        } else {
+            self.hook_done(object);
+        }
+    }
+
+    /// The task panicked: its object cannot be trusted any more. Without a text the body holds the reply already.
+    fn broken(&self, slot: SlotPtr, panic: Option<String>) {
+        let vtable = slot.vtable.get();
+        tracing::warn!(entity = vtable.entity, method = vtable.name, panic, "a method panicked");
+        let content = if panic.is_some() { Content::Future } else { Content::Reply };
+        if !vtable.holds {
+            if panic.is_some() {
+                self.drop_safely(slot, Content::Future);
+            }
+            return self.finish_loose(slot);
+        }
+        let Some(object) = slot.object.get() else { return };
+        self.drop_hold(object, slot);
+        self.drop_safely(slot, content);
+        let text = panic.unwrap_or_else(|| "while its future was dropped".to_owned());
+        slot.fail_in_place(None, CallError::Panicked(text));
+        slot.depends_on.set(0);
+        self.reply(slot);
+        if object.status.get() == Status::Activating {
+            // Starting again would panic again: those who wait are told.
+            self.refuse_waiting(
+                object,
+                &CallError::Unavailable(format!("{}.{} panicked", object.label(), vtable.name)),
+            );
+        }
+        self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
+    }
+
+    /// Drops what is in a slot's body. A destructor that panics is the user's own trouble and stops nothing here.
+    pub(super) fn drop_safely(&self, slot: SlotPtr, content: Content) {
+        if catch_unwind(AssertUnwindSafe(|| slot.drop_content(content))).is_err() {
+            tracing::warn!(method = slot.vtable.get().name, "a destructor panicked");
+        }
+    }
+
+    /// Ends a call whose method never started with an error.
+    pub(crate) fn refuse(&self, slot: SlotPtr, error: CallError) {
+        debug_assert!(!is_started(slot.state.get()), "a call that runs was to be refused");
+        self.drop_safely(slot, Content::Message);
+        slot.fail_in_place(None, error);
+        slot.depends_on.set(0);
+        self.reply(slot);
+    }
+
+    /// Ends a call that nobody waits for any more and that never started.
+    pub(super) fn discard(&self, slot: SlotPtr) {
+        self.refuse(slot, CallError::Rejected(Rejection::Expired));
+    }
+
+    /// Brings the reply in a slot's body to whoever waits for it.
+    pub(super) fn reply(&self, slot: SlotPtr) {
+        if let Some(key) = slot.timer.take() {
+            self.cancel_timer(key);
+        }
+        match slot.reply_to.get() {
+            ReplyTo::Node => self.reply_to_node(slot),
+            _ if slot.home.get() == self.number => self.hand_back(slot),
+            _ => {
+                slot.object.set(None);
+                slot.path.take();
+                slot.own_path.take();
+                drop(slot.cancel_waker.take());
+                // The cores of a node have numbers that follow each other.
+                let first = self.number - u32::from(self.config.index);
+                self.tell((slot.home.get() - first) as u16, CoreWord::Reply(slot));
+            }
+        }
+    }
+
+    /// The slot is home again and holds the reply.
+    #[inline]
+    pub(super) fn hand_back(&self, slot: SlotPtr) {
+        slot.caller.away.set(Away::Here);
+        if slot.reply_to.get() == ReplyTo::Nobody || slot.caller.gone.get() {
+            self.drop_safely(slot, Content::Reply);
+            return self.release(slot);
+        }
+        slot.caller.done.set(true);
+        if let Some(key) = slot.caller.timer.take() {
+            self.cancel_timer(key);
+        }
+        if let Some(waker) = slot.caller.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn too_large(object: ObjectPtr) -> CallError {
+    CallError::Rejected(Rejection::TooLarge(format!("the state of {}", object.label())))
+}

@@ -1,0 +1,85 @@
+//! Who serves an object: the view of the cluster, as a core looks things up in it.
+
+use std::sync::Arc;
+
+use epicserver_storage::{Member, NodeId, PARTITIONS, Partition, StoreId, View};
+
+/// A view, seen from one of its members.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    me: NodeId,
+    cores: u16,
+    view: Arc<View>,
+}
+
+/// Where a partition is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// By this core of this node.
+    Here(u16),
+    Node(NodeId),
+    Nobody,
+}
+
+impl Routes {
+    /// The view as `me`, which has this many cores, sees it.
+    pub fn new(me: NodeId, cores: u16, view: Arc<View>) -> Self {
+        Self { me, cores: cores.max(1), view }
+    }
+
+    /// The routes of a node that is alone and owns everything at epoch 1.
+    pub fn solo(me: NodeId, cores: u16) -> Self {
+        let member = Member { node: me, address: String::new(), cores: cores as u8, entities: Vec::new() };
+        Self::new(me, cores, Arc::new(fixed_view(&[member])))
+    }
+
+    /// The node that looks.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// The view itself.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    pub(crate) fn place(&self, partition: u16) -> Place {
+        match Partition::new(partition).and_then(|partition| self.view.owner(partition)) {
+            Some(owner) if owner == self.me => Place::Here(partition % self.cores),
+            Some(owner) => Place::Node(owner),
+            None => Place::Nobody,
+        }
+    }
+
+    pub(crate) fn epoch(&self, partition: u16) -> u64 {
+        Partition::new(partition).map_or(0, |partition| self.view.partition(partition).epoch)
+    }
+
+    /// The core of a member that serves a partition.
+    pub(crate) fn core_at(&self, node: NodeId, partition: u16) -> u8 {
+        let cores = self.view.member(node).map_or(1, |member| member.cores.max(1));
+        (partition % u16::from(cores)) as u8
+    }
+
+    /// The bits of this node in call ids.
+    pub(crate) fn place_bits(&self) -> u64 {
+        (self.me.id & ((1 << 24) - 1)) << 12
+    }
+}
+
+/// A view that never changes: the partitions are dealt out to the members in turn, at epoch 1.
+pub fn fixed_view(members: &[Member]) -> View {
+    let mut view = View::empty(StoreId(0));
+    let mut owners: Vec<NodeId> =
+        members.iter().filter(|member| member.cores > 0).map(|member| member.node).collect();
+    owners.sort_unstable();
+    for member in members {
+        view.put_member(member.clone());
+    }
+    for number in 0..PARTITIONS {
+        let partition = Partition::new(number).expect("below the number of partitions");
+        view.assign(partition, owners.get(usize::from(number) % owners.len().max(1)).copied());
+    }
+    view.version = 1;
+    view
+}

@@ -1,0 +1,202 @@
+//! Saving, as data: policies, the images of one batch, and what cores and the storage thread tell each other.
+
+use std::ops::{Range, RangeInclusive};
+
+use epicserver_storage::{
+    Batch, BatchError, EnvelopeHeader, EnvelopeKind, KeyKind, Partition, Record, RecordKey, RecordKeyRef,
+    StoreError,
+};
+use rkyv::util::AlignedVec;
+
+/// What a crash may lose of an entity's objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SavePolicy {
+    /// Nothing that anybody outside of the node has seen.
+    Durable,
+    /// The changes of the last so many milliseconds.
+    Behind(u64),
+    /// Everything since the object was last idle.
+    OnIdle,
+    /// Everything: the object is never saved.
+    Never,
+}
+
+/// The storage thread moved on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SaveNews {
+    /// The number of the batch that is being filled now.
+    pub open: u64,
+    /// All batches up to this number are durable, but for the failed ones.
+    pub durable: u64,
+    /// Batches that failed, which the core has not heard of yet.
+    pub failed: Vec<RangeInclusive<u64>>,
+}
+
+/// An object's saved state is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadTicket {
+    /// The core that asks.
+    pub core: u16,
+    /// Which record.
+    pub key: RecordKey,
+    /// The load must see this batch, and so come after it.
+    pub after: u64,
+    pub(crate) entity_number: u32,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// What the store said.
+pub type LoadAnswer = Result<Option<Record>, StoreError>;
+
+/// The images of one core's objects that belong to one batch. Buffers are recycled.
+#[derive(Debug, Default)]
+pub struct BatchImages {
+    /// The batch.
+    pub number: u64,
+    bytes: AlignedVec,
+    used: usize,
+    keys: Vec<u8>,
+    images: Vec<Image>,
+}
+
+#[derive(Debug)]
+struct Image {
+    header: EnvelopeHeader,
+    key: Range<usize>,
+    key_kind: KeyKind,
+    place: usize,
+    len: usize,
+    room: usize,
+}
+
+/// Whose image it is, and how it is to be labelled.
+pub(crate) struct ImageLabel {
+    pub(crate) entity: u64,
+    pub(crate) partition: u16,
+    pub(crate) epoch: u64,
+    pub(crate) version: u64,
+    pub(crate) schema: u32,
+    pub(crate) layout: u64,
+}
+
+impl BatchImages {
+    /// How many objects it holds images of.
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// The bytes that its images take, outdated ones included.
+    pub fn byte_len(&self) -> usize {
+        self.used
+    }
+
+    /// Adds the images to a batch of the store.
+    ///
+    /// # Errors
+    /// As [`Batch::push`]; the batch then holds a part of them and must not be committed.
+    pub fn append_to(&self, batch: &mut Batch) -> Result<(), BatchError> {
+        for image in &self.images {
+            let key = RecordKeyRef {
+                entity: image.header.entity,
+                kind: image.key_kind,
+                bytes: &self.keys[image.key.clone()],
+            };
+            batch.push(key, &image.header, &self.bytes[image.place..image.place + image.len])?;
+        }
+        Ok(())
+    }
+
+    /// Empties it for another batch.
+    pub(crate) fn reset(&mut self, number: u64) {
+        self.number = number;
+        self.used = 0;
+        self.keys.clear();
+        self.images.clear();
+    }
+
+    /// Adds an image, written by `write` into the room it is given. Gives its place in the list.
+    pub(crate) fn add<E>(
+        &mut self,
+        label: &ImageLabel,
+        key: crate::key::KeyView<'_>,
+        write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<u32, E> {
+        let (place, len) = self.write_image(write)?;
+        let start = self.keys.len();
+        self.keys.extend_from_slice(key.bytes);
+        let record = RecordKeyRef { entity: label.entity, kind: key.kind, bytes: key.bytes };
+        let mut header = EnvelopeHeader::state(record);
+        header.codec = crate::codec::CODEC_RKYV;
+        header.epoch = label.epoch;
+        header.version = label.version;
+        header.schema = label.schema;
+        header.layout = label.layout;
+        header.partition = Partition::new(label.partition).unwrap_or(header.partition);
+        let key_range = start..self.keys.len();
+        self.images.push(Image {
+            header,
+            key: key_range,
+            key_kind: key.kind,
+            place,
+            len,
+            room: len.next_multiple_of(16),
+        });
+        Ok(self.images.len() as u32 - 1)
+    }
+
+    /// Replaces an image of the same batch by a newer one.
+    pub(crate) fn replace<E>(
+        &mut self,
+        index: u32,
+        mut write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<(), E> {
+        let Some(image) = self.images.get_mut(index as usize) else { return Ok(()) };
+        image.header.kind = EnvelopeKind::State;
+        let (place, room) = (image.place, image.room);
+        // In place where it fits, which is the rule: most states keep their size.
+        if let Some(len) = write(&mut self.bytes[place..place + room])? {
+            image.len = len;
+            return Ok(());
+        }
+        let (place, len) = self.write_image(write)?;
+        if let Some(image) = self.images.get_mut(index as usize) {
+            (image.place, image.len, image.room) = (place, len, len.next_multiple_of(16));
+        }
+        Ok(())
+    }
+
+    /// Marks an image as the record of an object that was forgotten.
+    pub(crate) fn make_tombstone(&mut self, index: u32) {
+        if let Some(image) = self.images.get_mut(index as usize) {
+            image.header.kind = EnvelopeKind::Tombstone;
+            image.len = 0;
+        }
+    }
+
+    fn write_image<E>(
+        &mut self,
+        mut write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<(usize, usize), E> {
+        let mut room = ROOM_FIRST;
+        loop {
+            if self.bytes.len() < self.used + room {
+                self.bytes.resize((self.used + room).next_multiple_of(BYTES_STEP), 0);
+            }
+            let place = self.used;
+            if let Some(len) = write(&mut self.bytes[place..place + room])? {
+                self.used += len.next_multiple_of(16);
+                return Ok((place, len));
+            }
+            room *= 4;
+        }
+    }
+}
+
+const ROOM_FIRST: usize = 4096;
+const BYTES_STEP: usize = 64 << 10;

@@ -1,0 +1,386 @@
+//! The typed operations behind a slot's untyped body: how a message becomes a future and a future a reply.
+//!
+//! Everything here is generic over the method or the spawned future and reached through a [`TaskVtable`]. The vtable
+//! that a slot carries and the state it is in say what its body is; that is what the unsafe code below leans on.
+
+use std::alloc::Layout;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use epicserver_transport::Frame;
+
+use crate::activation::ObjectPtr;
+use crate::codec::{self, CodecError, Encoder};
+use crate::core::{CoreState, Located};
+use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
+use crate::error::{CallError, Rejection};
+use crate::key::{KeyView, StoredKey};
+use crate::slot::{Content, Hold, Outcome, SlotPool, SlotPtr, State, TaskVtable};
+
+/// What the body of a fresh call holds.
+pub(crate) struct Message<M: Method> {
+    pub(crate) key: Stored<M::Entity>,
+    /// Where the object was last found.
+    pub(crate) hint: u32,
+    pub(crate) arguments: M,
+}
+
+type Reply<M> = Result<<M as Method>::Value, CallError>;
+
+/// The operations on calls of `M`.
+pub(crate) fn method_vtable<M: Method>() -> &'static TaskVtable {
+    struct Of<M>(std::marker::PhantomData<M>);
+    impl<M: Method> Of<M> {
+        const VTABLE: &'static TaskVtable = &vtable_for(run::<M>);
+    }
+    Of::<M>::VTABLE
+}
+
+/// How calls of `M` that come from other nodes are made.
+pub(crate) fn method_table<M: Method>() -> MethodEntry {
+    MethodEntry { vtable: method_vtable::<M>(), inbound: inbound::<M> }
+}
+
+/// Makes a slot with a message of another node's frame in it.
+pub(crate) type InboundFn = fn(&CoreState, KeyView<'_>, &[u8], &Frame) -> Result<SlotPtr, CallError>;
+
+fn run<M: Method>(arguments: M, object: M::Receiver<'static>) -> impl Future<Output = M::Value> {
+    arguments.run(object)
+}
+
+const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
+    _: fn(M, M::Receiver<'static>) -> F,
+) -> TaskVtable {
+    TaskVtable {
+        body: union_layout(&[Layout::new::<Message<M>>(), Layout::new::<F>(), Layout::new::<Reply<M>>()]),
+        holds: true,
+        hold: hold_of::<M>(),
+        shield: M::SHIELD,
+        entity: <M::Entity as Entity>::NAME,
+        name: M::NAME,
+        id: method_id(M::NAME),
+        layout: M::LAYOUT,
+        start: start::<M>,
+        poll: poll::<M, F>,
+        drop: drop_content::<Message<M>, F, Reply<M>>,
+        fail: fail::<M>,
+        locate: locate::<M>,
+        key: key::<M>,
+        encode_request: encode_request::<M>,
+        encode_reply: encode_reply::<M>,
+        decode_reply: decode_reply::<M>,
+    }
+}
+
+const fn union_layout(parts: &[Layout]) -> Layout {
+    let (mut size, mut align, mut at) = (1, 1, 0);
+    while at < parts.len() {
+        size = if parts[at].size() > size { parts[at].size() } else { size };
+        align = if parts[at].align() > align { parts[at].align() } else { align };
+        at += 1;
+    }
+    match Layout::from_size_align(size, align) {
+        Ok(layout) => layout,
+        Err(_) => panic!("a union is no larger than its largest part"),
+    }
+}
+
+/// # Safety
+/// The body holds a `Message<M>`, and the call was granted `object`, an activation of `M::Entity`, until its future is
+/// dropped.
+unsafe fn start<M: Method>(body: *mut u8, object: ObjectPtr) {
+    // SAFETY: see above; `body` is aligned and large enough for each of the three contents.
+    unsafe {
+        let message = body.cast::<Message<M>>().read();
+        let state = (*object.activation::<M::Entity>().state.get()).as_mut_ptr();
+        let granted = BorrowedObject { state, granted: std::marker::PhantomData };
+        write_future(body, run::<M>(message.arguments, M::Receiver::borrow(granted)));
+    }
+}
+
+/// # Safety
+/// `body` is empty and made for `F`.
+unsafe fn write_future<F>(body: *mut u8, future: F) {
+    // SAFETY: see above.
+    unsafe { body.cast::<F>().write(future) };
+}
+
+/// # Safety
+/// The body holds the future `F`.
+unsafe fn poll<M: Method, F: Future<Output = M::Value>>(body: *mut u8, context: &mut Context<'_>) -> Polled {
+    // SAFETY: the future stays where it was made until it is dropped in place.
+    let polled = unsafe { Pin::new_unchecked(&mut *body.cast::<F>()) }.poll(context);
+    let Poll::Ready(value) = polled else { return Polled::Pending };
+    // SAFETY: the future is finished and never touched again, also if its destructor panics.
+    let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { body.cast::<F>().drop_in_place() }));
+    let (reply, outcome): (Reply<M>, _) = match dropped {
+        Ok(()) => (Ok(value), Polled::Ready),
+        Err(panic) => (Err(CallError::Panicked(panic_text(&*panic))), Polled::Broken),
+    };
+    // SAFETY: the body is empty.
+    unsafe { body.cast::<Reply<M>>().write(reply) };
+    outcome
+}
+
+/// What a poll of a task came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    Pending,
+    /// The body holds the reply.
+    Ready,
+    /// As `Ready`, but the future's destructor panicked: the reply says so, and the object cannot be trusted.
+    Broken,
+}
+
+/// The text of a panic's payload.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}
+
+/// # Safety
+/// The body holds what `content` says.
+unsafe fn drop_content<M, F, R>(body: *mut u8, content: Content) {
+    // SAFETY: see above.
+    unsafe {
+        match content {
+            Content::Message => body.cast::<M>().drop_in_place(),
+            Content::Future => body.cast::<F>().drop_in_place(),
+            Content::Reply => body.cast::<R>().drop_in_place(),
+        }
+    }
+}
+
+/// # Safety
+/// The body is empty.
+unsafe fn fail<M: Method>(body: *mut u8, error: CallError) {
+    // SAFETY: see above.
+    unsafe { body.cast::<Reply<M>>().write(Err(error)) };
+}
+
+/// # Safety
+/// The body holds a `Message<M>`.
+unsafe fn locate<M: Method>(body: *mut u8, core: &CoreState) -> Located {
+    // SAFETY: see above.
+    let message = unsafe { &*body.cast::<Message<M>>() };
+    core.locate::<M::Entity>(&message.key, message.hint)
+}
+
+/// # Safety
+/// The body holds a `Message<M>`.
+unsafe fn key<M: Method>(body: *mut u8, read: &mut dyn FnMut(KeyView<'_>)) {
+    // SAFETY: see above.
+    unsafe { &*body.cast::<Message<M>>() }.key.canonical(read);
+}
+
+/// # Safety
+/// The body holds a `Message<M>`.
+unsafe fn encode_request<M: Method>(body: *mut u8, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
+    // SAFETY: see above.
+    encoder.encode(unsafe { &(*body.cast::<Message<M>>()).arguments })
+}
+
+/// # Safety
+/// The body holds a reply of `M`.
+unsafe fn encode_reply<M: Method>(
+    body: *mut u8,
+    encoder: &mut Encoder<'_>,
+) -> Result<(Outcome, usize), CodecError> {
+    // SAFETY: see above.
+    match unsafe { &*body.cast::<Reply<M>>() } {
+        Ok(value) => encoder.encode(value).map(|len| (Outcome::Value, len)),
+        Err(error) => encoder.encode(error).map(|len| (Outcome::Error, len)),
+    }
+}
+
+/// # Safety
+/// The body is empty.
+unsafe fn decode_reply<M: Method>(body: *mut u8, bytes: Result<&[u8], CallError>) {
+    let reply =
+        bytes.and_then(|bytes| codec::decode::<M::Value>(bytes).map_err(|error| unreadable::<M>(&error)));
+    // SAFETY: see above.
+    unsafe { body.cast::<Reply<M>>().write(reply) };
+}
+
+/// A reply that cannot be read: the method ran, and its result is lost.
+fn unreadable<M: Method>(error: &CodecError) -> CallError {
+    tracing::warn!(entity = <M::Entity as Entity>::NAME, method = M::NAME, %error, "a reply cannot be read");
+    CallError::OutcomeUnknown(crate::error::Loss::LinkLost)
+}
+
+/// A slot with this message in it; `None` when as many calls as allowed are under way. The message is dropped then.
+#[inline]
+pub(crate) fn new_call<M: Method>(slots: &SlotPool, message: Message<M>) -> Option<SlotPtr> {
+    let slot = slots.allocate(method_vtable::<M>())?;
+    // SAFETY: just allocated with this vtable.
+    unsafe { put_message(slot, message) };
+    Some(slot)
+}
+
+/// A slot with this future in it, as [`new_call`].
+pub(crate) fn new_task<F: Future<Output = ()> + 'static>(slots: &SlotPool, future: F) -> Option<SlotPtr> {
+    let slot = slots.allocate(spawn_vtable::<F>())?;
+    // SAFETY: just allocated with this vtable.
+    unsafe { write_future(slot.body.get(), future) };
+    slot.state.set(State::Running);
+    Some(slot)
+}
+
+/// Puts a message into a fresh slot.
+///
+/// # Safety
+/// The slot was allocated with the vtable of `M` and its body is empty.
+unsafe fn put_message<M: Method>(slot: SlotPtr, message: Message<M>) {
+    // SAFETY: see above.
+    unsafe { slot.body.get().cast::<Message<M>>().write(message) };
+    slot.state.set(State::Message);
+}
+
+impl CoreState {
+    /// The reply in a slot of this core, if it is there; `None` if the slot is another core's.
+    #[inline]
+    pub(crate) fn poll_slot<M: Method>(
+        &self,
+        slot: SlotPtr,
+        home: u32,
+        context: &mut Context<'_>,
+    ) -> Option<Poll<Result<M::Value, CallError>>> {
+        if home != self.number() {
+            return None;
+        }
+        if slot.caller.done.get() {
+            self.adopt(slot.depends_on.get());
+            // SAFETY: `done` says that the body holds the reply, and only a call of `M` asks for it, with the slot that was
+            // allocated for it; `release` counts the body as empty.
+            let reply = unsafe { slot.body.get().cast::<Reply<M>>().read() };
+            self.release(slot);
+            return Some(Poll::Ready(reply));
+        }
+        if let Some(early) = slot.caller.early.get() {
+            self.abandon(slot);
+            return Some(Poll::Ready(Err(early.into_error())));
+        }
+        let waker = slot.caller.waker.take();
+        let same = waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        slot.caller.waker.set(if same { waker } else { Some(context.waker().clone()) });
+        Some(Poll::Pending)
+    }
+}
+
+fn inbound<M: Method>(
+    core: &CoreState,
+    key: KeyView<'_>,
+    payload: &[u8],
+    frame: &Frame,
+) -> Result<SlotPtr, CallError> {
+    let layout_error = || {
+        CallError::Rejected(Rejection::Layout {
+            entity: <M::Entity as Entity>::NAME.into(),
+            method: M::NAME.into(),
+        })
+    };
+    let key = Stored::<M::Entity>::from_view(key).ok_or_else(layout_error)?;
+    let archived = codec::access::<M>(payload).map_err(|_| layout_error())?;
+    let arguments = M::decode(archived, frame).map_err(|_| layout_error())?;
+    let message = Message { key, hint: u32::MAX, arguments };
+    new_call(&core.slots, message).ok_or(CallError::Rejected(Rejection::Overloaded))
+}
+
+/// A method without arguments that the runtime calls itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Hook {
+    pub(crate) vtable: &'static TaskVtable,
+    put_message: unsafe fn(SlotPtr, ObjectPtr),
+}
+
+impl Hook {
+    pub(crate) fn of<M: Method + Default>() -> Self {
+        Self { vtable: method_vtable::<M>(), put_message: put_hook_message::<M> }
+    }
+
+    /// Puts the hook's message into a slot that was just allocated with its vtable.
+    pub(crate) fn put_message(self, slot: SlotPtr, object: ObjectPtr) {
+        // SAFETY: the slot is fresh and has this hook's vtable, and a hook is only run on objects of its own entity.
+        unsafe { (self.put_message)(slot, object) };
+    }
+}
+
+/// # Safety
+/// As `put_message`; `object` is an activation of `M::Entity`.
+unsafe fn put_hook_message<M: Method + Default>(slot: SlotPtr, object: ObjectPtr) {
+    let key = object
+        .key(Stored::<M::Entity>::from_view)
+        .flatten()
+        .expect("a live object has a key of its own type");
+    // SAFETY: see above.
+    unsafe { put_message(slot, Message { key, hint: object.index.get(), arguments: M::default() }) };
+}
+
+/// The operations on a spawned future, which has neither object nor reply.
+fn spawn_vtable<F: Future<Output = ()> + 'static>() -> &'static TaskVtable {
+    struct Of<F>(std::marker::PhantomData<F>);
+    impl<F: Future<Output = ()> + 'static> Of<F> {
+        const VTABLE: &'static TaskVtable = &TaskVtable {
+            body: union_layout(&[Layout::new::<F>()]),
+            poll: poll_spawned::<F>,
+            drop: drop_content::<(), F, ()>,
+            name: "spawn",
+            ..NOTHING
+        };
+    }
+    Of::<F>::VTABLE
+}
+
+/// # Safety
+/// The body holds the future `F`.
+unsafe fn poll_spawned<F: Future<Output = ()>>(body: *mut u8, context: &mut Context<'_>) -> Polled {
+    // SAFETY: as in `poll`.
+    let polled = unsafe { Pin::new_unchecked(&mut *body.cast::<F>()) }.poll(context);
+    if polled.is_pending() {
+        return Polled::Pending;
+    }
+    // SAFETY: the future is finished and never touched again, also if its destructor panics.
+    let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { body.cast::<F>().drop_in_place() }));
+    if dropped.is_ok() { Polled::Ready } else { Polled::Broken }
+}
+
+/// A vtable of no task: what free slots point to, and the defaults of tasks without an object.
+pub(crate) const NOTHING: TaskVtable = TaskVtable {
+    body: Layout::new::<()>(),
+    holds: false,
+    hold: Hold::Shared,
+    shield: false,
+    entity: "",
+    name: "",
+    id: 0,
+    layout: 0,
+    start: |_, _| {},
+    poll: |_, _| Polled::Ready,
+    drop: |_, _| {},
+    fail: |_, _| {},
+    locate: |_, _| Located::Nowhere,
+    key: |_, _| {},
+    encode_request: |_, _| Err(CodecError::Full),
+    encode_reply: |_, _| Err(CodecError::Full),
+    decode_reply: |_, _| {},
+};
+
+impl<'a, E> Receiver<'a, E> for &'a E {
+    const EXCLUSIVE: bool = false;
+    fn borrow(object: BorrowedObject<'a, E>) -> Self {
+        // SAFETY: the runtime makes a `BorrowedObject` only for a call that was granted its object; it was granted to
+        // shared calls only, so no `&mut` exists until the last of them has gone.
+        unsafe { &*object.state }
+    }
+}
+
+impl<'a, E> Receiver<'a, E> for &'a mut E {
+    const EXCLUSIVE: bool = true;
+    fn borrow(object: BorrowedObject<'a, E>) -> Self {
+        // SAFETY: as for `&E`; this call was granted the object exclusively.
+        unsafe { &mut *object.state }
+    }
+}

@@ -1,0 +1,38 @@
+//! Wakers of tasks: a slot's address and nothing else, so that cloning and dropping one costs nothing.
+//!
+//! A waker may outlive its task. Slots are never freed, so it then reads a valid header, and at worst a stranger's future
+//! is polled once for nothing, which every future must allow.
+
+use std::sync::atomic::Ordering;
+use std::task::{RawWaker, RawWakerVTable, Waker};
+
+use crate::slot::SlotPtr;
+
+/// A waker of the task in this slot.
+#[inline]
+pub(crate) fn of(slot: SlotPtr) -> Waker {
+    // SAFETY: the table's functions accept a slot's address, on any thread, at any time, and own nothing.
+    unsafe { Waker::from_raw(RawWaker::new(slot.as_raw(), &VTABLE)) }
+}
+
+static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, |_| {});
+
+fn clone(data: *const ()) -> RawWaker {
+    RawWaker::new(data, &VTABLE)
+}
+
+fn wake(data: *const ()) {
+    // SAFETY: `of` put a slot's address there.
+    let slot = unsafe { SlotPtr::from_raw(data) };
+    let core = slot.exec.load(Ordering::Relaxed);
+    let here = crate::current::with(|current| {
+        let here = current.number() == core;
+        if here {
+            current.wake(slot);
+        }
+        here
+    });
+    if here != Some(true) && !slot.woken.swap(true, Ordering::AcqRel) {
+        crate::registry::wake_from_outside(core, slot);
+    }
+}
