@@ -461,3 +461,6 @@ const WAKE_TOKEN: u64 = u64::MAX - 1;
 const ACCEPTS_PER_POLL_MAX: usize = 64;
 const ACCEPT_RETRY_NS: u64 = 10_000_000;
 const SEND_BUFFER_LENS: [usize; 3] = [256, 2 << 10, 16 << 10];
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,81 @@ impl Deframer {
         rewound
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::FrameKind;
+    use crate::pool::SizeClass;
+
+    fn deframer(blocks: usize) -> (Deframer, BufferPool) {
+        let pool = BufferPool::new(&[SizeClass { buffer_len: 256, buffers_max: blocks }]);
+        (Deframer::new(pool.clone(), 128), pool)
+    }
+
+    fn frame(payload_len: u32) -> Vec<u8> {
+        let mut header = FrameHeader::new(FrameKind::Ping);
+        header.payload_len.set(payload_len);
+        let mut frame = vec![payload_len as u8; header.total_len() as usize];
+        assert!(header.write_to(&mut frame));
+        frame
+    }
+
+    /// Writes as much of `bytes` as there is space for, and returns the rest.
+    fn write<'a>(deframer: &mut Deframer, bytes: &'a [u8]) -> &'a [u8] {
+        let space = deframer.space().expect("a block");
+        let (now, rest) = bytes.split_at(bytes.len().min(space.len()));
+        space[..now.len()].copy_from_slice(now);
+        deframer.filled(now.len());
+        rest
+    }
+
+    #[test]
+    fn frames_of_one_read_are_where_they_were_read() {
+        let (mut deframer, _) = deframer(1);
+        let at = deframer.space().expect("a block").as_ptr().addr();
+        assert!(write(&mut deframer, &[frame(0), frame(16), frame(5)].concat()).is_empty());
+        let frames: Vec<_> = std::iter::from_fn(|| deframer.next_frame().expect("frames")).collect();
+        let starts: Vec<_> = frames.iter().map(|frame| frame.as_ptr().addr() - at).collect();
+        assert_eq!(starts, [0, 32, 80]);
+    }
+
+    #[test]
+    fn a_block_that_nobody_uses_is_used_again_from_its_start() {
+        let (mut deframer, pool) = deframer(1);
+        let at = deframer.space().expect("a block").as_ptr();
+        for _ in 0..20 {
+            assert_eq!(deframer.space().expect("the same block").as_ptr(), at);
+            assert!(write(&mut deframer, &frame(96)).is_empty());
+            assert!(deframer.next_frame().expect("a frame").is_some());
+        }
+        assert_eq!(pool.outstanding(), 1);
+    }
+
+    #[test]
+    fn without_a_block_there_is_no_space_until_frames_are_dropped() {
+        let (mut deframer, pool) = deframer(2);
+        let mut held = Vec::new();
+        let stream = frame(96).repeat(8);
+        let mut rest = &stream[..];
+        while !rest.is_empty() && deframer.space().is_some() {
+            rest = write(&mut deframer, rest);
+            held.extend(std::iter::from_fn(|| deframer.next_frame().expect("frames")));
+        }
+        assert_eq!((held.len(), pool.outstanding()), (4, 2), "two frames fill a block of this size");
+        held.truncate(2);
+        rest = write(&mut deframer, rest);
+        assert!(rest.len() < stream.len() / 2, "no space although a block came back");
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_known_before_anything_is_kept() {
+        let (mut deframer, pool) = deframer(1);
+        let mut header = FrameHeader::new(FrameKind::Ping);
+        header.payload_len.set(u32::MAX);
+        write(&mut deframer, &header.to_bytes());
+        let error = HeaderError::TooLong { len: header.total_len(), frame_len_max: 128 };
+        assert_eq!(deframer.next_frame(), Err(error));
+        assert_eq!((deframer.next_frame(), pool.outstanding()), (Err(error), 0));
+    }
+}
