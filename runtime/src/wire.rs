@@ -8,5 +8,7 @@
 
 pub mod assembly;
 pub mod extension;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod handshake;
 pub mod hello;

@@ -88,7 +88,7 @@ impl SendLane {
 
     /// Takes the next part, of at most `frame_len_max` bytes with its header, if there is a credit for it.
     pub(crate) fn next(&mut self, frame_len_max: usize, header_len: usize) -> Option<Part> {
-        if self.used >= self.granted {
+        if !self.may_send() {
             return None;
         }
         let frame = self.frames.get(self.sent)?.clone();
@@ -169,7 +169,13 @@ impl SendLane {
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
-        self.waiting() > 0 && self.used >= self.granted
+        self.waiting() > 0 && !self.may_send()
+    }
+
+    /// Whether the peer has room. It counts what it gives new room for, so no more is ever kept than it had room for at
+    /// first: a peer that gives room and does not count is not to fill our memory.
+    fn may_send(&self) -> bool {
+        self.used < self.granted && self.sent < self.window as usize
     }
 
     pub(crate) fn frames(&self) -> impl Iterator<Item = &Frame> {

@@ -140,7 +140,7 @@ impl<'a> Extension<'a> {
                 return Err(ExtensionError::NotMinimal);
             }
         }
-        reader.padding()?;
+        reader.padding(bytes.len())?;
         Ok(extension)
     }
 
@@ -391,8 +391,10 @@ impl<'a> Reader<'a> {
         Ok(TargetKey { entity, key })
     }
 
-    fn padding(&self) -> Result<(), ExtensionError> {
-        let is_valid = self.rest.len() < UNIT && self.rest.iter().all(|byte| *byte == 0);
+    fn padding(&self, block_len: usize) -> Result<(), ExtensionError> {
+        let is_valid = block_len.is_multiple_of(UNIT)
+            && self.rest.len() < UNIT
+            && self.rest.iter().all(|byte| *byte == 0);
         if is_valid { Ok(()) } else { Err(ExtensionError::Padding) }
     }
 }

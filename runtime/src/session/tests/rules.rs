@@ -201,6 +201,22 @@ fn a_peer_that_gives_no_room_is_cut_off() {
     assert_eq!(pair.ends[0].events.last().unwrap(), &error(LinkError::Stalled));
 }
 
+/// It would fill our memory with calls that are kept for it.
+#[test]
+fn a_peer_that_gives_room_and_does_not_count_gets_no_more_than_its_window() {
+    let mut pair = up();
+    pair.cut();
+    for granted in 4..20 {
+        pair.ends[0].queue(0, FrameKind::Request, granted, 0);
+        pair.transmit(0, usize::MAX);
+        pair.wires[0].push_back(status(FrameKind::Credit, 0, u64::from(granted.min(8)), 4));
+        pair.deliver(0, 1);
+    }
+    assert!(pair.ends[0].session.is_up());
+    // Four that left, eight that wait.
+    assert_eq!(pair.ends[0].session.calls().count(), 12);
+}
+
 #[test]
 fn answers_pass_calls_that_have_no_room() {
     let mut pair = up();
@@ -264,7 +280,7 @@ fn another_incarnation_gets_nothing_of_the_old() {
     for number in 0..4 {
         pair.ends[0].queue(0, FrameKind::Request, number, 0);
     }
-    // Longer than what the credits left carry: its first pieces leave, its last one does not.
+    // One arrives, one is lost on the way, two never leave. Nobody knows here which of the first two is which.
     pair.transmit(0, 2);
     pair.deliver(1, 1);
     pair.restart(1, true);

@@ -75,7 +75,7 @@ impl Node {
 
 #[test]
 fn no_receive_is_ever_missing() {
-    for seed in 0..30 {
+    for seed in 0..12 {
         let mut rng = Rng::with_seed(seed);
         let network = LoopbackNetwork::new();
         let mut nodes = [1, 2].map(|number| Node::new(&network, number));
@@ -85,14 +85,14 @@ fn no_receive_is_ever_missing() {
             let node = &mut nodes[rng.usize(0..2)];
             for _ in 0..rng.usize(0..30) {
                 let kind = if rng.bool() { FrameKind::Request } else { FrameKind::Reply };
-                let len = if rng.u8(0..20) == 0 { rng.usize(0..100_000) } else { rng.usize(0..200) };
+                let len = if rng.u8(0..20) == 0 { rng.usize(0..40_000) } else { rng.usize(0..200) };
                 node.end.queue(now, kind, number, len);
                 number += 1;
             }
             node.pass(now, rng.bool());
             now += rng.u64(0..10_000_000);
         }
-        for _ in 0..2_000 {
+        for _ in 0..500 {
             nodes.iter_mut().for_each(|node| node.pass(now, true));
             now += 10_000_000;
         }

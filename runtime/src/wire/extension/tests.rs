@@ -198,6 +198,7 @@ fn every_refusal_has_its_name() {
     };
     assert_eq!(Extension::parse(&[1]), Err(Truncated));
     assert_eq!(Extension::parse(&[2, 0, 1, 2]), Err(Truncated));
+    assert_eq!(Extension::parse(&[0x40, 0, 1]), Err(Padding));
     assert_eq!(parse(&[0, 0]), Presence(0));
     assert_eq!(parse(&[0x80, 0]), Presence(0x80));
     assert_eq!(parse(&[4, 0, 0x80, 0x00, 0]), NotMinimal);
