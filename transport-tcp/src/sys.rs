@@ -5,12 +5,15 @@
 use epicserver_transport::Wake;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 use std::time::Duration;
 
 /// A set of descriptors watched for edges.
 pub(crate) struct Epoll {
     fd: OwnedFd,
     buffer: Vec<libc::epoll_event>,
+    /// The kernel is older than 5.11 and knows only whole milliseconds.
+    is_coarse: bool,
 }
 
 /// What became of one descriptor since it was last reported.
@@ -30,7 +33,7 @@ impl Epoll {
         let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just made, nobody else closes it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, buffer: Vec::with_capacity(EVENTS_PER_WAIT_MAX) })
+        Ok(Self { fd, buffer: Vec::with_capacity(EVENTS_PER_WAIT_MAX), is_coarse: false })
     }
 
     /// Watches for edges of reading, writing and hanging up; what is there already counts as an edge. Closing the
@@ -47,17 +50,12 @@ impl Epoll {
 
     /// Waits for edges, at most `timeout`, and appends them. A signal counts as nothing happened.
     pub(crate) fn wait(&mut self, timeout: Duration, readiness: &mut Vec<Readiness>) -> io::Result<()> {
-        // Up to the next millisecond: too early would be a busy loop in front of every deadline.
-        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000).min(TIMEOUT_MS_MAX) as i32;
         self.buffer.clear();
-        let (buffer, count_max) = (self.buffer.as_mut_ptr(), EVENTS_PER_WAIT_MAX as i32);
-        // SAFETY: the buffer has room for that many events.
-        let count =
-            match checked(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), buffer, count_max, timeout_ms) }) {
-                Ok(count) => count as usize,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => return Err(error),
-            };
+        let count = match self.wait_raw(timeout.min(TIMEOUT_MAX)) {
+            Ok(count) => count as usize,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
         // SAFETY: the kernel has written `count` events, not more than there is room for.
         unsafe { self.buffer.set_len(count) };
         readiness.extend(self.buffer.iter().map(|event| {
@@ -67,6 +65,39 @@ impl Epoll {
             Readiness { token: event.u64, readable, writable, hangup }
         }));
         Ok(())
+    }
+
+    /// Fills the buffer and returns the number of events.
+    fn wait_raw(&mut self, timeout: Duration) -> io::Result<i32> {
+        let (fd, buffer, count_max) =
+            (self.fd.as_raw_fd(), self.buffer.as_mut_ptr(), EVENTS_PER_WAIT_MAX as i32);
+        if !timeout.is_zero() && !self.is_coarse {
+            let wanted =
+                libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+            let no_signals = ptr::null::<libc::sigset_t>();
+            // By number, because older C libraries do not have the function.
+            // SAFETY: the buffer has room for that many events, `wanted` lives through the call, and without a signal set
+            // its size is not used.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_epoll_pwait2,
+                    fd,
+                    buffer,
+                    count_max,
+                    &raw const wanted,
+                    no_signals,
+                    0usize,
+                )
+            };
+            match checked(result as i32) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.is_coarse = true,
+                result => return result,
+            }
+        }
+        // Up to the next millisecond: too early would be a busy loop in front of every deadline.
+        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000) as i32;
+        // SAFETY: the buffer has room for that many events.
+        checked(unsafe { libc::epoll_wait(fd, buffer, count_max, timeout_ms) })
     }
 }
 
@@ -110,7 +141,7 @@ fn checked(result: i32) -> io::Result<i32> {
 }
 
 const EVENTS_PER_WAIT_MAX: usize = 256;
-const TIMEOUT_MS_MAX: u128 = 60_000;
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -125,7 +156,10 @@ mod tests {
         // It can be written to at once.
         epoll.wait(Duration::ZERO, &mut seen).expect("waited");
         assert!(seen.drain(..).all(|edge| edge.token == 7 && !edge.readable));
-        for _ in 0..3 {
+        for is_coarse in [false, true, false] {
+            epoll.is_coarse = is_coarse;
+            epoll.wait(Duration::from_micros(10), &mut seen).expect("waited");
+            assert_eq!(seen, []);
             event_fd.wake();
             epoll.wait(Duration::from_secs(60), &mut seen).expect("waited");
             assert!(seen.drain(..).any(|edge| edge.readable));

@@ -183,7 +183,7 @@ impl TcpTransport {
         match prepared.and_then(|()| self.add_link(stream, Stage::Up, peer.clone())) {
             Ok(link) => self.pending.push_back(Event::LinkUp { link, direction: Direction::Incoming, peer }),
             // Dropping the socket tells the peer.
-            Err(error) => tracing::warn!(%peer, %error, "connection refused"),
+            Err(error) => tracing::debug!(%peer, %error, "connection refused"),
         }
     }
 
