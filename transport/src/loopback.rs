@@ -427,3 +427,6 @@ fn send_pool(options: &LoopbackOptions) -> BufferPool {
 
 /// Plain mode keeps most frames, which are short, out of buffers of the full length.
 const SMALL_BUFFER_LEN: usize = 1024;
+
+#[cfg(test)]
+mod tests;
