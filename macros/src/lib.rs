@@ -1,1 +1,108 @@
-//! The macros of Epic Server.
+//! The macros of Epic Server: `#[entity]`, `#[methods]` and `#[message]`.
+//!
+//! They turn plain structs and plain async methods into what the runtime's traits ask for, and do nothing else: no
+//! logic of a call lives here. Users get them from the `epicserver` crate, whose `__private` module every generated
+//! path goes through, so that one line in a `Cargo.toml` is enough.
+//!
+//! Start at [`methods`]: what becomes of one method is in `methods/expand.rs`, what is refused in `methods/method.rs`.
+
+mod arguments;
+mod entity;
+mod message;
+mod methods;
+mod shape;
+
+use proc_macro::TokenStream;
+
+/// Makes a struct an entity: a type whose objects are virtual.
+///
+/// ```ignore
+/// #[entity(name = "game.Player", key = String)]
+/// #[derive(Default)]
+/// struct Player {
+///     score: Field<u64>,
+/// }
+/// ```
+///
+/// | argument | meaning | default |
+/// |---|---|---|
+/// | `name = "game.Player"` | its name in the cluster and in saved records; unique, and never to be changed | must be given |
+/// | `key = String` | what names an object: `u64`, `u128`, `String` or `Vec<u8>` | `u64` |
+/// | `save = durable` | what a crash may lose: `durable`, `behind("50ms")`, `on_idle` or `never` | `durable` |
+/// | `version = 3` | the version of the state's layout | `1` |
+/// | `partition_by = function` | a pure `fn(&Key) -> Key`: objects for which it gives equal keys live together | the key itself |
+///
+/// A new object starts as `Default::default()`, so the struct must implement `Default`. All fields must be able to be
+/// saved: numbers, strings, collections, [`Field`]s, references to objects, and your own `#[message]` types.
+///
+/// Beside the implementations it makes `PlayerRef`, the reference to one object, which `Ref<Player>` stands for.
+///
+/// [`Field`]: https://docs.rs/epicserver/latest/epicserver/struct.Field.html
+#[proc_macro_attribute]
+pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    entity::expand(arguments.into(), item.into()).into()
+}
+
+/// Makes the async methods of one `impl` block callable from everywhere in the cluster.
+///
+/// ```ignore
+/// #[methods]
+/// impl Player {
+///     /// Shared: interleaves with other calls on this player at every await.
+///     async fn score(&self) -> u64 {
+///         self.score.get()
+///     }
+///     /// Exclusive: no other call runs on this player until it returns.
+///     async fn reset(&mut self) -> Result<(), GameError> {
+///         // ..
+///     }
+/// }
+/// ```
+///
+/// Every `async fn` with `&self` or `&mut self` becomes a method of the reference too: `player.score().await`. What
+/// that gives is the method's own `Result` if it returns one, whose error must be `From<CallError>`, and otherwise
+/// `Result<T, CallError>`. Functions that are not async, or have no `self`, stay as they are.
+///
+/// Arguments and results are moved. An argument `&Archived<T>` is passed as a `T` and read in place by the method.
+///
+/// | attribute of a method | meaning |
+/// |---|---|
+/// | `#[method(serial)]` | a shared method that does not interleave with itself |
+/// | `#[method(shield)]` | runs to its end although nobody waits for it any more |
+/// | `#[method(local)]` | not callable from outside: a helper |
+/// | `#[on_activate]` | `async fn (&mut self)` that runs before the first call of every activation |
+/// | `#[on_drop]` | `async fn (&mut self)` that runs before an activation is dropped, unless it is lost |
+#[proc_macro_attribute]
+pub fn methods(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    methods::expand(arguments.into(), item.into()).into()
+}
+
+/// Makes a struct or enum a value that may be an argument, a result, or part of an entity's state.
+///
+/// ```ignore
+/// #[message]
+/// #[derive(Clone, Debug)]
+/// struct Profile {
+///     name: String,
+///     friends: Vec<Ref<Player>>,
+/// }
+/// ```
+///
+/// `#[message(error)]` makes it an error that methods can return. It must implement `From<CallError>`; the fields that
+/// hold an error of a call which the method itself made carry `#[nested]`, so that its caller does not take that error
+/// for one of its own call:
+///
+/// ```ignore
+/// #[message(error)]
+/// #[derive(Debug, thiserror::Error)]
+/// enum GameError {
+///     #[error("no such level")]
+///     NoLevel,
+///     #[error(transparent)]
+///     Call(#[from] #[nested] CallError),
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    message::expand(arguments.into(), item.into()).into()
+}

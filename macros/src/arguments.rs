@@ -1,0 +1,182 @@
+//! The arguments of `#[entity(..)]`.
+
+use proc_macro2::{Span, TokenStream};
+use syn::meta::ParseNestedMeta;
+use syn::parse::Parser;
+use syn::{Ident, LitInt, LitStr, Path, Result, Token, Type, parenthesized};
+
+/// What `#[entity(..)]` says; what it does not say has its default.
+pub(crate) struct EntityArguments {
+    pub(crate) name: Option<LitStr>,
+    pub(crate) key: Option<Type>,
+    pub(crate) save: Save,
+    pub(crate) version: u32,
+    pub(crate) partition_by: Option<Path>,
+}
+
+/// What a crash may lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Save {
+    Durable,
+    BehindMs(u64),
+    OnIdle,
+    Never,
+}
+
+impl EntityArguments {
+    /// Reads the arguments of the entity `ident`.
+    pub(crate) fn parse(tokens: TokenStream, ident: &Ident) -> (Self, Result<()>) {
+        let mut arguments =
+            Self { name: None, key: None, save: Save::Durable, version: 1, partition_by: None };
+        let mut seen = Vec::new();
+        let parsed = syn::meta::parser(|meta| arguments.take(&meta, &mut seen)).parse2(tokens);
+        let checked = parsed.and_then(|()| match &arguments.name {
+            Some(name) => check_name(name),
+            None => Err(missing_name(ident)),
+        });
+        (arguments, checked)
+    }
+
+    fn take(&mut self, meta: &ParseNestedMeta<'_>, seen: &mut Vec<String>) -> Result<()> {
+        let argument = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+        if seen.contains(&argument) {
+            return Err(meta.error(format!("`{argument}` is given twice")));
+        }
+        match argument.as_str() {
+            "name" => self.name = Some(meta.value()?.parse()?),
+            "key" => self.key = Some(meta.value()?.parse()?),
+            "save" => self.save = parse_save(meta)?,
+            "version" => self.version = parse_version(&meta.value()?.parse()?)?,
+            "partition_by" => self.partition_by = Some(meta.value()?.parse()?),
+            _ => return Err(meta.error(UNKNOWN)),
+        }
+        seen.push(argument);
+        Ok(())
+    }
+}
+
+const UNKNOWN: &str = "`#[entity]` knows `name = \"..\"`, `key = Type`, \
+     `save = durable | behind(\"50ms\") | on_idle | never`, `version = number` and `partition_by = function`";
+
+fn missing_name(ident: &Ident) -> syn::Error {
+    let text = format!(
+        "an entity needs a name that is unique in the cluster and never changes: \
+         write `#[entity(name = \"game.{ident}\")]`"
+    );
+    syn::Error::new(Span::call_site(), text)
+}
+
+fn check_name(name: &LitStr) -> Result<()> {
+    let text = name.value();
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > NAME_LEN_MAX || !text.chars().all(legal) {
+        let wanted =
+            "an entity's name is 1 to 128 ASCII letters, digits, `.`, `_` or `-`, such as \"game.Player\"";
+        return Err(syn::Error::new(name.span(), wanted));
+    }
+    Ok(())
+}
+
+fn parse_version(version: &LitInt) -> Result<u32> {
+    let number = version.base10_parse()?;
+    if number == 0 {
+        return Err(syn::Error::new(version.span(), "versions start at 1"));
+    }
+    Ok(number)
+}
+
+fn parse_save(meta: &ParseNestedMeta<'_>) -> Result<Save> {
+    let value = meta.value()?;
+    let policy: Ident = value.parse()?;
+    let save = match policy.to_string().as_str() {
+        "durable" => Save::Durable,
+        "on_idle" => Save::OnIdle,
+        "never" => Save::Never,
+        "behind" => {
+            let text;
+            parenthesized!(text in value);
+            parse_behind(&text.parse()?)?
+        }
+        _ => {
+            let wanted = "a save policy is `durable`, `behind(\"50ms\")`, `on_idle` or `never`";
+            return Err(syn::Error::new(policy.span(), wanted));
+        }
+    };
+    if !value.is_empty() && !value.peek(Token![,]) {
+        return Err(value.error("expected `,`"));
+    }
+    Ok(save)
+}
+
+fn parse_behind(text: &LitStr) -> Result<Save> {
+    let value = text.value();
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &value[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
+    match number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit)) {
+        Some(ms) => Ok(Save::BehindMs(ms)),
+        None => {
+            Err(syn::Error::new(text.span(), "a time is a whole number of `ms` or `s`, such as \"50ms\""))
+        }
+    }
+}
+
+const NAME_LEN_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quote::{format_ident, quote};
+
+    fn parse(tokens: TokenStream) -> std::result::Result<EntityArguments, String> {
+        let (arguments, checked) = EntityArguments::parse(tokens, &format_ident!("Player"));
+        checked.map(|()| arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn all_arguments_are_read() {
+        let all =
+            quote!(name = "game.Player", key = String, save = behind("2s"), version = 3, partition_by = a::b);
+        let Ok(arguments) = parse(all) else { panic!("all of it is legal") };
+        assert_eq!((arguments.save, arguments.version), (Save::BehindMs(2000), 3));
+        assert!(arguments.key.is_some() && arguments.partition_by.is_some());
+    }
+
+    #[test]
+    fn each_policy_has_its_spelling() {
+        for (tokens, save) in [
+            (quote!(durable), Save::Durable),
+            (quote!(behind("50ms")), Save::BehindMs(50)),
+            (quote!(on_idle), Save::OnIdle),
+            (quote!(never), Save::Never),
+        ] {
+            assert_eq!(parse(quote!(save = #tokens, name = "a")).map(|arguments| arguments.save), Ok(save));
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        for (tokens, part) in [
+            (quote!(), "#[entity(name = \"game.Player\")]"),
+            (quote!(name = ""), "1 to 128"),
+            (quote!(name = "a b"), "1 to 128"),
+            (quote!(name = "a", name = "b"), "given twice"),
+            (quote!(name = "a", keys = u64), "`#[entity]` knows"),
+            (quote!(name = "a", save = often), "a save policy is"),
+            (quote!(name = "a", save = behind("0ms")), "a time is"),
+            (quote!(name = "a", save = behind("50")), "a time is"),
+            (quote!(name = "a", save = behind("99999999999999999999s")), "a time is"),
+            (quote!(name = "a", save = behind("18446744073709551615s")), "a time is"),
+            (quote!(name = "a", save = never never), "expected `,`"),
+            (quote!(name = "a", version = 0), "start at 1"),
+        ] {
+            let shown = tokens.to_string();
+            let Err(error) = parse(tokens) else { panic!("accepted: {shown}") };
+            assert!(error.contains(part), "{shown}: {error}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The tokens that say what a type looks like on the wire: derives and layout hashes.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+use syn::{Attribute, Field, Fields, Ident, Type};
+
+/// What every path in generated code starts with.
+pub(crate) fn private() -> TokenStream {
+    quote!(::epicserver::__private)
+}
+
+/// The attributes that make a type archivable, readable in place and restorable.
+pub(crate) fn archive_derives() -> TokenStream {
+    let private = private();
+    quote! {
+        #[derive(#private::rkyv::Archive, #private::rkyv::Serialize, #private::rkyv::Deserialize)]
+        #[rkyv(crate = ::epicserver::__private::rkyv)]
+    }
+}
+
+/// A hash of the names and shapes of `fields`, under `name`. Fields that mention `within` count by their spelling,
+/// since a type's layout cannot contain itself.
+pub(crate) fn layout_of_fields(name: &str, fields: &Fields, within: Option<&Ident>) -> TokenStream {
+    let private = private();
+    let parts = fields.iter().enumerate().map(|(number, field)| {
+        let name = field.ident.as_ref().map_or_else(|| number.to_string(), ToString::to_string);
+        let attributes = conditions(&field.attrs);
+        let part = layout_of_field(field, within);
+        quote!(#(#attributes)* #private::layout::combine(#name, &[#part]))
+    });
+    quote!(#private::layout::combine(#name, &[#(#parts),*]))
+}
+
+fn layout_of_field(field: &Field, within: Option<&Ident>) -> TokenStream {
+    let private = private();
+    let kind = &field.ty;
+    if within.is_some_and(|ident| mentions(kind, ident)) {
+        let spelling = quote!(#kind).to_string();
+        return quote!(#private::layout::combine(#spelling, &[]));
+    }
+    quote_spanned!(kind.span()=> <#kind as #private::Wire>::LAYOUT)
+}
+
+/// Whether `kind` names the type `ident`, or `Self`.
+pub(crate) fn mentions(kind: &Type, ident: &Ident) -> bool {
+    struct Search<'a>(&'a Ident, bool);
+    impl<'ast> Visit<'ast> for Search<'_> {
+        fn visit_ident(&mut self, ident: &'ast Ident) {
+            self.1 |= ident == self.0 || ident == "Self";
+        }
+        fn visit_type(&mut self, kind: &'ast Type) {
+            visit::visit_type(self, kind);
+        }
+    }
+    let mut search = Search(ident, false);
+    search.visit_type(kind);
+    search.1
+}
+
+/// The `#[cfg(..)]` attributes among `attributes`.
+pub(crate) fn conditions(attributes: &[Attribute]) -> Vec<&Attribute> {
+    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect()
+}
+
+/// Takes the attributes called `name` out of `attributes`.
+pub(crate) fn take_attributes(attributes: &mut Vec<Attribute>, name: &str) -> Vec<Attribute> {
+    let (taken, kept) = std::mem::take(attributes).into_iter().partition(|one| one.path().is_ident(name));
+    *attributes = kept;
+    taken
+}

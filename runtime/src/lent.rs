@@ -1,0 +1,277 @@
+//! `Lent`: an argument that a method reads in place, as `&Archived<T>`, instead of taking it apart.
+//!
+//! The caller passes a `T`. If the call leaves the node, the callee's side finds the archive of that `T` in the frame it
+//! received: [`Lent::from_archived`] keeps the frame and remembers where. If the call stays in the node there is no frame:
+//! [`Lent::archive`] writes the `T` once, into a buffer that the core uses again.
+//!
+//! It is not for values that are kept: what is lent holds up a receive buffer.
+
+use std::cell::{OnceCell, RefCell};
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+
+use epicserver_transport::Frame;
+use rkyv::rancor::{Fallible, Source};
+use rkyv::ser::allocator::Arena;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Place, Serialize};
+
+use crate::codec::{self, CodecError, Wire};
+
+/// An argument on its way to a method that reads it in place.
+///
+/// Its archived form is that of `T` itself, so that on the wire nobody can tell the difference.
+pub struct Lent<T> {
+    kept: Kept<T>,
+}
+
+enum Kept<T> {
+    Owned(T),
+    Framed(Framed<T>),
+}
+
+/// A checked place in a received frame.
+struct Framed<T> {
+    frame: Frame,
+    offset: usize,
+    /// Made only if the archive must be written once more, for a call that is passed on to another node.
+    restored: OnceCell<T>,
+}
+
+impl<T: Wire> Lent<T> {
+    /// What the caller passes.
+    pub fn owned(value: T) -> Self {
+        Self { kept: Kept::Owned(value) }
+    }
+
+    /// A validated archive that lies in `frame`.
+    ///
+    /// # Errors
+    /// [`CodecError::Invalid`] if it does not lie in the frame.
+    pub fn from_archived(archived: &T::Archived, frame: &Frame) -> Result<Self, CodecError> {
+        let start = frame.as_ptr() as usize;
+        let offset = (std::ptr::from_ref(archived) as usize).checked_sub(start);
+        let fits = |offset: &usize| {
+            offset.checked_add(size_of::<T::Archived>()).is_some_and(|end| end <= frame.len())
+        };
+        match offset.filter(fits) {
+            Some(offset) => Ok(Self {
+                kept: Kept::Framed(Framed { frame: frame.clone(), offset, restored: OnceCell::new() }),
+            }),
+            None => Err(CodecError::Invalid(String::from(
+                "an argument that is read in place lies outside of its frame",
+            ))),
+        }
+    }
+
+    /// The archive, ready to be read. It is written here unless it came in a frame.
+    ///
+    /// # Panics
+    /// If the value cannot be archived: it is larger than 2 GiB, or an archiver of the user's own refuses it.
+    pub fn archive(self) -> LentArchive<T> {
+        match self.kept {
+            Kept::Owned(value) => {
+                LentArchive { bytes: Bytes::Own(write(&value)), offset: None, value: PhantomData }
+            }
+            Kept::Framed(Framed { frame, offset, .. }) => {
+                LentArchive { bytes: Bytes::Framed(frame), offset: Some(offset), value: PhantomData }
+            }
+        }
+    }
+}
+
+/// An archive that a running method reads.
+pub struct LentArchive<T> {
+    bytes: Bytes,
+    /// Where its root lies; `None`: at the end.
+    offset: Option<usize>,
+    value: PhantomData<fn() -> T>,
+}
+
+enum Bytes {
+    Framed(Frame),
+    Own(AlignedVec),
+}
+
+impl<T: Wire> LentArchive<T> {
+    /// The archive in place.
+    pub fn get(&self) -> &T::Archived {
+        let bytes: &[u8] = match &self.bytes {
+            Bytes::Framed(frame) => frame,
+            Bytes::Own(bytes) => bytes,
+        };
+        let offset = self.offset.unwrap_or_else(|| bytes.len() - size_of::<T::Archived>());
+        debug_assert!(offset + size_of::<T::Archived>() <= bytes.len(), "checked where it was made");
+        // SAFETY: the archive was either validated in these very bytes before `from_archived` found that it lies in
+        // them, or written to them by `write` as an archive of `T`, whose root is the last thing written. Frames do
+        // not change while a handle to them lives, and `bytes` is private and never written again before it is dropped.
+        unsafe { &*bytes.as_ptr().add(offset).cast::<T::Archived>() }
+    }
+}
+
+impl<T> Drop for LentArchive<T> {
+    fn drop(&mut self) {
+        if let Bytes::Own(bytes) = &mut self.bytes {
+            give_back(std::mem::take(bytes));
+        }
+    }
+}
+
+/// Writes `value` into a recycled buffer, which grows until it is large enough: its owned form was in memory before.
+fn write<T: Wire>(value: &T) -> AlignedVec {
+    let (mut bytes, mut scratch) = take_buffer();
+    let mut room = bytes.capacity().max(BUFFER_LEN_MIN);
+    loop {
+        bytes.resize(room, 0);
+        match codec::encode(value, &mut bytes, &mut scratch) {
+            Ok(written) => {
+                bytes.resize(written, 0);
+                SPARE.with_borrow_mut(|spare| spare.scratch = Some(scratch));
+                return bytes;
+            }
+            Err(CodecError::Full) if room < ROOM_MAX => room *= 4,
+            Err(error) => panic!("an argument that is read in place cannot be archived: {error}"),
+        }
+    }
+}
+
+/// What a thread keeps for its next archive.
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<AlignedVec>,
+    scratch: Option<Arena>,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+fn take_buffer() -> (AlignedVec, Arena) {
+    SPARE.with_borrow_mut(|spare| {
+        (spare.buffers.pop().unwrap_or_default(), spare.scratch.take().unwrap_or_default())
+    })
+}
+
+fn give_back(bytes: AlignedVec) {
+    // A thread that is ending keeps nothing.
+    let _ = SPARE.try_with(|spare| {
+        let buffers = &mut spare.borrow_mut().buffers;
+        if buffers.len() < SPARE_BUFFERS_MAX && bytes.capacity() <= SPARE_BUFFER_LEN_MAX {
+            buffers.push(bytes);
+        }
+    });
+}
+
+impl<T: Archive> Archive for Lent<T>
+where
+    T: Wire,
+{
+    type Archived = T::Archived;
+    type Resolver = T::Resolver;
+    fn resolve(&self, resolver: Self::Resolver, out: Place<Self::Archived>) {
+        self.value().expect("`serialize` came first and made the value").resolve(resolver, out);
+    }
+}
+
+impl<S: Fallible<Error: Source> + ?Sized, T: Wire + Serialize<S>> Serialize<S> for Lent<T> {
+    fn serialize(&self, serializer: &mut S) -> Result<Self::Resolver, S::Error> {
+        self.value().map_err(S::Error::new)?.serialize(serializer)
+    }
+}
+
+impl<T: Wire> Lent<T> {
+    fn value(&self) -> Result<&T, CodecError> {
+        match &self.kept {
+            Kept::Owned(value) => Ok(value),
+            Kept::Framed(framed) => framed.value(),
+        }
+    }
+}
+
+impl<T: Wire> Framed<T> {
+    fn value(&self) -> Result<&T, CodecError> {
+        if let Some(value) = self.restored.get() {
+            return Ok(value);
+        }
+        let bytes = Bytes::Framed(self.frame.clone());
+        let archive = LentArchive::<T> { bytes, offset: Some(self.offset), value: PhantomData };
+        let value = codec::restore(archive.get())?;
+        Ok(self.restored.get_or_init(|| value))
+    }
+}
+
+impl<T> Debug for Lent<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kept {
+            Kept::Owned(_) => "Lent(owned)",
+            Kept::Framed(_) => "Lent(in a frame)",
+        })
+    }
+}
+
+impl<T> Debug for LentArchive<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LentArchive")
+    }
+}
+
+/// The first size of a buffer, in bytes.
+const BUFFER_LEN_MIN: usize = 256;
+/// Beyond this, 32-bit relative pointers do not reach.
+const ROOM_MAX: usize = 1 << 31;
+/// How many buffers a thread keeps.
+const SPARE_BUFFERS_MAX: usize = 16;
+/// The largest buffer that a thread keeps, in bytes.
+const SPARE_BUFFER_LEN_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{access, encode_to_vec};
+
+    type Rows = Vec<(u64, String)>;
+
+    fn rows(count: u64) -> Rows {
+        (0..count).map(|row| (row, format!("row {row}, long enough to lie out of line"))).collect()
+    }
+
+    #[test]
+    fn an_owned_value_is_archived_and_its_buffer_used_again() {
+        let archive = Lent::owned(rows(100)).archive();
+        assert_eq!(archive.get()[99].1, "row 99, long enough to lie out of line");
+        let Bytes::Own(bytes) = &archive.bytes else { panic!("no frame was involved") };
+        let address = bytes.as_ptr();
+        drop(archive);
+        let again = Lent::owned(rows(2)).archive();
+        let Bytes::Own(bytes) = &again.bytes else { panic!("no frame was involved") };
+        assert_eq!(bytes.as_ptr(), address);
+        assert_eq!(again.get().len(), 2);
+    }
+
+    #[test]
+    fn an_empty_archive_is_read() {
+        Lent::owned(()).archive().get();
+        assert!(Lent::owned(Rows::new()).archive().get().is_empty());
+    }
+
+    #[test]
+    fn a_received_value_is_read_where_it_lies_and_can_be_sent_on() {
+        let bytes = encode_to_vec(&rows(3), 4096).expect("fits");
+        let frame = Frame::copy_from(&bytes);
+        let archived = access::<Rows>(&frame).expect("valid");
+        let lent = Lent::<Rows>::from_archived(archived, &frame).expect("it lies in the frame");
+        assert_eq!(encode_to_vec(&lent, 4096).expect("fits").as_slice(), bytes.as_slice());
+        let archive = lent.archive();
+        assert!(std::ptr::eq(archive.get(), archived));
+        drop(frame);
+        assert_eq!(archive.get()[2].1, "row 2, long enough to lie out of line");
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_frame_is_refused() {
+        let bytes = encode_to_vec(&rows(3), 4096).expect("fits");
+        let archived = access::<Rows>(&bytes).expect("valid");
+        let frame = Frame::copy_from(&bytes);
+        assert!(matches!(Lent::<Rows>::from_archived(archived, &frame), Err(CodecError::Invalid(_))));
+    }
+}
