@@ -44,6 +44,8 @@ pub(crate) struct Header {
     pub(crate) version: Cell<u64>,
     /// The batch that `image` lies in.
     pub(crate) image_batch: Cell<u64>,
+    /// Which of the core's buffers `image` is a place in.
+    pub(crate) image_buffer: Cell<u64>,
     pub(crate) image: Cell<u32>,
     /// Which use of this memory it is.
     pub(crate) generation: Cell<u32>,
@@ -178,6 +180,7 @@ impl<E: Entity> Activation<E> {
                 depends_on: Cell::new(0),
                 version: Cell::new(0),
                 image_batch: Cell::new(0),
+                image_buffer: Cell::new(0),
                 image: Cell::new(0),
                 generation: Cell::new(0),
                 last_used: Cell::new(0),
@@ -247,6 +250,7 @@ impl<E: Entity> Catalog<E> {
         place.header.depends_on.set(0);
         place.header.version.set(0);
         place.header.image_batch.set(0);
+        place.header.image_buffer.set(0);
         place.header.forget.set(false);
         place.header.dirty.set(false);
         place.key.set(Some(key.clone()));

@@ -141,7 +141,9 @@ pub enum Event {
     Link(crate::remote::LinkNews),
     /// The cluster's view changed.
     View(Arc<Routes>),
-    /// Take no new work from outside; save and drop what is idle.
+    /// The core's thread is about to sleep: hand over what was changed.
+    Rest,
+    /// The node stops: save and drop what is idle.
     Drain,
 }
 
@@ -424,7 +426,8 @@ impl CoreState {
             Event::Frame(frame) => self.handle_frame(frame),
             Event::Link(news) => self.handle_link(news),
             Event::View(routes) => self.handle_view(routes),
-            Event::Drain => self.draining.set(true),
+            Event::Rest => self.rest(),
+            Event::Drain => self.drain(),
         }
     }
 

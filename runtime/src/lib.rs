@@ -7,6 +7,7 @@ pub mod codec;
 pub mod core;
 #[expect(unsafe_code, reason = "a thread finds its core through a pointer")]
 mod current;
+mod driver;
 pub mod entity;
 mod entry;
 mod error;
@@ -14,7 +15,11 @@ mod error;
 mod field;
 pub mod id;
 pub mod key;
+#[expect(unsafe_code, reason = "archives in receive buffers are read by address")]
+pub mod lent;
+mod node;
 mod path;
+mod pool;
 mod registry;
 pub mod remote;
 pub mod routes;
@@ -32,9 +37,12 @@ mod waker;
 
 pub use call::{BUDGET_DEFAULT, Call, DEPTH_MAX};
 pub use core::operations as context;
+pub use driver::Wait;
 pub use entity::{Entity, Ref};
 pub use error::{CallError, Executed, Loss, MethodError, NESTING_MAX, Rejection};
 pub use field::Field;
+pub use node::{Node, NodeBuilder, StartError, Stats};
+pub use pool::Pool;
 
 #[cfg(test)]
 mod tests;

@@ -292,6 +292,14 @@ impl CoreState {
         None
     }
 
+    /// The node stops: objects that nobody uses leave memory, hooks and all; others when they are asked again.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        for object in self.objects() {
+            self.close_object(object);
+        }
+    }
+
     /// Ends everything, when the core ends.
     pub(super) fn close(&self) {
         self.stop_loose(|_| true);

@@ -16,6 +16,8 @@ use crate::slot::SlotPtr;
 pub(super) struct Saving {
     /// The images of the batch that this core is filling; its number is the core's own.
     open: RefCell<Box<BatchImages>>,
+    /// Counts the buffers: an image is replaced only in the buffer it was taken in.
+    buffer: Cell<u64>,
     durable: Cell<u64>,
     failed: RefCell<VecDeque<RangeInclusive<u64>>>,
     gated: RefCell<VecDeque<Gated>>,
@@ -41,6 +43,7 @@ impl Default for Saving {
         open.reset(1);
         Self {
             open: RefCell::new(open),
+            buffer: Cell::new(1),
             durable: Cell::new(0),
             failed: RefCell::default(),
             gated: RefCell::default(),
@@ -118,13 +121,14 @@ impl CoreState {
             }
         };
         object.dirty.set(false);
-        if object.image_batch.get() == open.number {
+        if object.image_buffer.get() == self.saving.buffer.get() {
             return open.replace(object.image.get(), write);
         }
         let label = self.next_label(object);
         let added = object.key(|key| open.add(&label, key, write)).transpose()?;
         object.image.set(added.unwrap_or(u32::MAX));
         object.image_batch.set(open.number);
+        object.image_buffer.set(self.saving.buffer.get());
         object.version.set(label.version);
         Ok(())
     }
@@ -169,21 +173,29 @@ impl CoreState {
         if number <= self.saving.number() {
             return;
         }
+        self.hand_over(number);
+        self.act(Action::Passed(number));
+    }
+
+    /// Hands over what was taken so far; what comes goes to a fresh buffer of batch `next`.
+    fn hand_over(&self, next: u64) {
         let full = {
             let mut open = self.saving.open.borrow_mut();
             if open.is_empty() {
-                open.reset(number);
-                None
-            } else {
-                let mut fresh = self.saving.spare.borrow_mut().pop().unwrap_or_default();
-                fresh.reset(number);
-                Some(std::mem::replace(&mut *open, fresh))
+                open.reset(next);
+                return;
             }
+            let mut fresh = self.saving.spare.borrow_mut().pop().unwrap_or_default();
+            fresh.reset(next);
+            std::mem::replace(&mut *open, fresh)
         };
-        if let Some(images) = full {
-            self.act(Action::HandOver(images));
-        }
-        self.act(Action::Passed(number));
+        self.saving.buffer.set(self.saving.buffer.get() + 1);
+        self.act(Action::HandOver(full));
+    }
+
+    /// The core is about to sleep: nothing that it changed may stay behind.
+    pub(super) fn rest(&self) {
+        self.hand_over(self.saving.number());
     }
 
     pub(super) fn handle_save(&self, news: SaveNews) {
@@ -261,6 +273,7 @@ impl CoreState {
             let mut open = self.saving.open.borrow_mut();
             if range.contains(&open.number) {
                 open.reset(range.end() + 1);
+                self.saving.buffer.set(self.saving.buffer.get() + 1);
             }
         }
         self.act(Action::Passed(range.end() + 1));

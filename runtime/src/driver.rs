@@ -1,0 +1,40 @@
+//! The driver: the threads of a node, and the only place that touches clocks, rings, transports and stores.
+//!
+//! ```text
+//!   core thread 0 <==ring==> core thread 1 ..        each steps one `Core`
+//!        |    ^                                      actions out, events in
+//!        v    |
+//!   storage thread (store)   link thread (transport)   edge runtime (tokio)
+//! ```
+//! Not here: any decision about objects, calls or batches; those are the core's and the session's. Start at
+//! [`core_thread`](core_thread::CoreThread).
+
+pub(crate) mod clock;
+pub(crate) mod core_thread;
+pub(crate) mod edge;
+pub(crate) mod links;
+pub(crate) mod storage_thread;
+
+/// How a core's thread waits when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Never sleeps: the lowest latency, a processor all to itself.
+    Spin,
+    /// Sleeps at once.
+    Park,
+    /// Spins for a moment where a processor is to spare, then sleeps.
+    Auto,
+}
+
+impl std::str::FromStr for Wait {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "spin" => Ok(Self::Spin),
+            "park" => Ok(Self::Park),
+            "auto" => Ok(Self::Auto),
+            other => Err(format!("wait = {other:?} is not known: use \"spin\", \"park\" or \"auto\"")),
+        }
+    }
+}

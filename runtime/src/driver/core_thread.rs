@@ -1,0 +1,334 @@
+//! The thread of one core: brings it what happened, does what it wants, and waits when there is nothing to do.
+//!
+//! ```text
+//!   pass: drain rings, desk, answers -> observe batches -> step events -> run turns -> push actions -> wake others
+//!         nothing to do: spin a while, hand over, go idle, park
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::Wait;
+use super::clock::Clock;
+use super::edge::EdgeHandle;
+use super::storage_thread::{FromStorage, StorageDesk, ToStorage};
+use crate::core::{Action, Core, CoreMessage, Counters, Event};
+use crate::saving::SaveNews;
+use crate::sync::batch_clock::{CoreClock, Observation};
+use crate::sync::inbox::Inbox;
+use crate::sync::parker::{Parker, Unparker};
+use crate::sync::ring::{Consumer, Producer};
+
+/// The way to another core of the node.
+pub(crate) struct Neighbour {
+    pub(crate) index: u16,
+    pub(crate) outgoing: Producer<CoreMessage>,
+    pub(crate) incoming: Consumer<CoreMessage>,
+    pub(crate) unparker: Unparker,
+    /// Messages that found the ring full, in order. As many as there are calls under way at most.
+    pub(crate) waiting: VecDeque<CoreMessage>,
+    pub(crate) told: bool,
+}
+
+/// What the node may look at while the core runs.
+#[derive(Debug, Default)]
+pub(crate) struct CoreGauge {
+    pub(crate) calls: AtomicU64,
+    pub(crate) turns: AtomicU64,
+    pub(crate) cross_core_calls: AtomicU64,
+    pub(crate) remote_calls: AtomicU64,
+    pub(crate) images: AtomicU64,
+    pub(crate) activations: AtomicU64,
+    pub(crate) objects: AtomicU64,
+    /// No call, no task, nothing that waits for a batch.
+    pub(crate) quiet: AtomicBool,
+}
+
+/// Orders from the node.
+#[derive(Debug, Default)]
+pub(crate) struct CoreOrders {
+    pub(crate) drain: AtomicBool,
+    pub(crate) stop: AtomicBool,
+}
+
+/// One core's thread.
+pub(crate) struct CoreThread {
+    pub(crate) core: Core,
+    pub(crate) clock: Clock,
+    pub(crate) wait: Wait,
+    pub(crate) spin_ns: u64,
+    pub(crate) parker: Parker,
+    pub(crate) neighbours: Vec<Neighbour>,
+    pub(crate) batches: CoreClock,
+    pub(crate) storage: Arc<StorageDesk>,
+    pub(crate) answers: Arc<Inbox<FromStorage>>,
+    pub(crate) links: Option<super::links::CoreLinks>,
+    pub(crate) edge: EdgeHandle,
+    pub(crate) gauge: Arc<CoreGauge>,
+    pub(crate) orders: Arc<CoreOrders>,
+    pub(crate) buffers: Buffers,
+}
+
+/// Vectors that are used again in every pass.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    actions: Vec<Action>,
+    spare_actions: Vec<Action>,
+    messages: Vec<CoreMessage>,
+    answers: Vec<FromStorage>,
+    /// Requests that the storage thread had no room for, in order.
+    storage: VecDeque<ToStorage>,
+    seen: Option<Observation>,
+    draining: bool,
+}
+
+impl CoreThread {
+    /// Runs until the node stops. Returns with the core dropped, and so with everything ended that ran on it.
+    pub(crate) fn run(mut self) {
+        self.batches.wake();
+        let mut idle_since = None;
+        while !self.orders.stop.load(Ordering::Relaxed) {
+            let now = self.clock.now();
+            if self.pass(now) {
+                idle_since = None;
+                continue;
+            }
+            let since = *idle_since.get_or_insert(now);
+            if self.wait == Wait::Spin || now - since < self.spin_ns {
+                std::hint::spin_loop();
+            } else {
+                self.sleep(now);
+                idle_since = None;
+            }
+        }
+        self.finish();
+    }
+
+    /// One round; `false` if there was nothing to do.
+    fn pass(&mut self, now: u64) -> bool {
+        self.drain_rings();
+        // After the rings: whatever number a message carries, the batch clock shows by now.
+        self.observe_batches(now);
+        let mut worked = self.deliver_messages(now);
+        worked |= self.deliver_links(now);
+        worked |= self.deliver_answers(now);
+        if !self.core.desk().is_empty() {
+            self.core.step(now, Event::Desk, &mut self.buffers.actions);
+            worked = true;
+        }
+        if self.core.next_timer().is_some_and(|at| at <= now) {
+            self.core.step(now, Event::Tick, &mut self.buffers.actions);
+            worked = true;
+        }
+        if self.orders.drain.load(Ordering::Relaxed) && !std::mem::replace(&mut self.buffers.draining, true) {
+            self.core.step(now, Event::Drain, &mut self.buffers.actions);
+        }
+        if self.core.is_ready() {
+            self.core.step(now, Event::Turns(TURNS_PER_PASS), &mut self.buffers.actions);
+            worked = true;
+        }
+        self.perform();
+        worked
+    }
+
+    fn drain_rings(&mut self) {
+        for neighbour in &mut self.neighbours {
+            for _ in 0..MESSAGES_PER_PASS {
+                let Some(message) = neighbour.incoming.try_pop() else { break };
+                self.buffers.messages.push(message);
+            }
+            if neighbour.incoming.room_wanted() {
+                neighbour.unparker.unpark_if_parked();
+            }
+        }
+    }
+
+    fn observe_batches(&mut self, now: u64) {
+        let seen = self.batches.observe();
+        if self.buffers.seen == Some(seen) {
+            return;
+        }
+        let failed_before = self.buffers.seen.map_or(0, |before| before.failure_generation);
+        let failed =
+            if seen.failure_generation == failed_before { Vec::new() } else { self.batches.take_failures() };
+        self.buffers.seen = Some(seen);
+        let news = SaveNews { open: seen.open, durable: seen.durable, failed };
+        self.core.step(now, Event::Save(news), &mut self.buffers.actions);
+    }
+
+    fn deliver_messages(&mut self, now: u64) -> bool {
+        let worked = !self.buffers.messages.is_empty();
+        for message in self.buffers.messages.drain(..) {
+            self.core.step(now, Event::Message(message), &mut self.buffers.actions);
+        }
+        worked
+    }
+
+    fn deliver_links(&mut self, now: u64) -> bool {
+        let Some(links) = &mut self.links else { return false };
+        let mut worked = false;
+        for _ in 0..MESSAGES_PER_PASS {
+            let Some(event) = links.next_event() else { break };
+            self.core.step(now, event, &mut self.buffers.actions);
+            worked = true;
+        }
+        worked
+    }
+
+    fn deliver_answers(&mut self, now: u64) -> bool {
+        if self.answers.is_empty() {
+            return false;
+        }
+        self.answers.drain_into(&mut self.buffers.answers);
+        for answer in self.buffers.answers.drain(..) {
+            let event = match answer {
+                FromStorage::Loaded(ticket, answer) => Event::Loaded(ticket, answer),
+                FromStorage::Recycled(images) => Event::Recycled(images),
+            };
+            self.core.step(now, event, &mut self.buffers.actions);
+        }
+        true
+    }
+
+    /// Does what the core wants, and wakes whom it concerns, once each.
+    fn perform(&mut self) {
+        let mut actions =
+            std::mem::replace(&mut self.buffers.actions, std::mem::take(&mut self.buffers.spare_actions));
+        let mut to_storage = false;
+        for action in actions.drain(..) {
+            match action {
+                Action::Message(core, message) => self.send(core, message),
+                Action::HandOver(images) => {
+                    self.buffers.storage.push_back(ToStorage::Images(images));
+                    to_storage = true;
+                }
+                Action::Load(ticket) => {
+                    self.buffers.storage.push_back(ToStorage::Load(ticket));
+                    to_storage = true;
+                }
+                Action::Passed(number) => {
+                    self.flush_storage();
+                    self.batches.passed(number);
+                }
+                Action::Blocking(work) => self.edge.run(work),
+                Action::Edge(future) => self.edge.spawn(future),
+                Action::Frame(frame) => {
+                    if let Some(links) = &mut self.links {
+                        links.send(frame);
+                    }
+                }
+            }
+        }
+        self.buffers.spare_actions = actions;
+        if to_storage || !self.buffers.storage.is_empty() {
+            self.flush_storage();
+        }
+        if self.core.wants_commit() {
+            self.storage.want_commit();
+        }
+        self.flush_neighbours();
+        if let Some(links) = &mut self.links {
+            links.flush();
+        }
+        self.publish();
+    }
+
+    fn send(&mut self, core: u16, message: CoreMessage) {
+        let Some(neighbour) = self.neighbours.iter_mut().find(|neighbour| neighbour.index == core) else {
+            return;
+        };
+        neighbour.told = true;
+        if !neighbour.waiting.is_empty() {
+            neighbour.waiting.push_back(message);
+        } else if let Err(message) = neighbour.outgoing.try_push(message) {
+            neighbour.waiting.push_back(message);
+        }
+    }
+
+    fn flush_neighbours(&mut self) {
+        for neighbour in &mut self.neighbours {
+            while let Some(message) = neighbour.waiting.pop_front() {
+                if let Err(message) = neighbour.outgoing.try_push(message) {
+                    neighbour.waiting.push_front(message);
+                    break;
+                }
+            }
+            if std::mem::take(&mut neighbour.told) {
+                neighbour.unparker.unpark_if_parked();
+            }
+        }
+    }
+
+    fn flush_storage(&mut self) {
+        while let Some(request) = self.buffers.storage.pop_front() {
+            if let Err(request) = self.storage.leave(request) {
+                self.buffers.storage.push_front(request);
+                break;
+            }
+        }
+        self.storage.wake();
+    }
+
+    /// Hands over, declares itself idle, and sleeps until something comes or a timer is due.
+    fn sleep(&mut self, now: u64) {
+        self.core.step(now, Event::Rest, &mut self.buffers.actions);
+        self.perform();
+        if !self.buffers.storage.is_empty() {
+            // The storage thread has no room; it is awake, so look again at once.
+            return;
+        }
+        self.batches.idle();
+        self.parker.prepare();
+        if self.has_input() {
+            self.parker.cancel();
+        } else {
+            let timeout = self.core.next_timer().map(|at| at.saturating_sub(now)).unwrap_or(SLEEP_NS);
+            self.parker.park(Some(timeout.min(SLEEP_NS)));
+        }
+        self.batches.wake();
+    }
+
+    fn has_input(&mut self) -> bool {
+        let seen = Some(self.batches.observe()) != self.buffers.seen;
+        let ring = |neighbour: &mut Neighbour| {
+            let full = !neighbour.waiting.is_empty() && !neighbour.outgoing.want_room();
+            !neighbour.incoming.is_empty() || neighbour.incoming.room_wanted() || full
+        };
+        seen || self.neighbours.iter_mut().any(ring)
+            || self.links.as_mut().is_some_and(super::links::CoreLinks::has_input)
+            || !self.answers.is_empty()
+            || !self.core.desk().is_empty()
+            || self.orders.stop.load(Ordering::Acquire)
+            || self.orders.drain.load(Ordering::Acquire) != self.buffers.draining
+    }
+
+    fn publish(&self) {
+        let Counters { calls, turns, cross_core_calls, remote_calls, activations, images } =
+            self.core.counters();
+        let gauge = &self.gauge;
+        gauge.calls.store(calls, Ordering::Relaxed);
+        gauge.turns.store(turns, Ordering::Relaxed);
+        gauge.cross_core_calls.store(cross_core_calls, Ordering::Relaxed);
+        gauge.remote_calls.store(remote_calls, Ordering::Relaxed);
+        gauge.images.store(images, Ordering::Relaxed);
+        gauge.activations.store(activations, Ordering::Relaxed);
+        gauge.objects.store(self.core.activations() as u64, Ordering::Relaxed);
+        gauge.quiet.store(self.core.is_quiet() && self.core.desk().is_empty(), Ordering::Release);
+    }
+
+    /// The last images go to the storage thread, which commits them before it ends.
+    fn finish(mut self) {
+        let now = self.clock.now();
+        self.core.step(now, Event::Rest, &mut self.buffers.actions);
+        self.perform();
+        self.batches.idle();
+    }
+}
+
+/// Turns between two looks at the inputs: what bounds how long a new call waits behind busy objects.
+const TURNS_PER_PASS: u32 = 256;
+/// Messages taken from one ring in one pass.
+const MESSAGES_PER_PASS: usize = 256;
+/// The longest sleep; a guard, not a rhythm.
+const SLEEP_NS: u64 = 1_000_000_000;

@@ -1,0 +1,256 @@
+//! The storage thread: closes batch after batch, commits each to the store, and answers loads.
+//!
+//! One thread for each node, the only one that touches the store. Which batch is open is published through the batch
+//! clock; see there for why no change can slip into a batch that is closed.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use epicserver_storage::{Batch, BatchName, Effect, NodeId, RecordKeyRef, Store, StoreError};
+
+use crate::saving::{BatchImages, LoadAnswer, LoadTicket};
+use crate::sync::batch_clock::StorageClock;
+use crate::sync::inbox::Inbox;
+use crate::sync::parker::{Parker, Unparker};
+
+/// What cores ask of the storage thread.
+#[derive(Debug)]
+pub(crate) enum ToStorage {
+    Images(Box<BatchImages>),
+    Load(LoadTicket),
+}
+
+/// What the storage thread answers.
+#[derive(Debug)]
+pub(crate) enum FromStorage {
+    Loaded(LoadTicket, LoadAnswer),
+    Recycled(Box<BatchImages>),
+}
+
+/// The part that cores and the node share with the storage thread.
+#[derive(Debug)]
+pub(crate) struct StorageDesk {
+    requests: Inbox<ToStorage>,
+    /// Somebody waits for a batch to be durable.
+    wanted: AtomicBool,
+    stop: AtomicBool,
+    /// The node must stop: the store cannot be trusted any more, or refuses this node.
+    pub(crate) broken: AtomicBool,
+    unparker: Unparker,
+}
+
+impl StorageDesk {
+    pub(crate) fn new(unparker: Unparker) -> Self {
+        Self {
+            requests: Inbox::new(REQUESTS_MAX),
+            wanted: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            unparker,
+        }
+    }
+
+    /// Leaves a request; the thread is woken by [`wake`](Self::wake). Gives it back while too many wait.
+    pub(crate) fn leave(&self, request: ToStorage) -> Result<(), ToStorage> {
+        self.requests.push(request)
+    }
+
+    /// Asks for the open batch to be closed and committed.
+    pub(crate) fn want_commit(&self) {
+        if !self.wanted.swap(true, Ordering::AcqRel) {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        self.unparker.unpark_if_parked();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.unparker.unpark();
+    }
+}
+
+/// Where answers for one core go.
+#[derive(Debug)]
+pub(crate) struct CorePort {
+    pub(crate) answers: Arc<Inbox<FromStorage>>,
+    pub(crate) unparker: Unparker,
+}
+
+/// The thread's own state.
+pub(crate) struct StorageThread {
+    pub(crate) desk: Arc<StorageDesk>,
+    pub(crate) clock: StorageClock,
+    pub(crate) parker: Parker,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) node: NodeId,
+    pub(crate) cores: Vec<CorePort>,
+    pub(crate) waiting_loads: VecDeque<LoadTicket>,
+    pub(crate) images: Vec<(usize, Box<BatchImages>)>,
+    pub(crate) batch: Batch,
+    pub(crate) durable: u64,
+}
+
+impl StorageThread {
+    /// Runs until the node stops; commits what was handed over before it ends.
+    pub(crate) fn run(mut self) {
+        let mut requests = Vec::new();
+        loop {
+            let stopping = self.desk.stop.load(Ordering::Acquire);
+            self.take_requests(&mut requests);
+            self.answer_loads();
+            if self.desk.wanted.swap(false, Ordering::AcqRel)
+                || !self.images.is_empty()
+                || self.loads_need_commit()
+            {
+                self.close_batch(&mut requests);
+            } else if stopping {
+                return;
+            } else {
+                self.sleep();
+            }
+        }
+    }
+
+    fn sleep(&mut self) {
+        self.parker.prepare();
+        let idle = self.desk.requests.is_empty()
+            && !self.desk.wanted.load(Ordering::Acquire)
+            && !self.desk.stop.load(Ordering::Acquire);
+        if idle {
+            self.parker.park(Some(SLEEP_NS));
+        } else {
+            self.parker.cancel();
+        }
+    }
+
+    fn take_requests(&mut self, requests: &mut Vec<ToStorage>) {
+        self.desk.requests.drain_into(requests);
+        for request in requests.drain(..) {
+            match request {
+                ToStorage::Images(images) => self.images.push((0, images)),
+                ToStorage::Load(ticket) => self.waiting_loads.push_back(ticket),
+            }
+        }
+    }
+
+    /// Closes the open batch, waits until every core has passed it, and commits it.
+    fn close_batch(&mut self, requests: &mut Vec<ToStorage>) {
+        let closed = self.clock.open();
+        self.clock.publish_next();
+        // A core that runs passes at its next look; one that sleeps counts as passed; one in a long turn is waited for.
+        while !self.clock.all_passed(closed) {
+            self.parker.prepare();
+            if self.clock.all_passed(closed) {
+                self.parker.cancel();
+                break;
+            }
+            self.parker.park(Some(SLEEP_NS));
+        }
+        self.take_requests(requests);
+        match self.commit(closed) {
+            Ok(()) => {
+                self.clock.set_durable(closed);
+                self.durable = closed;
+            }
+            Err(error) => {
+                let failed = self.clock.fail(closed);
+                tracing::error!(%error, ?failed, "a save batch failed");
+                self.forget_failed(&failed);
+                self.durable = *failed.end();
+            }
+        }
+        for core in &self.cores {
+            core.unparker.unpark_if_parked();
+        }
+    }
+
+    /// Commits the images of all batches up to `closed`.
+    fn commit(&mut self, closed: u64) -> Result<(), StoreError> {
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.images).into_iter().partition(|(_, images)| images.number <= closed);
+        self.images = later;
+        if now.is_empty() {
+            return Ok(());
+        }
+        self.batch.clear(BatchName { node: self.node, number: closed });
+        let mut filled = Ok(());
+        for (_, images) in &now {
+            filled = filled.and_then(|()| images.append_to(&mut self.batch));
+        }
+        let committed = match filled {
+            Ok(()) => self.commit_until_known(),
+            Err(error) => Err(StoreError::Failed { reason: error.to_string() }),
+        };
+        for (_, images) in now {
+            // Whichever core it goes to has use for a buffer; a full inbox means that none is needed.
+            let core = usize::try_from(images.number).unwrap_or(0) % self.cores.len();
+            let _ = self.cores[core].answers.push(FromStorage::Recycled(images));
+        }
+        if committed.as_ref().is_err_and(|error| error.effect() == Effect::StopNode || is_eviction(error)) {
+            self.desk.broken.store(true, Ordering::Release);
+        }
+        committed
+    }
+
+    /// Commits; while the outcome is unknown the same batch is committed again, which the store recognises.
+    fn commit_until_known(&mut self) -> Result<(), StoreError> {
+        let mut outcome = self.store.commit(&self.batch);
+        for _ in 0..UNKNOWN_TRIES {
+            match outcome {
+                Err(StoreError::Unknown { .. }) => outcome = self.store.commit(&self.batch),
+                _ => break,
+            }
+        }
+        outcome.map(drop)
+    }
+
+    fn forget_failed(&mut self, failed: &RangeInclusive<u64>) {
+        self.images.retain(|(_, images)| !failed.contains(&images.number));
+    }
+
+    fn loads_need_commit(&self) -> bool {
+        self.waiting_loads.iter().any(|ticket| ticket.after > self.durable)
+    }
+
+    fn answer_loads(&mut self) {
+        for _ in 0..self.waiting_loads.len() {
+            let Some(ticket) = self.waiting_loads.pop_front() else { return };
+            if ticket.after > self.durable {
+                self.waiting_loads.push_back(ticket);
+                continue;
+            }
+            let answer = self.load(&ticket);
+            let Some(core) = self.cores.get(usize::from(ticket.core)) else { continue };
+            if let Err(FromStorage::Loaded(ticket, _)) =
+                core.answers.push(FromStorage::Loaded(ticket, answer))
+            {
+                // The core has more answers than it can take; it gets this one later.
+                self.waiting_loads.push_back(ticket);
+            }
+            core.unparker.unpark_if_parked();
+        }
+    }
+
+    fn load(&mut self, ticket: &LoadTicket) -> LoadAnswer {
+        let key: RecordKeyRef<'_> = ticket.key.as_ref();
+        self.store.load(&[key]).map(|mut records| records.pop().flatten())
+    }
+}
+
+/// The store says that this node is not the owner any more.
+fn is_eviction(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused { .. })
+}
+
+/// Requests that may wait; beyond it cores keep theirs and try again.
+const REQUESTS_MAX: usize = 1 << 16;
+/// Answers that may wait for one core.
+pub(crate) const ANSWERS_MAX: usize = 1 << 16;
+/// A wait that nobody ends is looked at again after this long.
+const SLEEP_NS: u64 = 100_000_000;
+const UNKNOWN_TRIES: usize = 10;

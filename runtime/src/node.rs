@@ -1,0 +1,550 @@
+//! `Node`: one process' part of the cluster, from start to stop.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use epicserver_storage::{Batch, BatchName, Fence, MemoryStore, NodeId, Partition, Store, StoreError};
+
+use crate::core::{Core, CoreConfig};
+use crate::driver::clock::Clock;
+use crate::driver::core_thread::{CoreGauge, CoreOrders, CoreThread, Neighbour};
+use crate::driver::edge::Edge;
+use crate::driver::storage_thread::{ANSWERS_MAX, CorePort, StorageDesk, StorageThread};
+use crate::driver::{Wait, links};
+use crate::entity::{BoundEntity, Entities, NodeTag};
+use crate::pool::Pool;
+use crate::registry::{self, NodeEntrance};
+use crate::routes::Routes;
+use crate::sync::batch_clock::{CoreClock, batch_clock};
+use crate::sync::inbox::Inbox;
+use crate::sync::parker::{Parker, Unparker};
+use crate::sync::{pin, ring};
+
+/// One process' part of the cluster: its cores, its storage thread, its links.
+///
+/// Dropping it stops it at once; [`shutdown`](Self::shutdown) drains it first.
+#[derive(Debug)]
+pub struct Node {
+    shared: Arc<NodeShared>,
+    orders: Vec<Arc<CoreOrders>>,
+    unparkers: Vec<Unparker>,
+    cores: Vec<JoinHandle<()>>,
+    storage: Arc<StorageDesk>,
+    storage_thread: Option<JoinHandle<()>>,
+    links: Option<links::LinkThreadHandle>,
+    _edge: Edge,
+    next_entry: AtomicU32,
+    stopped: AtomicBool,
+}
+
+/// How a node is set up.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    entities: Vec<BoundEntity>,
+    cores: Option<u16>,
+    wait: Wait,
+    pin: bool,
+    core: CoreConfig,
+    store: Option<StoreBox>,
+    pub(crate) links: Option<links::LinksConfig>,
+}
+
+struct StoreBox(Box<dyn Store>);
+
+impl std::fmt::Debug for StoreBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Two entities have one name.
+    #[error(
+        "two entities are named {0:?}: entity names are unique in a cluster, give one of them another `name = ..`"
+    )]
+    SameName(String),
+    /// Two names hash to one number.
+    #[error("the entity names {0:?} and {1:?} have the same number: rename one of them")]
+    SameId(String, String),
+    /// Two methods of one entity have one number.
+    #[error("methods {1:?} and {2:?} of entity {0:?} have the same number: rename one of them")]
+    SameMethod(String, String, String),
+    /// The settings make no sense.
+    #[error("{0}")]
+    Config(String),
+    /// A thread or a runtime could not be started.
+    #[error("a thread of the node cannot be started: {0}")]
+    Thread(#[from] io::Error),
+    /// The store does not accept this node.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// What a node did since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Methods that were started.
+    pub calls: u64,
+    /// Turns of entity code.
+    pub turns: u64,
+    /// Calls from one core of the node to another.
+    pub cross_core_calls: u64,
+    /// Calls from this node to others.
+    pub remote_calls: u64,
+    /// Images of changed objects taken for saving.
+    pub images: u64,
+    /// Activations made.
+    pub activations: u64,
+    /// Objects in memory now.
+    pub objects: u64,
+}
+
+/// What a node shares with its handles.
+#[derive(Debug)]
+pub(crate) struct NodeShared {
+    id: NodeId,
+    number: u32,
+    gauges: Vec<Arc<CoreGauge>>,
+}
+
+impl NodeShared {
+    pub(crate) fn stats(&self) -> Stats {
+        let sum = |read: fn(&CoreGauge) -> &AtomicU64| {
+            self.gauges.iter().map(|gauge| read(gauge).load(Ordering::Relaxed)).sum()
+        };
+        Stats {
+            calls: sum(|gauge| &gauge.calls),
+            turns: sum(|gauge| &gauge.turns),
+            cross_core_calls: sum(|gauge| &gauge.cross_core_calls),
+            remote_calls: sum(|gauge| &gauge.remote_calls),
+            images: sum(|gauge| &gauge.images),
+            activations: sum(|gauge| &gauge.activations),
+            objects: sum(|gauge| &gauge.objects),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.gauges.iter().all(|gauge| gauge.quiet.load(Ordering::Acquire))
+    }
+}
+
+impl Node {
+    /// Starts describing a node.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder {
+            entities: Vec::new(),
+            cores: None,
+            wait: Wait::Auto,
+            pin: true,
+            core: CoreConfig::default(),
+            store: None,
+            links: None,
+        }
+    }
+
+    /// A handle for calls; each has the next core of the node as its entry.
+    pub fn pool(&self) -> Pool {
+        let entry = self.next_entry.fetch_add(1, Ordering::Relaxed) as usize % self.orders.len();
+        Pool::new(NodeTag::pack(self.shared.number, entry as u16), self.shared.clone())
+    }
+
+    /// The node's name in this life.
+    pub fn id(&self) -> NodeId {
+        self.shared.id
+    }
+
+    /// What the node did so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// Whether the node can go on: `false` when its store failed for good or refused it.
+    pub fn is_healthy(&self) -> bool {
+        !self.storage.broken.load(Ordering::Acquire)
+    }
+
+    /// Stops the node in order: calls under way end, objects run their `on_drop` hooks and are saved, then the threads end.
+    /// What has not ended within `patience` is cut off. Gives whether everything ended by itself.
+    pub async fn shutdown(self, patience: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + patience;
+        while !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        for (orders, unparker) in self.orders.iter().zip(&self.unparkers) {
+            orders.drain.store(true, Ordering::Release);
+            unparker.unpark();
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        while !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.shared.is_quiet()
+    }
+
+    fn stop_threads(&mut self) {
+        if self.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        registry::remove_node(self.shared.number);
+        for (orders, unparker) in self.orders.iter().zip(&self.unparkers) {
+            orders.stop.store(true, Ordering::Release);
+            unparker.unpark();
+        }
+        for core in self.cores.drain(..) {
+            if core.join().is_err() {
+                tracing::error!("a core thread panicked");
+            }
+        }
+        self.links.take();
+        self.storage.stop();
+        if let Some(storage) = self.storage_thread.take()
+            && storage.join().is_err()
+        {
+            tracing::error!("the storage thread panicked");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+impl NodeBuilder {
+    /// Adds the entities that this node has code for: `bind::<(Player, Barrel)>()`.
+    #[must_use]
+    pub fn bind<B: Entities>(mut self) -> Self {
+        B::collect(&mut self.entities);
+        self
+    }
+
+    /// How many cores to run; the number of processors unless said otherwise.
+    #[must_use]
+    pub fn cores(mut self, cores: u16) -> Self {
+        self.cores = Some(cores);
+        self
+    }
+
+    /// How cores wait for work.
+    #[must_use]
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Whether each core is pinned to a processor; yes unless said otherwise.
+    #[must_use]
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Limits and seeds of the cores.
+    #[must_use]
+    pub fn core_config(mut self, config: CoreConfig) -> Self {
+        self.core = config;
+        self
+    }
+
+    /// Where state is saved; memory unless said otherwise, which lasts as long as the node.
+    #[must_use]
+    pub fn store(mut self, store: impl Store + 'static) -> Self {
+        self.store = Some(StoreBox(Box::new(store)));
+        self
+    }
+
+    /// Starts the node's threads.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong with the entities, the settings, the store or the machine.
+    pub fn start(mut self) -> Result<Node, StartError> {
+        check_entities(&self.entities)?;
+        let processors = pin::available_processors().unwrap_or_default();
+        let cores = self.cores.unwrap_or(processors.len().max(1) as u16);
+        if cores == 0 || cores > CORES_MAX {
+            return Err(StartError::Config(format!("cores = {cores}: a node has 1 to {CORES_MAX} cores")));
+        }
+        let clock = Clock::start();
+        self.core.epoch_ms = clock.epoch_ms();
+        let parts = Parts::new(self, cores, clock)?;
+        parts.start(processors)
+    }
+}
+
+/// Everything of a node before its threads run.
+struct Parts {
+    builder: NodeBuilder,
+    clock: Clock,
+    id: NodeId,
+    routes: Arc<Routes>,
+    configs: Vec<CoreConfig>,
+    links: Option<links::PreparedLinks>,
+}
+
+impl Parts {
+    fn new(mut builder: NodeBuilder, cores: u16, clock: Clock) -> Result<Self, StartError> {
+        let links = builder.links.take().map(|links| links.prepare(cores, &builder.entities)).transpose()?;
+        let id = links.as_ref().map_or_else(random_node_id, links::PreparedLinks::id);
+        let routes = match &links {
+            Some(links) => links.routes(),
+            None => Arc::new(Routes::solo(id, cores)),
+        };
+        let configs = builder.core.for_node(cores);
+        Ok(Self { builder, clock, id, routes, configs, links })
+    }
+
+    fn start(mut self, processors: Vec<usize>) -> Result<Node, StartError> {
+        let cores = self.configs.len();
+        let edge = Edge::new()?;
+        let mut parkers: Vec<Parker> = (0..cores).map(|_| Parker::new()).collect();
+        let unparkers: Vec<Unparker> = parkers.iter().map(Parker::unparker).collect();
+        let storage_parker = Parker::new();
+        let (storage_clock, core_clocks) = batch_clock(cores, storage_parker.unparker());
+        let storage = Arc::new(StorageDesk::new(storage_parker.unparker()));
+        let answers: Vec<_> = (0..cores).map(|_| Arc::new(Inbox::new(ANSWERS_MAX))).collect();
+        let gauges: Vec<Arc<CoreGauge>> = (0..cores).map(|_| Arc::default()).collect();
+        let orders: Vec<Arc<CoreOrders>> = (0..cores).map(|_| Arc::default()).collect();
+        let number = self.configs[0].node_tag;
+        let shared = Arc::new(NodeShared { id: self.id, number, gauges: gauges.clone() });
+
+        let store = self.open_store()?;
+        let storage_thread = StorageThread {
+            desk: storage.clone(),
+            clock: storage_clock,
+            parker: storage_parker,
+            store,
+            node: self.id,
+            cores: answers
+                .iter()
+                .zip(&unparkers)
+                .map(|(answers, unparker)| port(answers, unparker))
+                .collect(),
+            waiting_loads: VecDeque::new(),
+            images: Vec::new(),
+            batch: Batch::new(BatchName { node: self.id, number: 1 }),
+            durable: 0,
+        };
+        let storage_join = spawn("epic-storage".to_owned(), move || storage_thread.run())?;
+
+        let (link_thread, mut core_links) = match self.links.take() {
+            Some(links) => {
+                let (handle, core_links) = links.start(&unparkers, self.clock)?;
+                (Some(handle), core_links.into_iter().map(Some).collect())
+            }
+            None => (None, (0..cores).map(|_| None).collect::<Vec<_>>()),
+        };
+
+        let mut node = Node {
+            shared,
+            orders: orders.clone(),
+            unparkers: unparkers.clone(),
+            cores: Vec::new(),
+            storage: storage.clone(),
+            storage_thread: Some(storage_join),
+            links: link_thread,
+            next_entry: AtomicU32::new(0),
+            stopped: AtomicBool::new(false),
+            _edge: edge,
+        };
+
+        let mesh = mesh(&unparkers);
+        let spin_ns = spin_ns(self.builder.wait, cores, processors.len());
+        let (started, desks) = std::sync::mpsc::channel();
+        let per_core = mesh.into_iter().zip(core_clocks).zip(parkers.drain(..)).enumerate();
+        for (index, ((neighbours, batches), parker)) in per_core {
+            let seed = CoreSeed {
+                config: self.configs[index].clone(),
+                entities: self.builder.entities.clone(),
+                routes: self.routes.clone(),
+                clock: self.clock,
+                wait: self.builder.wait,
+                spin_ns,
+                processor: self
+                    .builder
+                    .pin
+                    .then(|| processors.get(index % processors.len().max(1)).copied())
+                    .flatten(),
+                parker,
+                neighbours,
+                batches,
+                storage: storage.clone(),
+                answers: answers[index].clone(),
+                links: core_links[index].take(),
+                edge: node._edge.handle(),
+                gauge: gauges[index].clone(),
+                orders: orders[index].clone(),
+                unparker: unparkers[index].clone(),
+            };
+            let started = started.clone();
+            node.cores.push(spawn(format!("epic-core-{index}"), move || seed.run(index, started))?);
+        }
+        drop(started);
+        let mut all: Vec<_> = desks.into_iter().collect();
+        all.sort_by_key(|(index, _)| *index);
+        if all.len() != cores {
+            return Err(StartError::Config("a core thread ended while it started".to_owned()));
+        }
+        registry::add_node(
+            number,
+            Arc::new(NodeEntrance { desks: all.into_iter().map(|(_, desk)| desk).collect() }),
+        );
+        Ok(node)
+    }
+
+    /// The store, with the fences of the partitions that this node owns.
+    fn open_store(&mut self) -> Result<Box<dyn Store>, StartError> {
+        let mut store = self.builder.store.take().map_or_else(
+            || Box::new(MemoryStore::new(epicserver_storage::StoreId(0))) as Box<dyn Store>,
+            |store| store.0,
+        );
+        let view = self.routes.view();
+        let mine = Partition::all().filter(|partition| view.owner(*partition) == Some(self.id));
+        let fences: Vec<Fence> = mine
+            .map(|partition| Fence { partition, epoch: view.partition(partition).epoch, holder: self.id })
+            .collect();
+        store.open_fences(&fences)?;
+        Ok(store)
+    }
+}
+
+/// What a core's thread is made of; the core itself is made on its thread, as it never leaves it.
+struct CoreSeed {
+    config: CoreConfig,
+    entities: Vec<BoundEntity>,
+    routes: Arc<Routes>,
+    clock: Clock,
+    wait: Wait,
+    spin_ns: u64,
+    processor: Option<usize>,
+    parker: Parker,
+    neighbours: Vec<Neighbour>,
+    batches: CoreClock,
+    storage: Arc<StorageDesk>,
+    answers: Arc<Inbox<crate::driver::storage_thread::FromStorage>>,
+    links: Option<links::CoreLinks>,
+    edge: crate::driver::edge::EdgeHandle,
+    gauge: Arc<CoreGauge>,
+    orders: Arc<CoreOrders>,
+    unparker: Unparker,
+}
+
+type Started = std::sync::mpsc::Sender<(usize, Arc<registry::Desk>)>;
+
+impl CoreSeed {
+    fn run(self, index: usize, started: Started) {
+        if let Some(processor) = self.processor
+            && let Err(error) = pin::pin_current_thread(processor)
+        {
+            tracing::warn!(%error, processor, "a core cannot be pinned to its processor");
+        }
+        let core = Core::new(self.clock.now(), self.config, &self.entities, self.routes);
+        let unparker = self.unparker;
+        core.desk().set_ring(Box::new(move || {
+            unparker.unpark_if_parked();
+        }));
+        if started.send((index, core.desk().clone())).is_err() {
+            return;
+        }
+        // Whoever waits for the start counts the senders that are left.
+        drop(started);
+        let thread = CoreThread {
+            core,
+            clock: self.clock,
+            wait: self.wait,
+            spin_ns: self.spin_ns,
+            parker: self.parker,
+            neighbours: self.neighbours,
+            batches: self.batches,
+            storage: self.storage,
+            answers: self.answers,
+            links: self.links,
+            edge: self.edge,
+            gauge: self.gauge,
+            orders: self.orders,
+            buffers: crate::driver::core_thread::Buffers::default(),
+        };
+        thread.run();
+    }
+}
+
+fn port(answers: &Arc<Inbox<crate::driver::storage_thread::FromStorage>>, unparker: &Unparker) -> CorePort {
+    CorePort { answers: answers.clone(), unparker: unparker.clone() }
+}
+
+/// A ring in each direction between every two cores.
+fn mesh(unparkers: &[Unparker]) -> Vec<Vec<Neighbour>> {
+    let cores = unparkers.len();
+    let mut mesh: Vec<Vec<Neighbour>> = (0..cores).map(|_| Vec::new()).collect();
+    for a in 0..cores {
+        for b in a + 1..cores {
+            let (to_b, from_a) = ring::ring(RING_LEN);
+            let (to_a, from_b) = ring::ring(RING_LEN);
+            let neighbour = |index: usize, outgoing, incoming| Neighbour {
+                index: index as u16,
+                outgoing,
+                incoming,
+                unparker: unparkers[index].clone(),
+                waiting: VecDeque::new(),
+                told: false,
+            };
+            mesh[a].push(neighbour(b, to_b, from_b));
+            mesh[b].push(neighbour(a, to_a, from_a));
+        }
+    }
+    mesh
+}
+
+/// How long a core spins before it sleeps: not at all where more threads would spin than there are processors.
+fn spin_ns(wait: Wait, cores: usize, processors: usize) -> u64 {
+    match wait {
+        Wait::Auto if cores < processors => SPIN_NS,
+        _ => 0,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the driver starts the node's threads")]
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(run)
+}
+
+fn random_node_id() -> NodeId {
+    NodeId { id: fastrand::u64(..), incarnation: 1 }
+}
+
+fn check_entities(entities: &[BoundEntity]) -> Result<(), StartError> {
+    for (at, one) in entities.iter().enumerate() {
+        for other in &entities[at + 1..] {
+            if one.vtable.name == other.vtable.name {
+                return Err(StartError::SameName(one.vtable.name.to_owned()));
+            }
+            if one.vtable.id == other.vtable.id {
+                return Err(StartError::SameId(one.vtable.name.to_owned(), other.vtable.name.to_owned()));
+            }
+        }
+        for pair in one.methods.windows(2) {
+            if pair[0].vtable.id == pair[1].vtable.id {
+                let name = |entry: &crate::entity::MethodEntry| entry.vtable.name.to_owned();
+                return Err(StartError::SameMethod(
+                    one.vtable.name.to_owned(),
+                    name(&pair[0]),
+                    name(&pair[1]),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+const CORES_MAX: u16 = 256;
+/// Messages under way between two cores. Short rings stay in the nearest cache; what does not fit waits in order.
+const RING_LEN: usize = 64;
+const SPIN_NS: u64 = 20_000;
+const LOOK_AGAIN: Duration = Duration::from_millis(1);

@@ -1,0 +1,71 @@
+//! A whole node on real threads: calls from outside, across cores, and an orderly end.
+
+use std::time::Duration;
+
+use super::harness::{Add, Get, Nested, Node as Object, Spin, node as object};
+use crate::core::CoreConfig;
+use crate::driver::Wait;
+use crate::node::Node;
+
+fn start(cores: u16, wait: Wait) -> Node {
+    Node::builder()
+        .bind::<(Object,)>()
+        .cores(cores)
+        .wait(wait)
+        .pin(false)
+        .core_config(CoreConfig::default())
+        .start()
+        .expect("a node in memory starts")
+}
+
+#[tokio::test]
+async fn calls_from_outside_reach_objects_on_every_core() {
+    let node = start(2, Wait::Park);
+    let pool = node.pool();
+    for key in 0..100u64 {
+        assert_eq!(pool.get::<Object>(key).call(Add { by: key }).await, Ok(key));
+    }
+    for key in 0..100u64 {
+        assert_eq!(pool.get::<Object>(key).call(Get {}).await, Ok(key));
+    }
+    let path: Vec<u64> = (2..20).step_by(2).collect();
+    assert_eq!(pool.get::<Object>(0).call(Nested { path }).await, Ok(9));
+    let stats = node.stats();
+    assert!(stats.calls >= 210 && stats.cross_core_calls > 0, "{stats:?}");
+    assert!(node.shutdown(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_call_after_the_end_of_its_node_is_an_error_and_no_hang() {
+    let node = start(1, Wait::Auto);
+    let reference = node.pool().get::<Object>(1);
+    drop(node);
+    let error = reference.call(Get {}).await.expect_err("no node");
+    assert!(error.retry_safe(), "{error}");
+}
+
+#[tokio::test]
+async fn bench_cross_core() {
+    if cfg!(debug_assertions) {
+        return;
+    }
+    for wait in [Wait::Spin, Wait::Park] {
+        let node = start(2, wait);
+        let pool = node.pool();
+        // The callers' objects live on core `partition % 2`: take one caller, and callees of each core apart.
+        let of_core = |core: u16| {
+            move |key: &u64| crate::key::StoredKey::canonical(key, |view| view.partition()) % 2 == core
+        };
+        let caller = (0..100u64).find(of_core(0)).expect("half of all keys");
+        for (name, core) in [("same core", 0), ("cross core", 1)] {
+            let callees: Vec<_> = (1000..3000u64).filter(of_core(core)).take(1000).map(object).collect();
+            let calls = if wait == Wait::Spin || core == 0 { 1_000_000 } else { 20_000 };
+            let start = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+            let call =
+                pool.get::<Object>(caller).call(Spin { callees, calls }).within(Duration::from_secs(100));
+            assert_eq!(call.await, Ok(0));
+            let took = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970") - start;
+            eprintln!("{wait:?} {name}: {:.1} ns a call", took.as_nanos() as f64 / calls as f64);
+        }
+    }
+}
