@@ -296,8 +296,6 @@ impl Transport for TcpTransport {
             Stage::Up => {
                 let deadline = self.now.saturating_add(self.options.linger_ns_max);
                 connection.stage = Stage::Lingering { deadline };
-                // The peer may have sent already: look at once, and at every edge from here on.
-                connection.readable = true;
                 self.timed.push(link);
                 self.write(link);
             }

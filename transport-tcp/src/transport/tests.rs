@@ -205,3 +205,50 @@ fn a_busy_link_does_not_starve_the_others() {
     });
     assert!(polls < 200, "heard after {polls} polls");
 }
+
+#[test]
+fn a_starved_link_goes_on_when_a_frame_is_dropped_elsewhere() {
+    let options = TcpOptions {
+        frame_len_max: 1024,
+        receive_block_len: 4096,
+        receive_blocks_per_link_max: 2,
+        ..TcpOptions::default()
+    };
+    let (mut transport, mut peer, _) = with_peer(options);
+    let count = 64;
+    peer.write_all(&frame(512 - 32).repeat(count)).expect("it fits the socket");
+    let mut held = Vec::new();
+    until(&mut transport, "starved", |transport, events| {
+        held = events.to_vec();
+        !transport.starved.is_empty()
+    });
+    assert_eq!(held.len(), 16, "two blocks of eight frames");
+    let mut arrived = 0;
+    while arrived < count {
+        arrived += held.len();
+        if transport.arm() && !transport.starved.is_empty() {
+            std::thread::scope(|scope| scope.spawn(|| held.clear()).join()).expect("dropped");
+            assert!(transport.wait(Duration::from_secs(30)), "nobody said that a block came back");
+        }
+        held.clear();
+        transport.poll(1, &mut held);
+    }
+    assert_eq!(arrived, count);
+}
+
+#[test]
+fn nothing_is_read_before_what_is_pending_is_out() {
+    let (mut transport, mut peer, link) = with_peer(TcpOptions::default());
+    peer.write_all(&frame(16)).expect("it fits the socket");
+    let count = EVENTS_PER_POLL_MAX + 1;
+    transport.pending.extend((0..count).map(|_| Event::Writable { link }));
+    let mut events = Vec::new();
+    transport.poll(1, &mut events);
+    assert_eq!(events.len(), EVENTS_PER_POLL_MAX);
+    until(&mut transport, "the frame is read", |_, seen| {
+        events = seen.to_vec();
+        seen.len() == 2
+    });
+    assert_eq!(events[0], Event::Writable { link });
+    assert!(matches!(events[1], Event::Receive { .. }));
+}
