@@ -348,9 +348,8 @@ impl Transport for TcpTransport {
         self.accept();
         self.handle_deadlines();
         self.hand_out_pending(events, events_max);
-        if self.pending.is_empty() {
-            self.read(events, events_max);
-        }
+        // If something is still pending, `events` is full and nothing is read before it.
+        self.read(events, events_max);
     }
 
     fn poll_timeout(&self) -> Option<u64> {

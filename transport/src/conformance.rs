@@ -90,6 +90,7 @@ const CASES: &[(&str, Case)] = &[
     ("frames arrive in order", traffic::frames_arrive_in_order),
     ("frames of every length arrive", traffic::every_length_arrives),
     ("both directions at once", traffic::both_directions_at_once),
+    ("a poll hands out a bounded number of events", traffic::a_poll_is_bounded),
     ("a peer that does not poll holds the sender back", traffic::back_pressure),
     ("the send window holds", traffic::send_window_holds),
     ("a breach of the receive window ends that link only", traffic::receive_window_breach),

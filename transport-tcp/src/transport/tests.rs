@@ -67,6 +67,16 @@ fn the_chosen_port_is_published() {
 }
 
 #[test]
+fn small_frames_are_not_delayed_on_either_side() {
+    let (mut accepting, mut connecting) = (bind(TcpOptions::default()), bind(TcpOptions::default()));
+    connecting.connect(accepting.local_addr(), 0).expect("room for a link");
+    for transport in [&mut connecting, &mut accepting] {
+        until(transport, "up", |_, events| events.len() == 1);
+        assert!(transport.links.iter_mut().all(|(_, link)| link.stream().nodelay().expect("a socket")));
+    }
+}
+
+#[test]
 fn an_address_that_is_none_is_refused_with_a_sentence() {
     let mut transport = bind(TcpOptions::default());
     for text in ["", "localhost", "localhost:7000", "127.0.0.1", "127.0.0.1:70000", "loop-1"] {
