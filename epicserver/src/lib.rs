@@ -6,4 +6,5 @@ pub mod __private;
 pub mod prelude;
 
 pub use epicserver_macros::{entity, message, methods};
-pub use epicserver_runtime::{CallError, Field};
+pub use epicserver_runtime::entity::Entities;
+pub use epicserver_runtime::{Call, CallError, Entity, Field, Ref};

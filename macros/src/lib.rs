@@ -8,6 +8,7 @@
 
 mod arguments;
 mod entity;
+mod main_attribute;
 mod message;
 mod methods;
 mod shape;
@@ -105,4 +106,20 @@ pub fn methods(arguments: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
     message::expand(arguments.into(), item.into()).into()
+}
+
+/// Makes an async `main` the code that runs on a node of the cluster.
+///
+/// ```ignore
+/// #[epicserver::main(entities(Player, Barrel))]
+/// async fn main(pool: Pool) -> Result<(), CallError> {
+///     pool.get::<Player>("Bob").enter_level(Vec::new()).await
+/// }
+/// ```
+///
+/// It reads the settings (`epicserver.toml`, environment, flags: see `--help` of the program), starts a node that has code
+/// for these entities, and runs the body. When the body returns, or on SIGINT or SIGTERM, the node stops in order.
+#[proc_macro_attribute]
+pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    main_attribute::expand(arguments.into(), item.into()).into()
 }

@@ -176,9 +176,10 @@ fn decode(method: &Callable) -> TokenStream {
 fn layout(method: &Callable) -> TokenStream {
     let private = private();
     let name = &method.name;
-    let kinds = method.arguments.iter().map(|argument| &argument.kind).chain([&method.value]);
-    let parts = kinds.map(|kind| quote_spanned!(kind.span()=> <#kind as #private::Wire>::LAYOUT));
-    quote!(#private::layout::combine(#name, &[#(#parts),*]))
+    let parts = method.arguments.iter().map(|Argument { kind, .. }| {
+        quote_spanned!(kind.span()=> <<#kind as #private::Sent>::Itself as #private::Wire>::LAYOUT,)
+    });
+    quote!(#private::layout::combine(#name, &[#(#parts)* <Self::Value as #private::Wire>::LAYOUT]))
 }
 
 /// A type that is no message is named once, by a trait that says what to do, instead of once for each derived trait.

@@ -1,0 +1,126 @@
+//! From `main` to a running node and back: what `#[epicserver::main]` expands to.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use epicserver_runtime::entity::Entities;
+use epicserver_runtime::{Node, Pool};
+
+use crate::settings::{Flags, Role, Settings};
+
+/// Reads the settings, starts a node that binds `B`, runs `main` on it, and stops the node in order.
+///
+/// SIGINT and SIGTERM stop it in order too; a second signal stops the process at once.
+pub fn launch<B, F, R>(main: impl FnOnce(Pool) -> F) -> ExitCode
+where
+    B: Entities,
+    F: Future<Output = R>,
+    R: MainResult,
+{
+    let settings = match Settings::load(&Flags::parse(), std::env::vars()) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error),
+    };
+    init_log(settings.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(EDGE_THREADS).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let code = runtime.block_on(async {
+        let node = match start::<B>(&settings) {
+            Ok(node) => node,
+            Err(error) => return fail(&*error),
+        };
+        let code = tokio::select! {
+            code = body(&node, settings.role, main) => code,
+            () = stop_signal() => ExitCode::SUCCESS,
+        };
+        let stopping = node.shutdown(PATIENCE);
+        tokio::select! {
+            in_order = stopping => if !in_order { tracing::warn!("some work did not end in time and was cut off") },
+            () = stop_signal() => tracing::warn!("a second signal: stopping now"),
+        }
+        code
+    });
+    // Blocking work of the application must not hold up the end.
+    runtime.shutdown_background();
+    code
+}
+
+async fn body<F, R>(node: &Node, role: Role, main: impl FnOnce(Pool) -> F) -> ExitCode
+where
+    F: Future<Output = R>,
+    R: MainResult,
+{
+    match role {
+        Role::App => main(node.pool()).await.exit_code(),
+        Role::Node => std::future::pending().await,
+    }
+}
+
+/// A node with these settings.
+///
+/// # Errors
+/// Whatever keeps the node from starting, in words for the user.
+pub fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std::error::Error>> {
+    let mut builder = Node::builder().bind::<B>().wait(settings.wait);
+    if let Some(cores) = settings.cores {
+        builder = builder.cores(cores);
+    }
+    if settings.listen.is_some() {
+        builder = crate::transports::add_links(builder, settings)?;
+    }
+    let node = builder.start()?;
+    tracing::info!(node = %node.id(), listen = settings.listen.as_deref().unwrap_or("nowhere"), "serving, state in memory");
+    Ok(node)
+}
+
+/// What `main` may return.
+pub trait MainResult {
+    /// The process' exit code; an error is printed first.
+    fn exit_code(self) -> ExitCode;
+}
+
+impl MainResult for () {
+    fn exit_code(self) -> ExitCode {
+        ExitCode::SUCCESS
+    }
+}
+
+impl<E: Display> MainResult for Result<(), E> {
+    fn exit_code(self) -> ExitCode {
+        self.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    }
+}
+
+fn fail(error: &(impl Display + ?Sized)) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// Logs to standard error, so that standard output stays the program's own.
+pub fn init_log(level: tracing::Level) {
+    // A program that has set up its own log keeps it.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+}
+
+/// Ends when the process is asked to stop.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
+        tracing::warn!("signals cannot be caught; the process ends at once when it gets one");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+const EDGE_THREADS: usize = 2;
+/// How long the end of the node may take.
+const PATIENCE: Duration = Duration::from_secs(10);

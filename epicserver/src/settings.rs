@@ -1,0 +1,301 @@
+//! Settings of a process: defaults < `epicserver.toml` < environment < flags.
+//!
+//! Every problem is collected and named together with what is allowed, so that one start tells all that is wrong.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use epicserver_runtime::Wait;
+
+/// What a process was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Execution threads; `None`: one for each processor.
+    pub cores: Option<u16>,
+    /// How a core waits when it has nothing to do.
+    pub wait: Wait,
+    /// Where this process listens for its peers; needed when there are any.
+    pub listen: Option<String>,
+    /// The addresses of all other processes of the cluster.
+    pub peers: Vec<String>,
+    /// The file with the secret that the processes of a cluster share: 64 hexadecimal digits.
+    pub secret_file: Option<PathBuf>,
+    /// Whether `main` runs here, or this process only serves objects.
+    pub role: Role,
+    /// How much is logged.
+    pub log: tracing::Level,
+}
+
+/// What a process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs the body of `main`, and serves objects meanwhile.
+    App,
+    /// Serves objects until it is stopped.
+    Node,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cores: None,
+            wait: Wait::Auto,
+            listen: None,
+            peers: Vec::new(),
+            secret_file: None,
+            role: Role::App,
+            log: tracing::Level::INFO,
+        }
+    }
+}
+
+/// What is wrong with the settings, one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError(pub Vec<String>);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the settings are wrong:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// The flags of every program that is started by `#[epicserver::main]`.
+#[derive(clap::Parser, Clone, Debug, Default)]
+#[command(after_help = AFTER_HELP)]
+pub struct Flags {
+    /// Execution threads [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub cores: Option<String>,
+    /// How a core waits for work: auto, spin or park [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub wait: Option<String>,
+    /// Where to listen for peers, such as 127.0.0.1:7700
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// The addresses of all other processes of the cluster, separated by commas
+    #[arg(long, value_name = "ADDRESSES")]
+    pub peers: Option<String>,
+    /// The file with the cluster's secret: 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<String>,
+    /// app: run main; node: only serve objects [default: app]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// How much to log: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Another settings file than epicserver.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "Each flag can also be given as a key of epicserver.toml (cores = 4) or in the environment \
+    (EPICSERVER_CORES=4). Flags win over the environment, the environment over the file.";
+
+impl Settings {
+    /// Puts the three sources together.
+    ///
+    /// # Errors
+    /// All problems of all sources at once.
+    pub fn load(flags: &Flags, environment: impl Iterator<Item = (String, String)>) -> Result<Self, SettingsError> {
+        let mut settings = Self::default();
+        let mut problems = Vec::new();
+        settings.apply_file(flags.config.as_deref(), &mut problems);
+        let mut environment: Vec<_> = environment.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        environment.sort();
+        for (name, value) in environment {
+            let key = name[PREFIX.len()..].to_lowercase();
+            settings.apply(&key, &value, &format!("environment {name}"), &mut problems);
+        }
+        for (key, value) in flags.given() {
+            settings.apply(key, value, &format!("flag --{}", key.replace('_', "-")), &mut problems);
+        }
+        settings.check(&mut problems);
+        if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
+    }
+
+    fn apply_file(&mut self, path: Option<&Path>, problems: &mut Vec<String>) {
+        let (path, required) = path.map_or((Path::new(FILE), false), |path| (path, true));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return,
+            Err(error) => return problems.push(format!("{}: {error}", path.display())),
+        };
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => return problems.push(format!("{}: {}", path.display(), error.message())),
+        };
+        for (key, value) in table {
+            let source = format!("{}: {key}", path.display());
+            match plain(&value) {
+                Some(value) => self.apply(&key, &value, &source, problems),
+                None => problems.push(format!("{source}: give a text, a number or a list of texts")),
+            }
+        }
+    }
+
+    fn apply(&mut self, key: &str, value: &str, source: &str, problems: &mut Vec<String>) {
+        if let Err(problem) = self.set(key, value) {
+            problems.push(format!("{source}: {problem}"));
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "cores" => {
+                let cores = value.parse().ok().filter(|cores| (1..=256).contains(cores));
+                self.cores = Some(cores.ok_or_else(|| format!("{value:?} is no number of cores: use 1 to 256"))?);
+            }
+            "wait" => self.wait = value.parse()?,
+            "listen" => self.listen = Some(address(value)?),
+            "peers" => self.peers = value.split(',').filter(|peer| !peer.is_empty()).map(address).collect::<Result<_, _>>()?,
+            "secret_file" => self.secret_file = Some(value.into()),
+            "role" => {
+                self.role = match value {
+                    "app" => Role::App,
+                    "node" => Role::Node,
+                    _ => return Err(format!("{value:?} is no role: use \"app\" or \"node\"")),
+                };
+            }
+            "log" => {
+                let level = value.parse();
+                self.log = level.map_err(|_| format!("{value:?} is no level: use error, warn, info, debug or trace"))?;
+            }
+            _ => return Err(format!("there is no such setting; there are {KEYS}")),
+        }
+        Ok(())
+    }
+
+    fn check(&self, problems: &mut Vec<String>) {
+        if !self.peers.is_empty() && self.listen.is_none() {
+            problems.push("peers are given, but not where to listen: add listen = \"ADDRESS:PORT\"".to_owned());
+        }
+        if !self.peers.is_empty() && self.secret_file.is_none() {
+            problems.push(
+                "peers are given, but no secret: write 64 random hexadecimal digits to a file that only you can read, \
+                 such as with `head -c 32 /dev/urandom | xxd -p -c 64`, and name it on all of them: secret_file = \"FILE\""
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// The secret in `secret_file`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds no secret.
+    pub fn secret(&self) -> Result<Option<[u8; 32]>, SettingsError> {
+        let Some(path) = &self.secret_file else { return Ok(None) };
+        let problem = |text: String| SettingsError(vec![format!("secret_file {}: {text}", path.display())]);
+        let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+        parse_secret(text.trim()).map(Some).ok_or_else(|| problem("it must hold 64 hexadecimal digits".to_owned()))
+    }
+}
+
+impl Flags {
+    fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("cores", &self.cores),
+            ("wait", &self.wait),
+            ("listen", &self.listen),
+            ("peers", &self.peers),
+            ("secret_file", &self.secret_file),
+            ("role", &self.role),
+            ("log", &self.log),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
+    }
+}
+
+fn plain(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
+            items.map(|items| items.join(","))
+        }
+        _ => None,
+    }
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.parse::<std::net::SocketAddr>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{text:?} is no address: use ADDRESS:PORT, such as 127.0.0.1:7700")),
+    }
+}
+
+fn parse_secret(text: &str) -> Option<[u8; 32]> {
+    let mut secret = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in secret.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(secret)
+}
+
+const PREFIX: &str = "EPICSERVER_";
+const FILE: &str = "epicserver.toml";
+const KEYS: &str = "cores, wait, listen, peers, secret_file, role, log";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &Flags, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        Settings::load(flags, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn flags_win_over_the_environment() {
+        let flags = Flags { cores: Some("3".into()), ..Flags::default() };
+        let settings = load(&flags, &[("EPICSERVER_CORES", "2"), ("EPICSERVER_WAIT", "spin"), ("PATH", "x")]);
+        let settings = settings.expect("all is right");
+        assert_eq!((settings.cores, settings.wait), (Some(3), Wait::Spin));
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_what_is_allowed() {
+        let flags = Flags { wait: Some("sleep".into()), peers: Some("here".into()), ..Flags::default() };
+        let error = load(&flags, &[("EPICSERVER_COLOUR", "red"), ("EPICSERVER_CORES", "0")]).expect_err("four problems");
+        let text = error.to_string();
+        for part in ["EPICSERVER_COLOUR: there is no such setting; there are cores,", "1 to 256", "\"spin\"", "no address"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn peers_need_an_address_and_a_secret() {
+        let flags = Flags { peers: Some("127.0.0.1:1,127.0.0.1:2".into()), ..Flags::default() };
+        let error = load(&flags, &[]).expect_err("two problems");
+        assert_eq!(error.0.len(), 2, "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_and_its_mistakes_are_named() {
+        let dir = std::env::temp_dir().join(format!("epicserver-settings-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let path = dir.join("settings.toml");
+        let flags = Flags { config: Some(path.clone()), ..Flags::default() };
+        std::fs::write(&path, "cores = 2\nwait = \"park\"\n").expect("written");
+        assert_eq!(load(&flags, &[]).expect("right").cores, Some(2));
+        std::fs::write(&path, "cores = 2.5\ncolor = \"red\"\n").expect("written");
+        let text = load(&flags, &[]).expect_err("two mistakes").to_string();
+        assert!(text.contains("cores: give a text") && text.contains("color: there is no such setting"), "{text}");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn a_secret_has_64_digits() {
+        assert_eq!(parse_secret(&"0f".repeat(32)), Some([15; 32]));
+        assert_eq!(parse_secret("0f"), None);
+        assert_eq!(parse_secret(&"zz".repeat(32)), None);
+    }
+}

@@ -1,0 +1,6 @@
+//! The macros as their users see them: what compiles, what it becomes, and what the compiler says otherwise.
+
+mod entity;
+mod message;
+mod methods;
+mod mistakes;

@@ -1,0 +1,6 @@
+//! Each file of `tests/ui` is a mistake that users make, with what the compiler tells them.
+
+#[test]
+fn mistakes_are_told_in_words_that_help() {
+    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+}
