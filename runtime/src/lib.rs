@@ -24,6 +24,7 @@ mod registry;
 pub mod remote;
 pub mod routes;
 pub mod saving;
+pub mod session;
 #[expect(unsafe_code, reason = "calls live in recycled untyped memory")]
 mod slot;
 #[allow(dead_code, reason = "the driver uses it")]
@@ -34,6 +35,7 @@ mod task;
 mod timer;
 #[expect(unsafe_code, reason = "wakers are slot addresses")]
 mod waker;
+pub mod wire;
 
 pub use call::{BUDGET_DEFAULT, Call, DEPTH_MAX};
 pub use core::operations as context;

@@ -19,7 +19,7 @@
 //! 23 bytes and the two varints: it stays within 32 while they take 9 together, such as view versions below 2^28
 //! with epochs below 2^35.
 
-use crate::key::{KEY_LEN_MAX, KeyKind, KeyView};
+use crate::key::{KEY_LENGTH_MAX as KEY_LEN_MAX, KeyKind, KeyView};
 use zerocopy::little_endian::{U32, U128};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, Unaligned};
 
@@ -375,7 +375,7 @@ impl<'a> Reader<'a> {
     fn key(&mut self) -> Result<TargetKey<'a>, ExtensionError> {
         let entity = self.u64()?;
         let kind_number = self.u8()?;
-        let kind = KeyKind::from_u8(kind_number).ok_or(ExtensionError::KeyKind(kind_number))?;
+        let kind = KeyKind::from_number(kind_number).ok_or(ExtensionError::KeyKind(kind_number))?;
         let bytes = match number_len(kind) {
             Some(len) => self.take(len)?,
             None => {
@@ -442,7 +442,7 @@ fn number_len(kind: KeyKind) -> Option<usize> {
     match kind {
         KeyKind::U64 => Some(8),
         KeyKind::U128 => Some(16),
-        KeyKind::Text | KeyKind::Bytes => None,
+        KeyKind::String | KeyKind::Bytes => None,
     }
 }
 
@@ -455,7 +455,7 @@ fn check_key(key: KeyView<'_>) -> Result<(), ExtensionError> {
     match number_len(key.kind) {
         Some(len) if len != key.bytes.len() => Err(ExtensionError::KeyNumber(key.bytes.len())),
         None if key.bytes.len() > KEY_LEN_MAX => Err(ExtensionError::KeyTooLong(key.bytes.len())),
-        None if key.kind == KeyKind::Text && str::from_utf8(key.bytes).is_err() => {
+        None if key.kind == KeyKind::String && str::from_utf8(key.bytes).is_err() => {
             Err(ExtensionError::KeyText)
         }
         _ => Ok(()),
