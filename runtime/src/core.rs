@@ -79,6 +79,12 @@ pub struct CoreConfig {
     pub chaos: Option<u64>,
     /// How long an object may lie unused before it is saved and dropped, in nanoseconds.
     pub idle_ns: u64,
+    /// Requests, one-ways and cancels that may be under way to one node; more wait, in order.
+    pub window_max: usize,
+    /// Receive buffers that methods may read in place at a time; beyond that they get copies.
+    pub lent_max: usize,
+    /// Where the buffers of frames come from; `None`: each is made for itself.
+    pub frames: Option<epicserver_transport::BufferPool>,
 }
 
 impl CoreConfig {
@@ -114,6 +120,9 @@ impl Default for CoreConfig {
             dirty_len_max: 64 << 20,
             chaos: None,
             idle_ns: 15 * 60 * 1_000_000_000,
+            window_max: crate::remote::WINDOW_MAX,
+            lent_max: 0,
+            frames: None,
         }
     }
 }
@@ -178,6 +187,8 @@ pub(crate) enum CoreWord {
     Reply(SlotPtr),
     /// The caller no longer waits.
     Cancel(TaskRef),
+    /// A frame of another node that came to the wrong core.
+    Frame(Box<crate::remote::PeerFrame>),
     /// A probe for cycles of waiting calls.
     Probe(Box<cycle::Probe>),
     /// A probe came back: end this call with `Deadlock` if it still waits.
@@ -203,8 +214,8 @@ pub(crate) enum Located {
     Here(ObjectPtr),
     /// On another core of this node.
     Core(u16),
-    /// On another node.
-    Node(NodeId),
+    /// On another node, in this partition.
+    Node(NodeId, u16),
     /// Nowhere: this node does not bind the entity.
     Nowhere,
     /// Nowhere at the moment: nobody owns the partition.
@@ -277,6 +288,8 @@ enum Timer {
     Wake(std::task::Waker),
     /// An object with a policy of `behind` is due for saving.
     Behind(ObjectPtr, u32),
+    /// A request that waits for a view has waited long enough.
+    Parked,
 }
 
 impl std::fmt::Debug for ObjectPtr {
@@ -447,6 +460,7 @@ impl CoreState {
                     self.cancel_here(slot);
                 }
             }
+            CoreWord::Frame(frame) => self.handle_frame(*frame),
             CoreWord::Probe(probe) => self.continue_probe(*probe),
             CoreWord::Break(task, path) => self.break_cycle(task, &path),
         }
@@ -534,7 +548,7 @@ impl CoreState {
         self.entities.iter().flatten().find(|entry| entry.vtable.id == entity)
     }
 
-    fn partition_of<E: Entity>(key: &Stored<E>) -> u16 {
+    pub(crate) fn partition_of<E: Entity>(key: &Stored<E>) -> u16 {
         if E::PLACED {
             E::placement(key).canonical(|key| key.partition())
         } else {
@@ -576,6 +590,7 @@ impl CoreState {
                 Timer::Grace(task) => self.grace_over(task),
                 Timer::Wake(waker) => waker.wake(),
                 Timer::Behind(object, generation) => self.save_behind(object, generation),
+                Timer::Parked => self.expire_parked(),
             }
         }
     }

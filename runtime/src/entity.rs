@@ -76,6 +76,7 @@ pub struct MethodTable<E: Entity> {
 pub(crate) struct MethodEntry {
     pub(crate) vtable: &'static TaskVtable,
     pub(crate) inbound: crate::task::InboundFn,
+    pub(crate) partition: crate::task::PartitionFn,
 }
 
 impl<E: Entity> MethodTable<E> {

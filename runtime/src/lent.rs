@@ -56,7 +56,7 @@ impl<T: Wire> Lent<T> {
         };
         match offset.filter(fits) {
             Some(offset) => Ok(Self {
-                kept: Kept::Framed(Framed { frame: frame.clone(), offset, restored: OnceCell::new() }),
+                kept: Kept::Framed(Framed { frame: lend(frame), offset, restored: OnceCell::new() }),
             }),
             None => Err(CodecError::Invalid(String::from(
                 "an argument that is read in place lies outside of its frame",
@@ -115,6 +115,11 @@ impl<T> Drop for LentArchive<T> {
             give_back(std::mem::take(bytes));
         }
     }
+}
+
+/// The frame itself, or a copy where the core has lent enough receive buffers already.
+fn lend(frame: &Frame) -> Frame {
+    crate::current::with(|core| core.lend(frame)).unwrap_or_else(|| frame.clone())
 }
 
 /// Writes `value` into a recycled buffer, which grows until it is large enough: its owned form was in memory before.

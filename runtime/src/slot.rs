@@ -28,8 +28,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
-use epicserver_storage::NodeId;
-
 use crate::activation::ObjectPtr;
 use crate::call::Early;
 use crate::codec::{CodecError, Encoder};
@@ -107,7 +105,8 @@ pub(crate) struct CallerSide {
 pub(crate) enum Away {
     Here,
     Core(u16),
-    Node(NodeId),
+    /// The place of the request among the pending ones.
+    Node(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,11 +40,18 @@ pub(crate) fn method_vtable<M: Method>() -> &'static TaskVtable {
 
 /// How calls of `M` that come from other nodes are made.
 pub(crate) fn method_table<M: Method>() -> MethodEntry {
-    MethodEntry { vtable: method_vtable::<M>(), inbound: inbound::<M> }
+    MethodEntry { vtable: method_vtable::<M>(), inbound: inbound::<M>, partition: partition::<M> }
 }
 
 /// Makes a slot with a message of another node's frame in it.
 pub(crate) type InboundFn = fn(&CoreState, KeyView<'_>, &[u8], &Frame) -> Result<SlotPtr, CallError>;
+
+/// The partition of the object with a key; `None` if it is no key of the entity.
+pub(crate) type PartitionFn = fn(KeyView<'_>) -> Option<u16>;
+
+fn partition<M: Method>(key: KeyView<'_>) -> Option<u16> {
+    Stored::<M::Entity>::from_view(key).map(|key| CoreState::partition_of::<M::Entity>(&key))
+}
 
 fn run<M: Method>(arguments: M, object: M::Receiver<'static>) -> impl Future<Output = M::Value> {
     arguments.run(object)

@@ -24,7 +24,7 @@ impl CoreState {
         match slot.caller.away.get() {
             Away::Here => self.cancel_here(slot),
             Away::Core(core) => self.tell(core, CoreWord::Cancel(slot.task())),
-            Away::Node(node) => self.cancel_remote(slot, node),
+            Away::Node(place) => self.cancel_remote(slot, place),
         }
         true
     }

@@ -29,7 +29,7 @@ impl CoreState {
                 Located::Here(self.activate(entry, catalog, key, partition))
             }
             Place::Here(core) => Located::Core(core),
-            Place::Node(node) => Located::Node(node),
+            Place::Node(node) => Located::Node(node, partition),
             Place::Nobody => Located::Unowned,
         }
     }
@@ -37,8 +37,9 @@ impl CoreState {
     /// Where an object of an entity is that this node does not bind.
     #[cold]
     pub(super) fn locate_elsewhere<E: Entity>(&self, key: &Stored<E>) -> Located {
-        match self.routes.borrow().place(Self::partition_of::<E>(key)) {
-            Place::Node(node) => Located::Node(node),
+        let partition = Self::partition_of::<E>(key);
+        match self.routes.borrow().place(partition) {
+            Place::Node(node) => Located::Node(node, partition),
             Place::Here(_) => Located::Nowhere,
             Place::Nobody => Located::Unowned,
         }

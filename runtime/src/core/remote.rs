@@ -1,24 +1,426 @@
-//! A core's part in calls between nodes.
+//! A core's part in calls between nodes: the calling side. The called side is in `remote/inbound.rs`.
+//!
+//! ```text
+//!   dispatch -> send_to_node -> [window of the peer full? wait, not encoded] -> encode once -> gate -> Action::Frame
+//!   Reply, Error -> index into the table of pending calls -> the slot's reply -> hand back to the caller
+//!   Moved -> hold the partition's calls until the earlier ones have ended -> send again, in order
+//! ```
+//! The slot of a call stays at home while its request is away, with the message in it, so that a call that did not run
+//! can be sent again. What this keeps is bounded: requests, one-ways and cancels under way by the window of each peer,
+//! calls that wait by the core's number of calls.
+//!
+//! Calls that wait in a circle over several nodes are found only along one chain, by the path that travels; probes for
+//! circles of several chains stay within a node.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use epicserver_storage::NodeId;
+use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, HEADER_LEN};
 
 use super::{Action, CoreState};
-use crate::error::CallError;
-use crate::remote::{LinkNews, PeerFrame};
-use crate::slot::SlotPtr;
+use crate::codec::{self, CodecError, Encoder};
+use crate::error::{CallError, Loss, Rejection};
+use crate::id::EntityId;
+use crate::path::PathNode;
+use crate::remote::{CallRef, LinkNews, PeerFrame};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr};
+use crate::wire::extension::{
+    self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
+};
 
-/// The calls of this core that other nodes are to answer.
+mod inbound;
+mod moved;
+mod pending;
+
+/// The calls of this core that other nodes are to answer, and those of other nodes that it runs.
 #[derive(Default)]
-pub(super) struct Remote {}
+pub(super) struct Remote {
+    pending: RefCell<pending::Pending>,
+    /// By node id: two lives of a node share one window.
+    peers: RefCell<BTreeMap<u64, Window>>,
+    moves: moved::Moves,
+    inbound: inbound::InboundCalls,
+    parked: RefCell<VecDeque<inbound::Parked>>,
+    /// Receive buffers that running methods read in place.
+    lent: Cell<usize>,
+    lending: Cell<Option<u16>>,
+}
+
+/// What is under way to one node.
+#[derive(Default)]
+struct Window {
+    in_flight: usize,
+    waiting: VecDeque<Outgoing>,
+}
+
+/// A call for an object of another node.
+#[derive(Clone, Copy)]
+struct Outgoing {
+    slot: SlotPtr,
+    node: NodeId,
+    partition: u16,
+    /// How often it was sent to a node that no longer had the object.
+    follows: u8,
+}
 
 impl CoreState {
-    pub(super) fn send_to_node(&self, slot: SlotPtr, node: NodeId) {
-        self.refuse(slot, CallError::Unavailable(format!("no link to node {node}")));
+    /// Sends a call to the node that the view names, or keeps it until it may be sent.
+    pub(super) fn send_to_node(&self, slot: SlotPtr, node: NodeId, partition: u16) {
+        if slot.reply_to.get() == ReplyTo::Node {
+            return self.answer_moved(slot, partition);
+        }
+        self.count(|counters| counters.remote_calls += 1);
+        self.detach_from_parent(slot);
+        self.arm_deadline(slot);
+        self.route(Outgoing { slot, node, partition, follows: 0 });
     }
-    pub(super) fn cancel_remote(&self, _slot: SlotPtr, _node: NodeId) {}
-    pub(super) fn reply_to_node(&self, _slot: SlotPtr) {}
-    pub(super) fn handle_frame(&self, _frame: PeerFrame) {}
-    pub(super) fn handle_link(&self, _news: LinkNews) {}
-    pub(super) fn view_changed(&self) {}
-    pub(super) fn fail_action(&self, _action: Action) {}
+
+    /// Sends the call within the window of its node, behind those that wait already.
+    fn leave(&self, call: Outgoing) {
+        {
+            let mut peers = self.remote.peers.borrow_mut();
+            let window = peers.entry(call.node.id).or_default();
+            if !window.waiting.is_empty() || window.in_flight >= self.config.window_max {
+                return window.waiting.push_back(call);
+            }
+            window.in_flight += 1;
+        }
+        if !self.transmit(call) {
+            self.free_place(call.node.id);
+        }
+    }
+
+    /// A place in the window of a node is free: the next call takes it.
+    fn free_place(&self, node: u64) {
+        loop {
+            let next = {
+                let mut peers = self.remote.peers.borrow_mut();
+                let Some(window) = peers.get_mut(&node) else { return };
+                let next = window.waiting.pop_front();
+                if next.is_none() {
+                    window.in_flight = window.in_flight.saturating_sub(1);
+                }
+                next
+            };
+            match next {
+                Some(call) if !self.transmit(call) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Encodes a call and hands the frame out; `false` if it ended before that and its place is free.
+    fn transmit(&self, call: Outgoing) -> bool {
+        let slot = call.slot;
+        if slot.cancelled.get() {
+            self.discard(slot);
+            return false;
+        }
+        if slot.deadline.get() <= self.now.get() {
+            self.refuse(slot, CallError::Rejected(Rejection::Expired));
+            return false;
+        }
+        if self.saving.is_failed(slot.depends_on.get()) {
+            self.refuse(slot, CallError::SaveFailed);
+            return false;
+        }
+        let one_way = slot.reply_to.get() != ReplyTo::Caller;
+        let name = (!one_way).then(|| self.remote.pending.borrow_mut().insert(call));
+        let frame = match self.encode_request(call, name) {
+            Ok(frame) => frame,
+            Err(error) => {
+                if let Some(name) = name {
+                    self.remote.pending.borrow_mut().take(name);
+                }
+                self.refuse(slot, request_error(slot, &error));
+                return false;
+            }
+        };
+        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame { peer: call.node, frame }));
+        match name {
+            Some(name) => slot.caller.away.set(Away::Node(name.slot)),
+            None => {
+                self.drop_safely(slot, Content::Message);
+                self.release(slot);
+            }
+        }
+        true
+    }
+
+    fn encode_request(&self, call: Outgoing, name: Option<CallRef>) -> Result<Frame, CodecError> {
+        let slot = call.slot;
+        let vtable = slot.vtable.get();
+        let kind = if name.is_some() { FrameKind::Request } else { FrameKind::OneWay };
+        let mut header = FrameHeader::new(kind);
+        header.source_core = self.config.index as u8;
+        header.method.set(vtable.id);
+        header.layout.set(vtable.layout as u32);
+        if let Some(name) = name {
+            header.slot.set(name.slot);
+            header.generation.set(name.generation);
+        }
+        let mut path = [ROOT; PATH_LEN_MAX];
+        let above = slot.path.take();
+        let path_len = above.as_deref().map_or(0, |above| write_path(above, &mut path));
+        slot.path.set(above);
+        let (version, epoch) = {
+            let routes = self.routes.borrow();
+            header.target_core = routes.core_at(call.node, call.partition);
+            (routes.view().version, self.epoch_for(&routes, call.partition))
+        };
+        let mut result = Err(CodecError::Full);
+        slot.key(|key| {
+            let extension = Extension {
+                budget_us: Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get()))),
+                view: Some(ViewStamp { version, epoch }),
+                path: &path[..path_len],
+                key: Some(TargetKey { entity: EntityId::of(vtable.entity).0, key }),
+                ..Extension::default()
+            };
+            let len_max = self.config.message_len_max;
+            result = self
+                .write_frame(&extension, len_max, &mut |encoder| slot.encode_request(encoder))
+                .map(|draft| draft.seal(header));
+        });
+        result
+    }
+
+    /// Writes extension and payload into a buffer that is large enough, from the pool while that has one.
+    fn write_frame(
+        &self,
+        extension: &Extension<'_>,
+        len_max: usize,
+        write: &mut dyn FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
+    ) -> Result<Draft, CodecError> {
+        let payload_at = HEADER_LEN + extension.encoded_len();
+        let mut room = ROOM_FIRST.min(len_max);
+        let mut scratch = self.scratch.borrow_mut();
+        loop {
+            let mut buffer = self.buffer(payload_at + room.next_multiple_of(FRAME_ALIGN));
+            // Whatever the class of the buffer has beyond what was asked for is worth trying before a larger one.
+            room = (buffer.len() - payload_at).min(len_max);
+            extension
+                .write(&mut buffer[HEADER_LEN..payload_at])
+                .map_err(|error| CodecError::Invalid(error.to_string()))?;
+            let place = &mut buffer[payload_at..payload_at + room];
+            match write(&mut Encoder { buffer: place, scratch: &mut scratch }) {
+                Ok(payload_len) => return Ok(Draft { buffer, payload_at, payload_len }),
+                Err(CodecError::Full) if room < len_max => room = (room * ROOM_GROWTH).min(len_max),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A buffer of at least `len` bytes, with all the room that its class has.
+    fn buffer(&self, len: usize) -> FrameBuf {
+        let pooled = self.config.frames.as_ref().and_then(|pool| pool.alloc(len));
+        let mut buffer = pooled.unwrap_or_else(|| FrameBuf::unpooled(len));
+        buffer.set_len(buffer.capacity() - buffer.capacity() % FRAME_ALIGN);
+        buffer
+    }
+
+    /// Takes a frame of another node in.
+    pub(super) fn handle_frame(&self, frame: PeerFrame) {
+        let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied() else {
+            tracing::warn!(peer = %frame.peer, "a frame is malformed");
+            return;
+        };
+        let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
+        match header.kind() {
+            FrameKind::Request | FrameKind::OneWay => self.handle_request(&header, frame),
+            FrameKind::Cancel => self.handle_cancel(&header, frame.peer),
+            _ if !self.is_pending_at(name, frame.peer) => {}
+            FrameKind::Reply => self.handle_reply(&header, name, &frame.frame),
+            FrameKind::Error => self.fail_call(name, read_error(&frame)),
+            FrameKind::Moved => self.handle_moved(name, &frame),
+            kind => tracing::warn!(peer = %frame.peer, ?kind, "a frame is of no use to a core"),
+        }
+    }
+
+    /// Whether this node was asked this; a late answer to a call that was given up names an older use of its place.
+    fn is_pending_at(&self, name: CallRef, peer: NodeId) -> bool {
+        self.remote.pending.borrow().get(name).is_some_and(|entry| entry.call.node.id == peer.id)
+    }
+
+    fn handle_reply(&self, header: &FrameHeader, name: CallRef, frame: &Frame) {
+        let Some(entry) = self.remote.pending.borrow_mut().take(name) else { return };
+        let slot = entry.call.slot;
+        let readable =
+            header.codec == codec::CODEC_RKYV && header.layout.get() == slot.vtable.get().layout as u32;
+        let payload = FrameHeader::payload_bytes(frame).filter(|_| readable);
+        let reply = payload.ok_or(CallError::OutcomeUnknown(Loss::LinkLost));
+        // Dropping the message runs user code.
+        if catch_unwind(AssertUnwindSafe(|| slot.decode_reply(reply))).is_err() {
+            slot.fail_in_place(None, CallError::OutcomeUnknown(Loss::LinkLost));
+        }
+        self.finish_remote(&entry);
+    }
+
+    /// Ends a call that waits for another node with an error.
+    fn fail_call(&self, name: CallRef, error: CallError) {
+        let Some(entry) = self.remote.pending.borrow_mut().take(name) else { return };
+        let slot = entry.call.slot;
+        self.drop_safely(slot, Content::Message);
+        slot.fail_in_place(None, error);
+        self.finish_remote(&entry);
+    }
+
+    /// The slot of a call that was away holds its reply.
+    fn finish_remote(&self, entry: &pending::Entry) {
+        // What comes from another node is durable there.
+        entry.call.slot.depends_on.set(0);
+        self.hand_back(entry.call.slot);
+        self.free_place(entry.call.node.id);
+        self.note_ended(entry.call.partition);
+    }
+
+    /// Nobody waits for this call any more: the node that has it is told, and the slot is free at once.
+    pub(super) fn cancel_remote(&self, slot: SlotPtr, place: u32) {
+        let name = self.remote.pending.borrow().name(place);
+        let entry = name.and_then(|name| self.remote.pending.borrow_mut().take(name));
+        let (Some(name), Some(entry)) = (name, entry) else { return };
+        let mut header = FrameHeader::new(FrameKind::Cancel);
+        header.source_core = self.config.index as u8;
+        header.target_core = self.routes.borrow().core_at(entry.call.node, entry.call.partition);
+        header.slot.set(name.slot);
+        header.generation.set(name.generation);
+        let frame = crate::wire::assembly::assemble_bare(self.config.frames.as_ref(), header, &[]);
+        // Behind its request, wherever that waits, and in its place of the window.
+        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame { peer: entry.call.node, frame }));
+        self.drop_safely(slot, Content::Message);
+        self.release(slot);
+        self.note_ended(entry.call.partition);
+    }
+
+    /// The links say what became of calls that were under way.
+    pub(super) fn handle_link(&self, news: LinkNews) {
+        match news {
+            LinkNews::NotSent(_, calls) => {
+                calls.into_iter().for_each(|name| self.fail_call(name, CallError::NotSent));
+            }
+            LinkNews::Unknown(_, loss, calls) => {
+                calls.into_iter().for_each(|name| self.fail_call(name, CallError::OutcomeUnknown(loss)));
+            }
+            LinkNews::Taken(peer, count) => (0..count).for_each(|_| self.free_place(peer.id)),
+            LinkNews::Gone(peer) => self.cancel_calls_of(peer),
+        }
+    }
+
+    /// The batch failed that this was to wait for.
+    pub(super) fn fail_action(&self, action: Action) {
+        let Action::Frame(PeerFrame { peer, frame }) = action else { return };
+        let Ok(header) = FrameHeader::parse(&frame) else { return };
+        match header.kind() {
+            FrameKind::Reply | FrameKind::Error => {
+                let header = FrameHeader { kind_number: FrameKind::Error as u8, ..*header };
+                self.act(Action::Frame(PeerFrame { peer, frame: self.error_frame(header, &CallError::SaveFailed) }));
+            }
+            FrameKind::Request => {
+                let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
+                self.fail_call(name, CallError::SaveFailed);
+            }
+            FrameKind::OneWay | FrameKind::Cancel => self.free_place(peer.id),
+            _ => {}
+        }
+    }
+
+    /// An error as a frame; a text that is too long for one is left out.
+    fn error_frame(&self, header: FrameHeader, error: &CallError) -> Frame {
+        let encode = |error: &CallError| {
+            self.write_frame(&Extension::default(), ERROR_LEN_MAX, &mut |encoder| encoder.encode(error))
+        };
+        let short = || encode(&shortened(error));
+        let draft = encode(error).or_else(|_| short()).unwrap_or_else(|_| Draft {
+            buffer: self.buffer(HEADER_LEN),
+            payload_at: HEADER_LEN,
+            payload_len: 0,
+        });
+        draft.seal(header)
+    }
 }
+
+/// A frame without its header.
+struct Draft {
+    buffer: FrameBuf,
+    payload_at: usize,
+    payload_len: usize,
+}
+
+impl Draft {
+    fn seal(mut self, mut header: FrameHeader) -> Frame {
+        header.ext_len.set(((self.payload_at - HEADER_LEN) / FRAME_ALIGN) as u16);
+        header.payload_len.set(self.payload_len as u32);
+        header.codec = codec::CODEC_RKYV;
+        self.buffer[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        let end = self.payload_at + self.payload_len;
+        let padded = end.next_multiple_of(FRAME_ALIGN);
+        self.buffer[end..padded].fill(0);
+        self.buffer.set_len(padded);
+        self.buffer.freeze()
+    }
+}
+
+/// Writes the ancestors, the root first; gives how many there are.
+fn write_path(above: &PathNode, path: &mut [PathEntry; PATH_LEN_MAX]) -> usize {
+    // Calls nest no deeper than the path has room for.
+    let len = above.chain().count().min(PATH_LEN_MAX);
+    for (place, node) in path[..len].iter_mut().rev().zip(above.chain()) {
+        *place = PathEntry {
+            object: node.object.0.into(),
+            call: node.call.0.into(),
+            hold: match node.hold {
+                Hold::Shared => extension::Hold::Shared,
+                Hold::Exclusive => extension::Hold::Exclusive,
+                Hold::Serial => extension::Hold::Serial,
+            },
+            method: node.method.into(),
+        };
+    }
+    len
+}
+
+fn request_error(slot: SlotPtr, error: &CodecError) -> CallError {
+    let vtable = slot.vtable.get();
+    let text = match error {
+        CodecError::Full => format!("the arguments of {}.{}", vtable.entity, vtable.name),
+        CodecError::Invalid(text) => format!("the arguments of {}.{}: {text}", vtable.entity, vtable.name),
+    };
+    CallError::Rejected(Rejection::TooLarge(text))
+}
+
+/// The error that a frame carries.
+fn read_error(frame: &PeerFrame) -> CallError {
+    let payload = FrameHeader::payload_bytes(&frame.frame).filter(|payload| payload.len() <= ERROR_LEN_MAX);
+    let error = payload.ok_or(CodecError::Full).and_then(codec::decode::<CallError>);
+    error.unwrap_or_else(|error| {
+        tracing::warn!(peer = %frame.peer, %error, "an error cannot be read");
+        CallError::OutcomeUnknown(Loss::LinkLost)
+    })
+}
+
+/// The same error with a text that fits every frame.
+fn shortened(error: &CallError) -> CallError {
+    let text = || "the text of this error is too long to be sent".to_owned();
+    match error {
+        CallError::Deadlock(_) => CallError::Deadlock(text()),
+        CallError::Panicked(_) => CallError::Panicked(text()),
+        CallError::Unavailable(_) => CallError::Unavailable(text()),
+        CallError::Rejected(_) => CallError::Rejected(Rejection::TooLarge(text())),
+        _ => CallError::OutcomeUnknown(Loss::LinkLost),
+    }
+}
+
+const ROOT: PathEntry = PathEntry {
+    object: zerocopy::little_endian::U128::ZERO,
+    call: zerocopy::little_endian::U128::ZERO,
+    hold: extension::Hold::Shared,
+    method: zerocopy::little_endian::U32::ZERO,
+};
+
+/// Room for a payload that is tried first, in bytes, and how fast it grows when that is too little.
+const ROOM_FIRST: usize = 256;
+const ROOM_GROWTH: usize = 8;
+/// Longest error in a frame, in bytes: bounds how deep a foreign one can nest before it is looked at.
+const ERROR_LEN_MAX: usize = 32 << 10;

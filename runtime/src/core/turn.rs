@@ -75,7 +75,7 @@ impl CoreState {
         match slot.locate(self) {
             Located::Here(object) => self.admit(slot, object),
             Located::Core(core) => self.send_to_core(slot, core),
-            Located::Node(node) => self.send_to_node(slot, node),
+            Located::Node(node, partition) => self.send_to_node(slot, node, partition),
             Located::Nowhere => {
                 let entity = slot.vtable.get().entity.to_owned();
                 self.refuse(slot, CallError::Rejected(Rejection::NotBound(entity)));

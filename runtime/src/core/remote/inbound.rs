@@ -1,0 +1,379 @@
+//! The called side: requests of other nodes become slots, and their replies frames.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use epicserver_storage::NodeId;
+use epicserver_transport::{Frame, FrameHeader, FrameKind};
+use foldhash::fast::FixedState;
+use zerocopy::IntoBytes;
+
+use crate::codec::CodecError;
+use crate::core::{Action, CoreState, CoreWord, Timer};
+use crate::entity::MethodEntry;
+use crate::error::{CallError, Rejection};
+use crate::id::{CallId, EntityId, ObjectHash};
+use crate::path::PathNode;
+use crate::remote::{Inbound, MovedBytes, PeerFrame};
+use crate::routes::Place;
+use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPtr, TaskRef};
+use crate::wire::assembly::assemble_bare;
+use crate::wire::extension::{self, Extension, PathEntry, TargetKey};
+
+/// The calls of other nodes that are under way here, for their cancels.
+#[derive(Default)]
+pub(super) struct InboundCalls(RefCell<CallMap>);
+
+#[expect(clippy::disallowed_types, reason = "the hasher has a fixed seed, and what is iterated is sorted first")]
+type CallMap = std::collections::HashMap<Name, TaskRef, FixedState>;
+
+/// A call by the node that made it: node, core, slot, generation.
+type Name = (NodeId, u8, u32, u32);
+
+/// A request whose sender has seen a newer view.
+pub(super) struct Parked {
+    deadline: u64,
+    frame: PeerFrame,
+}
+
+impl CoreState {
+    pub(super) fn handle_request(&self, header: &FrameHeader, frame: PeerFrame) {
+        let bytes = FrameHeader::ext_bytes(&frame.frame).unwrap_or_default();
+        let extension = match Extension::parse(bytes) {
+            Ok(extension) => extension,
+            Err(error) => {
+                let text = format!("the request was malformed: {error}");
+                return self.answer(&origin(header, &frame, None), header, &CallError::Unavailable(text));
+            }
+        };
+        let from = origin(header, &frame, Some(&extension));
+        let (method, target, partition) = match self.find_method(header, &extension) {
+            Ok(found) => found,
+            Err(error) => return self.answer(&from, header, &error),
+        };
+        let (place, epoch, version) = {
+            let routes = self.routes.borrow();
+            (routes.place(partition), routes.epoch(partition), routes.view().version)
+        };
+        let theirs = extension.view.map_or(epoch, |view| view.epoch);
+        let deadline = self.deadline_of(&extension);
+        match place {
+            _ if theirs > epoch => self.park(&from, header, deadline, &frame),
+            Place::Here(_) if theirs < epoch => {
+                self.send_moved(&from, header, MovedBytes::new(Some(self.routes.borrow().me()), epoch, version));
+            }
+            Place::Here(core) if core != self.config.index => {
+                self.tell(core, CoreWord::Frame(Box::new(frame)));
+            }
+            Place::Here(_) => self.accept(header, &from, method, target, &extension, deadline, &frame.frame),
+            Place::Node(owner) => {
+                self.send_moved(&from, header, MovedBytes::new(Some(owner), epoch, version));
+            }
+            Place::Nobody => self.send_moved(&from, header, MovedBytes::new(None, epoch, version)),
+        }
+    }
+
+    fn find_method<'a>(
+        &self,
+        header: &FrameHeader,
+        extension: &Extension<'a>,
+    ) -> Result<(MethodEntry, TargetKey<'a>, u16), CallError> {
+        let Some(target) = extension.key else {
+            return Err(CallError::Unavailable("the request names no object".to_owned()));
+        };
+        let Some(entry) = self.entry_of(EntityId(target.entity)) else {
+            return Err(CallError::Rejected(Rejection::NotBound(format!("number {:016x}", target.entity))));
+        };
+        let entity = entry.vtable.name.to_owned();
+        let number = header.method.get();
+        let Ok(place) = entry.methods.binary_search_by_key(&number, |method| method.vtable.id) else {
+            let method = format!("number {number:08x}");
+            return Err(CallError::Rejected(Rejection::UnknownMethod { entity, method }));
+        };
+        let method = entry.methods[place];
+        let same = header.layout.get() == method.vtable.layout as u32
+            && header.codec == crate::codec::CODEC_RKYV;
+        match (method.partition)(target.key).filter(|_| same) {
+            Some(partition) => Ok((method, target, partition)),
+            None => {
+                let method = method.vtable.name.to_owned();
+                Err(CallError::Rejected(Rejection::Layout { entity, method }))
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    fn accept(
+        &self,
+        header: &FrameHeader,
+        from: &Inbound,
+        method: MethodEntry,
+        target: TargetKey<'_>,
+        extension: &Extension<'_>,
+        deadline: u64,
+        frame: &Frame,
+    ) {
+        if self.draining.get() && extension.path.is_empty() {
+            return self.answer(from, header, &CallError::Rejected(Rejection::ShuttingDown));
+        }
+        let one_way = header.kind() == FrameKind::OneWay;
+        // A one-way keeps no record that could count what it borrows.
+        self.remote.lending.set((!one_way).then_some(0));
+        let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();
+        let made = (method.inbound)(self, target.key, payload, frame);
+        let lent = self.remote.lending.take().unwrap_or(0);
+        let slot = match made {
+            Ok(slot) => slot,
+            Err(error) => {
+                self.return_lent(lent);
+                return self.answer(from, header, &error);
+            }
+        };
+        slot.reply_to.set(if one_way { ReplyTo::Nobody } else { ReplyTo::Node });
+        slot.deadline.set(deadline);
+        slot.depth.set(extension.path.len() as u8 + 1);
+        slot.root_ms.set(root_ms(extension.path).unwrap_or_else(|| self.now_ms()));
+        slot.counter.set(self.next_counter());
+        slot.parent.set(None);
+        slot.path.set(path_of(extension.path));
+        slot.depends_on.set(0);
+        slot.cancelled.set(false);
+        slot.caller.parent.set(None);
+        slot.caller.done.set(false);
+        slot.caller.gone.set(false);
+        slot.caller.early.set(None);
+        if !one_way {
+            slot.inbound.set(Some(Box::new(Inbound { lent, ..*from })));
+            self.remote.inbound.0.borrow_mut().insert(name_of(from), slot.task());
+        }
+        self.outbox.push_back(slot);
+    }
+
+    fn deadline_of(&self, extension: &Extension<'_>) -> u64 {
+        let default_ns = crate::call::BUDGET_DEFAULT.as_nanos() as u64;
+        let budget_ns = extension.budget_us.map_or(default_ns, |budget_us| u64::from(budget_us) * 1_000);
+        self.now.get().saturating_add(budget_ns)
+    }
+
+    /// A buffer that arguments are read in: the frame itself while few are lent, else a copy.
+    pub(crate) fn lend(&self, frame: &Frame) -> Frame {
+        let lent = self.remote.lent.get();
+        match self.remote.lending.get() {
+            Some(of_call) if lent < self.config.lent_max => {
+                self.remote.lent.set(lent + 1);
+                self.remote.lending.set(Some(of_call.saturating_add(1)));
+                frame.clone()
+            }
+            _ => Frame::copy_from(frame),
+        }
+    }
+
+    fn return_lent(&self, count: u16) {
+        self.remote.lent.set(self.remote.lent.get().saturating_sub(usize::from(count)));
+    }
+
+    /// Sends the reply in a slot to the node that asked, as soon as what it depends on is durable, and frees the slot.
+    pub(in crate::core) fn reply_to_node(&self, slot: SlotPtr) {
+        let Some(inbound) = slot.inbound.take() else {
+            self.drop_safely(slot, Content::Reply);
+            return self.release(slot);
+        };
+        self.forget_inbound(&inbound);
+        if !slot.cancelled.get() {
+            let frame = self.encode_answer(slot, &inbound);
+            self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame { peer: inbound.peer, frame }));
+        }
+        self.drop_safely(slot, Content::Reply);
+        self.release(slot);
+    }
+
+    fn forget_inbound(&self, inbound: &Inbound) {
+        self.remote.inbound.0.borrow_mut().remove(&name_of(inbound));
+        self.return_lent(inbound.lent);
+    }
+
+    fn encode_answer(&self, slot: SlotPtr, inbound: &Inbound) -> Frame {
+        let vtable = slot.vtable.get();
+        let mut header = self.answer_header(FrameKind::Reply, inbound);
+        header.method.set(vtable.id);
+        header.layout.set(vtable.layout as u32);
+        let mut outcome = Outcome::Value;
+        let draft = self.write_frame(&Extension::default(), self.config.message_len_max, &mut |encoder| {
+            let (what, len) = slot.encode_reply(encoder)?;
+            outcome = what;
+            Ok(len)
+        });
+        let error = match draft {
+            Ok(draft) if outcome == Outcome::Value => return draft.seal(header),
+            Ok(draft) if draft.payload_len <= super::ERROR_LEN_MAX => {
+                header.kind_number = FrameKind::Error as u8;
+                return draft.seal(header);
+            }
+            Ok(_) => CallError::Panicked("the text of the error is too long to be sent".to_owned()),
+            // The method ran, so this is no plain rejection.
+            Err(error) => {
+                let text = match error {
+                    CodecError::Full => format!("the result of {}.{}", vtable.entity, vtable.name),
+                    CodecError::Invalid(text) => text,
+                };
+                CallError::Nested(Box::new(CallError::Rejected(Rejection::TooLarge(text))))
+            }
+        };
+        header.kind_number = FrameKind::Error as u8;
+        self.error_frame(header, &error)
+    }
+
+    fn answer_header(&self, kind: FrameKind, inbound: &Inbound) -> FrameHeader {
+        let mut header = FrameHeader::new(kind);
+        header.source_core = self.config.index as u8;
+        header.target_core = inbound.core;
+        header.slot.set(inbound.slot);
+        header.generation.set(inbound.generation);
+        header
+    }
+
+    /// Answers a request that does not run.
+    fn answer(&self, from: &Inbound, request: &FrameHeader, error: &CallError) {
+        if request.kind() != FrameKind::Request {
+            tracing::warn!(peer = %from.peer, %error, "a one-way call did not run");
+            return;
+        }
+        let frame = self.error_frame(self.answer_header(FrameKind::Error, from), error);
+        self.act(Action::Frame(PeerFrame { peer: from.peer, frame }));
+    }
+
+    fn send_moved(&self, from: &Inbound, request: &FrameHeader, truth: MovedBytes) {
+        if request.kind() != FrameKind::Request {
+            let error = CallError::Rejected(Rejection::Moving);
+            return self.answer(from, request, &error);
+        }
+        let header = self.answer_header(FrameKind::Moved, from);
+        let frame = assemble_bare(self.config.frames.as_ref(), header, truth.as_bytes());
+        self.act(Action::Frame(PeerFrame { peer: from.peer, frame }));
+    }
+
+    /// A call of another node was taken in, and its object went away before it started.
+    pub(super) fn answer_moved(&self, slot: SlotPtr, partition: u16) {
+        if let Some(inbound) = slot.inbound.take() {
+            self.forget_inbound(&inbound);
+            let truth = {
+                let routes = self.routes.borrow();
+                let owner = match routes.place(partition) {
+                    Place::Node(owner) => Some(owner),
+                    Place::Here(_) | Place::Nobody => None,
+                };
+                MovedBytes::new(owner, routes.epoch(partition), routes.view().version)
+            };
+            self.send_moved(&inbound, &FrameHeader::new(FrameKind::Request), truth);
+        }
+        self.drop_safely(slot, Content::Message);
+        self.release(slot);
+    }
+
+    /// Keeps a request until this node has read the view that its sender routed by.
+    fn park(&self, from: &Inbound, header: &FrameHeader, deadline: u64, frame: &PeerFrame) {
+        if self.remote.parked.borrow().len() >= PARKED_MAX {
+            return self.answer(from, header, &CallError::Rejected(Rejection::Overloaded));
+        }
+        // A copy: the receive buffer is not to wait for the view.
+        let copy = PeerFrame { peer: frame.peer, frame: Frame::copy_from(&frame.frame) };
+        self.remote.parked.borrow_mut().push_back(Parked { deadline, frame: copy });
+        self.set_timer(deadline, Timer::Parked);
+    }
+
+    /// Looks at the parked requests again.
+    pub(super) fn unpark(&self) {
+        let parked = std::mem::take(&mut *self.remote.parked.borrow_mut());
+        for parked in parked {
+            if parked.deadline > self.now.get() {
+                self.handle_frame(parked.frame);
+            }
+        }
+    }
+
+    /// Ends the parked requests whose time is over.
+    pub(in crate::core) fn expire_parked(&self) {
+        let now = self.now.get();
+        let parked = std::mem::take(&mut *self.remote.parked.borrow_mut());
+        let (expired, rest): (VecDeque<_>, VecDeque<_>) =
+            parked.into_iter().partition(|parked: &Parked| parked.deadline <= now);
+        *self.remote.parked.borrow_mut() = rest;
+        for Parked { frame, .. } in expired {
+            let Ok(header) = FrameHeader::parse_frame(&frame.frame) else { continue };
+            let extension = Extension::parse(FrameHeader::ext_bytes(&frame.frame).unwrap_or_default()).ok();
+            let from = origin(header, &frame, extension.as_ref());
+            self.answer(&from, header, &CallError::Rejected(Rejection::Expired));
+        }
+    }
+
+    pub(super) fn handle_cancel(&self, header: &FrameHeader, peer: NodeId) {
+        let name = (peer, header.source_core, header.slot.get(), header.generation.get());
+        let task = self.remote.inbound.0.borrow().get(&name).copied();
+        if let Some(slot) = task.and_then(TaskRef::live) {
+            self.cancel_here(slot);
+        }
+    }
+
+    /// A process is gone: what it asked is cancelled.
+    pub(super) fn cancel_calls_of(&self, peer: NodeId) {
+        let mut calls: Vec<(Name, TaskRef)> = {
+            let inbound = self.remote.inbound.0.borrow();
+            inbound.iter().filter(|(name, _)| name.0 == peer).map(|(name, task)| (*name, *task)).collect()
+        };
+        calls.sort_by_key(|(name, _)| *name);
+        for slot in calls.into_iter().filter_map(|(_, task)| task.live()) {
+            self.cancel_here(slot);
+        }
+    }
+}
+
+fn name_of(inbound: &Inbound) -> Name {
+    (inbound.peer, inbound.core, inbound.slot, inbound.generation)
+}
+
+/// Who is to be answered: the sender, or whoever it passed the request on for.
+fn origin(header: &FrameHeader, frame: &PeerFrame, extension: Option<&Extension<'_>>) -> Inbound {
+    match extension.and_then(|extension| extension.origin) {
+        Some(origin) => Inbound {
+            peer: NodeId { id: origin.node, incarnation: origin.incarnation },
+            core: origin.core,
+            slot: origin.slot,
+            generation: origin.generation,
+            lent: 0,
+        },
+        None => Inbound {
+            peer: frame.peer,
+            core: header.source_core,
+            slot: header.slot.get(),
+            generation: header.generation.get(),
+            lent: 0,
+        },
+    }
+}
+
+/// The ancestors as a list that calls of this node can share.
+fn path_of(path: &[PathEntry]) -> Option<Arc<PathNode>> {
+    path.iter().fold(None, |parent, entry| {
+        Some(Arc::new(PathNode {
+            object: ObjectHash(entry.object.get()),
+            call: CallId(entry.call.get()),
+            hold: match entry.hold {
+                extension::Hold::Shared => Hold::Shared,
+                extension::Hold::Exclusive => Hold::Exclusive,
+                extension::Hold::Serial => Hold::Serial,
+            },
+            method: entry.method.get(),
+            label: String::new(),
+            parent,
+        }))
+    })
+}
+
+/// When the chain started, as its root's id says.
+fn root_ms(path: &[PathEntry]) -> Option<u64> {
+    path.first().map(|root| (root.call.get() >> 84) as u64)
+}
+
+/// Requests that may wait for the view.
+const PARKED_MAX: usize = 1024;

@@ -1,0 +1,69 @@
+//! The calls that other nodes are to answer: a table in which completing a call is an array index.
+
+use super::Outgoing;
+use crate::remote::CallRef;
+
+/// The table. An index is used again, with another generation.
+#[derive(Default)]
+pub(super) struct Pending {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    order: u64,
+}
+
+struct Place {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+/// One call under way.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) call: Outgoing,
+    /// Grows with every call that is sent.
+    pub(super) order: u64,
+}
+
+impl Pending {
+    /// Adds a call and names it.
+    pub(super) fn insert(&mut self, call: Outgoing) -> CallRef {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { generation: 0, entry: None });
+            self.places.len() as u32 - 1
+        });
+        self.order += 1;
+        let place = &mut self.places[slot as usize];
+        place.entry = Some(Entry { call, order: self.order });
+        CallRef { slot, generation: place.generation }
+    }
+
+    /// Takes the call out, if it is this very one.
+    pub(super) fn take(&mut self, name: CallRef) -> Option<Entry> {
+        let place = self.places.get_mut(name.slot as usize)?;
+        if place.generation != name.generation {
+            return None;
+        }
+        let entry = place.entry.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(name.slot);
+        Some(entry)
+    }
+
+    /// The call, if it is this very one.
+    pub(super) fn get(&self, name: CallRef) -> Option<&Entry> {
+        let place = self.places.get(name.slot as usize)?;
+        place.entry.as_ref().filter(|_| place.generation == name.generation)
+    }
+
+    /// The name of the call in this place.
+    pub(super) fn name(&self, slot: u32) -> Option<CallRef> {
+        let place = self.places.get(slot as usize)?;
+        place.entry.as_ref().map(|_| CallRef { slot, generation: place.generation })
+    }
+
+    /// How many calls to this partition are under way.
+    pub(super) fn count(&self, partition: u16) -> usize {
+        let of = |place: &&Place| place.entry.is_some_and(|entry| entry.call.partition == partition);
+        self.places.iter().filter(of).count()
+    }
+}
