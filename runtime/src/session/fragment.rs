@@ -126,3 +126,43 @@ pub enum FragmentError {
 /// Up to this length a buffer is made for the announced length at once.
 const ALLOCATE_AT_ONCE_MAX: usize = 64 << 10;
 const _: () = assert!(ALLOCATE_AT_ONCE_MAX.is_multiple_of(FRAME_ALIGN));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_frame_comes_back_whole() {
+        let payload: Vec<u8> = (0..500_000u32).map(|at| (at / 7) as u8).collect();
+        let frame = assemble_bare(None, FrameHeader::new(FrameKind::Request), &payload);
+        let mut reassembly = Reassembly::default();
+        let mut whole = None;
+        for offset in (0..frame.len()).step_by(8_160) {
+            let len = (frame.len() - offset).min(8_160);
+            let piece = fragment(None, Lane::Calls, &frame, offset, len);
+            let header = FrameHeader::parse_frame(&piece).unwrap();
+            let bytes = FrameHeader::payload_bytes(&piece).unwrap();
+            assert!(whole.is_none() && reassembly.is_partial() == (offset > 0));
+            whole = reassembly.take(header, bytes, frame.len()).unwrap();
+        }
+        assert_eq!(whole, Some(frame));
+        assert!(!reassembly.is_partial());
+    }
+
+    #[test]
+    fn memory_follows_what_came_and_not_what_was_announced() {
+        let mut header = FrameHeader::new(FrameKind::Fragment);
+        header.generation = (16 << 20).into();
+        header.flags = flags::FIRST_FRAGMENT;
+        let mut reassembly = Reassembly::default();
+        assert_eq!(reassembly.take(&header, &[1; 1_000], 16 << 20), Ok(None));
+        let held = |reassembly: &Reassembly| reassembly.partial.as_ref().unwrap().buffer.len();
+        assert_eq!(held(&reassembly), ALLOCATE_AT_ONCE_MAX);
+        header.flags = 0;
+        header.slot = 1_000.into();
+        assert_eq!(reassembly.take(&header, &[1; 70_000], 16 << 20), Ok(None));
+        assert!(held(&reassembly) <= 2 * 71_000);
+        reassembly.clear();
+        assert!(!reassembly.is_partial());
+    }
+}

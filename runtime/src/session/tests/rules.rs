@@ -201,6 +201,113 @@ fn a_peer_that_gives_no_room_is_cut_off() {
     assert_eq!(pair.ends[0].events.last().unwrap(), &error(LinkError::Stalled));
 }
 
+#[test]
+fn calls_are_counted_every_half_window_although_none_is_released() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 0, 0);
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    assert_eq!(pair.transmit(1, usize::MAX), 0);
+    pair.ends[0].queue(0, FrameKind::Request, 1, 0);
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    assert_eq!(pair.transmit(1, usize::MAX), 1);
+    pair.deliver(0, 1);
+    assert_eq!(pair.ends[0].session.calls().count(), 0);
+}
+
+/// Counts and credits below half a window go out with the next ping, also to a peer that talks all the time.
+#[test]
+fn counts_are_told_in_time_to_a_peer_that_talks() {
+    for is_released in [true, false] {
+        let mut pair = up();
+        pair.ends[0].queue(0, FrameKind::Request, 0, 0);
+        for _ in 0..3 {
+            pair.transmit(0, usize::MAX);
+            pair.deliver(1, usize::MAX);
+            if is_released {
+                pair.ends[1].release_all();
+            }
+            assert_eq!(pair.ends[0].session.calls().count(), 1);
+            pair.advance(SECOND / 2 - 1);
+            pair.wires[1].push_back(status(FrameKind::Credit, 0, 4, 4));
+            pair.deliver(1, 1);
+        }
+        // What end 0 sent last, its own ping too, is still on its way: end 1 speaks of itself.
+        pair.transmit(1, usize::MAX);
+        pair.deliver(0, usize::MAX);
+        assert_eq!(pair.ends[0].session.calls().count(), 0);
+
+        // With nothing new to count, room alone is news too.
+        if !is_released {
+            pair.ends[1].release_all();
+            for _ in 0..3 {
+                pair.transmit(0, usize::MAX);
+                pair.deliver(1, usize::MAX);
+                pair.advance(SECOND / 2 - 1);
+                pair.wires[1].push_back(status(FrameKind::Credit, 0, 4, 4));
+                pair.deliver(1, 1);
+            }
+            assert!(pair.wires[1].is_empty());
+            pair.transmit(1, usize::MAX);
+            let is_ping = |frame: &Frame| FrameHeader::parse(frame).unwrap().kind() == FrameKind::Ping;
+            assert!(pair.wires[0].iter().any(is_ping));
+        }
+    }
+}
+
+#[test]
+fn impossible_terms_open_no_link() {
+    use crate::session::tests::pair::handshake_config;
+    use crate::wire::handshake::Handshake;
+    use crate::wire::hello::{KnownStream, Terms};
+    let possible = Terms {
+        stream: 20,
+        base: 0,
+        known: Some(KnownStream { stream: 10, received: 1 }),
+        window_calls: 4,
+        granted_calls: 4,
+        window_answers: 4,
+        granted_answers: 4,
+        frame_len_max: 512,
+    };
+    let open = |theirs: Terms| {
+        let mut pair = up();
+        // One call each way has arrived.
+        for end in 0..2 {
+            pair.ends[end].queue(0, FrameKind::Request, end as u32, 0);
+        }
+        for end in 0..2 {
+            pair.transmit(end, 1);
+            pair.deliver(1 - end, 1);
+        }
+        let mut peer = Handshake::client(0, &handshake_config(pair.ends[1].identity), [100; 32], None);
+        let session = &mut pair.ends[0].session;
+        session.handle_link_up(0, Handshake::server(0, &handshake_config(pair.ends[0].identity), [101; 32]));
+        session.handle_frame(0, peer.poll_transmit().unwrap());
+        peer.handle_frame(0, &session.poll_transmit(0).unwrap());
+        peer.offer(theirs);
+        session.handle_frame(0, peer.poll_transmit().unwrap());
+        pair.ends[0].drain();
+        pair.ends[0].events.last().unwrap().clone()
+    };
+    assert_eq!(open(possible), "Up 2.1 true");
+    assert_eq!(open(Terms { base: 1, ..possible }), "Up 2.1 true");
+    assert_eq!(open(Terms { base: 2, ..possible }), error(LinkError::Count));
+    let known = |received| Some(KnownStream { stream: 10, received });
+    assert_eq!(open(Terms { known: known(2), ..possible }), error(LinkError::Count));
+    // Who knows another stream counts from where both last agreed.
+    assert_eq!(
+        open(Terms { known: Some(KnownStream { stream: 9, received: 7 }), ..possible }),
+        "Up 2.1 true"
+    );
+    assert_eq!(open(Terms { granted_calls: 5, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { granted_answers: 5, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { window_calls: 0, granted_calls: 0, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { window_answers: 0, granted_answers: 0, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { frame_len_max: 255, ..possible }), error(LinkError::Terms));
+}
+
 /// It would fill our memory with calls that are kept for it.
 #[test]
 fn a_peer_that_gives_room_and_does_not_count_gets_no_more_than_its_window() {

@@ -95,7 +95,7 @@ fn extension_block(random: &mut Rng) -> Vec<u8> {
         trace: random.bool().then(|| random.u128(..)),
         key: random
             .bool()
-            .then_some(TargetKey { entity: 9, key: KeyView { kind: KeyKind::Text, bytes: &key } }),
+            .then_some(TargetKey { entity: 9, key: KeyView { kind: KeyKind::String, bytes: &key } }),
         hops: random.u8(..4),
         ..Extension::default()
     };
@@ -132,6 +132,7 @@ fn session_program(random: &mut Rng) -> Vec<u8> {
     let mut program = Vec::new();
     let mut granted = [4u8; 2];
     let mut counted = 0;
+    let is_counting = random.u8(..4) != 0;
     for _ in 0..random.usize(1..60) {
         match random.u8(..40) {
             0..8 => {
@@ -139,10 +140,10 @@ fn session_program(random: &mut Rng) -> Vec<u8> {
                 program.extend([6, 8]);
             }
             8..14 => {
-                let lane = random.usize(..2);
+                let lane = usize::from(random.u8(..3) == 0);
                 program.extend([4, lane as u8, random.u8(..20), 8]);
                 granted[lane] = granted[lane].saturating_add(1);
-                counted += u8::from(lane == 0 && random.u8(..8) != 0);
+                counted += u8::from(is_counting && lane == 0 && random.u8(..8) != 0);
                 program.extend([1, random.u8(..2), counted, granted[0], granted[1], 0]);
             }
             14..18 => {
