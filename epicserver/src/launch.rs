@@ -25,10 +25,11 @@ where
         Err(error) => return fail(&error),
     };
     init_log(settings.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(EDGE_THREADS).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(EDGE_THREADS).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&error),
+        };
     let code = runtime.block_on(async {
         let node = match start::<B>(&settings) {
             Ok(node) => node,
@@ -122,5 +123,5 @@ pub async fn stop_signal() {
 }
 
 const EDGE_THREADS: usize = 2;
-/// How long the end of the node may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the orderly end of a node may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,10 +1,76 @@
-//! Virtual objects that call each other with plain async methods.
+//! Virtual objects that call each other with plain `async` methods, over as many cores, processes and machines as there
+//! are.
+//!
+//! Every object has a type and a key and always exists. Nobody starts it or stops it: the runtime activates it when it is
+//! called, keeps it in exactly one place, saves it by itself and forgets it when it is idle.
+//!
+//! ```no_run
+//! use epicserver::prelude::*;
+//!
+//! #[entity(name = "game.Barrel")]
+//! #[derive(Default)]
+//! struct Barrel {
+//!     hits: u32,
+//! }
+//!
+//! #[methods]
+//! impl Barrel {
+//!     /// `&mut self`: exclusive. No other call runs on this barrel until it returns, even across awaits.
+//!     async fn on_hit(&mut self) -> bool {
+//!         self.hits += 1;
+//!         self.hits >= 3
+//!     }
+//! }
+//!
+//! #[entity(name = "game.Player", key = String)]
+//! #[derive(Default)]
+//! struct Player {
+//!     score: Field<u64>,
+//! }
+//!
+//! #[methods]
+//! impl Player {
+//!     /// `&self`: interleaves with other calls on this player at every await. `Field` is the cell that it may change.
+//!     async fn enter_level(&self, barrels: Vec<Ref<Barrel>>) -> Result<(), CallError> {
+//!         for barrel in barrels {
+//!             if barrel.on_hit().await? {
+//!                 self.score.update(|score| score + 1);
+//!             }
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     async fn score(&self) -> u64 {
+//!         self.score.get()
+//!     }
+//! }
+//!
+//! #[epicserver::main(entities(Player, Barrel))]
+//! async fn main(pool: Pool) -> Result<(), CallError> {
+//!     let barrels = (0..30).map(|key| pool.get::<Barrel>(key)).collect();
+//!     let bob = pool.get::<Player>("Bob: Slayer of armoured cylinders");
+//!     bob.enter_level(barrels).await?;
+//!     println!("New high score: {}", bob.score().await?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Start with [`entity`], [`methods`] and [`Pool`]; [`context`] is what entity code may ask of its core; [`CallError`] says
+//! what can go wrong and whether a method ran. [`Node`] is for programs that set up their own node instead of
+//! `#[epicserver::main]`.
 
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;
+pub mod launch;
 pub mod prelude;
+pub mod settings;
+mod transports;
 
-pub use epicserver_macros::{entity, message, methods};
+pub use epicserver_macros::{entity, main, message, methods};
+pub use epicserver_runtime::context;
 pub use epicserver_runtime::entity::Entities;
-pub use epicserver_runtime::{Call, CallError, Entity, Field, Ref};
+pub use epicserver_runtime::{
+    Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,
+    Stats, Wait,
+};

@@ -3,6 +3,7 @@
 use epicserver_runtime::key::EntityKey;
 use rkyv::api::low::{LowDeserializer, LowValidator};
 
+pub use crate::launch::launch;
 pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, layout, restore};
 pub use epicserver_runtime::entity::{
     Entity, EntityCell, Method, MethodTable, Methods, RawRef, Stored, method_id,

@@ -100,7 +100,10 @@ impl Settings {
     ///
     /// # Errors
     /// All problems of all sources at once.
-    pub fn load(flags: &Flags, environment: impl Iterator<Item = (String, String)>) -> Result<Self, SettingsError> {
+    pub fn load(
+        flags: &Flags,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, SettingsError> {
         let mut settings = Self::default();
         let mut problems = Vec::new();
         settings.apply_file(flags.config.as_deref(), &mut problems);
@@ -147,11 +150,15 @@ impl Settings {
         match key {
             "cores" => {
                 let cores = value.parse().ok().filter(|cores| (1..=256).contains(cores));
-                self.cores = Some(cores.ok_or_else(|| format!("{value:?} is no number of cores: use 1 to 256"))?);
+                self.cores =
+                    Some(cores.ok_or_else(|| format!("{value:?} is no number of cores: use 1 to 256"))?);
             }
             "wait" => self.wait = value.parse()?,
             "listen" => self.listen = Some(address(value)?),
-            "peers" => self.peers = value.split(',').filter(|peer| !peer.is_empty()).map(address).collect::<Result<_, _>>()?,
+            "peers" => {
+                self.peers =
+                    value.split(',').filter(|peer| !peer.is_empty()).map(address).collect::<Result<_, _>>()?
+            }
             "secret_file" => self.secret_file = Some(value.into()),
             "role" => {
                 self.role = match value {
@@ -162,7 +169,8 @@ impl Settings {
             }
             "log" => {
                 let level = value.parse();
-                self.log = level.map_err(|_| format!("{value:?} is no level: use error, warn, info, debug or trace"))?;
+                self.log = level
+                    .map_err(|_| format!("{value:?} is no level: use error, warn, info, debug or trace"))?;
             }
             _ => return Err(format!("there is no such setting; there are {KEYS}")),
         }
@@ -171,7 +179,8 @@ impl Settings {
 
     fn check(&self, problems: &mut Vec<String>) {
         if !self.peers.is_empty() && self.listen.is_none() {
-            problems.push("peers are given, but not where to listen: add listen = \"ADDRESS:PORT\"".to_owned());
+            problems
+                .push("peers are given, but not where to listen: add listen = \"ADDRESS:PORT\"".to_owned());
         }
         if !self.peers.is_empty() && self.secret_file.is_none() {
             problems.push(
@@ -190,7 +199,9 @@ impl Settings {
         let Some(path) = &self.secret_file else { return Ok(None) };
         let problem = |text: String| SettingsError(vec![format!("secret_file {}: {text}", path.display())]);
         let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
-        parse_secret(text.trim()).map(Some).ok_or_else(|| problem("it must hold 64 hexadecimal digits".to_owned()))
+        parse_secret(text.trim())
+            .map(Some)
+            .ok_or_else(|| problem("it must hold 64 hexadecimal digits".to_owned()))
     }
 }
 
@@ -250,7 +261,10 @@ mod tests {
     use super::*;
 
     fn load(flags: &Flags, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        Settings::load(flags, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Settings::load(
+            flags,
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )
     }
 
     #[test]
@@ -264,9 +278,15 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once_with_what_is_allowed() {
         let flags = Flags { wait: Some("sleep".into()), peers: Some("here".into()), ..Flags::default() };
-        let error = load(&flags, &[("EPICSERVER_COLOUR", "red"), ("EPICSERVER_CORES", "0")]).expect_err("four problems");
+        let error = load(&flags, &[("EPICSERVER_COLOUR", "red"), ("EPICSERVER_CORES", "0")])
+            .expect_err("four problems");
         let text = error.to_string();
-        for part in ["EPICSERVER_COLOUR: there is no such setting; there are cores,", "1 to 256", "\"spin\"", "no address"] {
+        for part in [
+            "EPICSERVER_COLOUR: there is no such setting; there are cores,",
+            "1 to 256",
+            "\"spin\"",
+            "no address",
+        ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }
@@ -288,7 +308,10 @@ mod tests {
         assert_eq!(load(&flags, &[]).expect("right").cores, Some(2));
         std::fs::write(&path, "cores = 2.5\ncolor = \"red\"\n").expect("written");
         let text = load(&flags, &[]).expect_err("two mistakes").to_string();
-        assert!(text.contains("cores: give a text") && text.contains("color: there is no such setting"), "{text}");
+        assert!(
+            text.contains("cores: give a text") && text.contains("color: there is no such setting"),
+            "{text}"
+        );
         std::fs::remove_dir_all(&dir).expect("removed");
     }
 

@@ -18,7 +18,10 @@ pub(crate) fn add_links(_: NodeBuilder, _: &Settings) -> Result<NodeBuilder, Box
 /// # Errors
 /// If the secret cannot be read or the address cannot be listened on.
 #[cfg(feature = "tcp")]
-pub(crate) fn add_links(builder: NodeBuilder, settings: &Settings) -> Result<NodeBuilder, Box<dyn std::error::Error>> {
+pub(crate) fn add_links(
+    builder: NodeBuilder,
+    settings: &Settings,
+) -> Result<NodeBuilder, Box<dyn std::error::Error>> {
     let _ = settings.secret()?;
     Ok(builder)
 }
