@@ -562,6 +562,16 @@ impl SlotList {
         }
     }
 
+    pub(crate) fn push_front(&self, slot: SlotPtr) {
+        let first = self.head.replace(Some(slot));
+        slot.list_prev.set(None);
+        slot.list_next.set(first);
+        match first {
+            Some(first) => first.list_prev.set(Some(slot)),
+            None => self.tail.set(Some(slot)),
+        }
+    }
+
     pub(crate) fn remove(&self, slot: SlotPtr) {
         let (before, after) = (slot.list_prev.take(), slot.list_next.take());
         match before {

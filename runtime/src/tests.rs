@@ -1,7 +1,13 @@
 //! Tests of the core through its events and actions, with entities written by hand as the macros would write them.
+//!
+//! One file for each theme of the rules; a test's name is the rule. Start reading at `cluster.rs` and `thing.rs`.
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod bench;
+mod cluster;
+mod deadlock;
 pub(crate) mod harness;
+mod holds;
 mod rules;
+mod thing;
 mod threads;

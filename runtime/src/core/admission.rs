@@ -36,13 +36,21 @@ impl CoreState {
             _ if object.waiting_len.get() >= self.config.waiting_max => {
                 self.refuse(slot, CallError::Rejected(Rejection::Overloaded));
             }
-            _ => self.enqueue(slot, object),
+            // Only another serial call is in its way; whoever waits before it may be waiting for its ancestor.
+            Some(Ancestor::Shares) => {
+                object.waiting.push_front(slot);
+                self.enqueued(slot, object);
+            }
+            None => {
+                object.waiting.push_back(slot);
+                self.enqueued(slot, object);
+            }
         }
     }
 
-    fn enqueue(&self, slot: SlotPtr, object: ObjectPtr) {
+    /// A call has joined its object's wait queue.
+    fn enqueued(&self, slot: SlotPtr, object: ObjectPtr) {
         slot.state.set(State::Waiting);
-        object.waiting.push_back(slot);
         object.waiting_len.set(object.waiting_len.get() + 1);
         if slot.home.get() == self.number {
             self.arm_deadline(slot);

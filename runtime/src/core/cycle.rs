@@ -2,7 +2,7 @@
 //!
 //! The direct path refuses a call that would wait for its own ancestor at once. Two chains that wait for each other are
 //! not ancestors; so a call that has been queued for a while sends a probe. Its edges run from a queued call to the
-//! holders of its object and to the calls queued before it (queues are served in order), and from a running method to
+//! holders of its object that exclude it and to the calls queued before it (queues are served in order), and from a running method to
 //! the calls it waits for. A probe that comes back to where it began has found a cycle, and the youngest queued call on
 //! its way gets `Deadlock`.
 //!
@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{CoreState, CoreWord};
 use crate::error::CallError;
 use crate::id::CallId;
-use crate::slot::{Away, SlotPtr, State, TaskRef};
+use crate::path::conflict;
+use crate::slot::{Away, Hold, SlotPtr, State, TaskRef};
 
 /// A search that goes on at another core.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub(crate) struct Probe {
     /// The calls on the way, for the error's text.
     way: String,
     hops: u8,
+}
+
+fn rule(slot: SlotPtr) -> (Hold, u32) {
+    (slot.vtable.get().hold, slot.vtable.get().id)
 }
 
 const HOPS_MAX: u8 = 32;
@@ -94,8 +99,10 @@ impl CoreState {
     fn waited_for(&self, slot: SlotPtr, children: &Children) -> Vec<SlotPtr> {
         match (slot.state.get(), slot.object.get()) {
             (State::Waiting, Some(object)) => {
+                // Whoever stands before it in the queue is in its way, also one that it could share the object with.
                 let earlier = object.waiting.iter().take_while(|other| *other != slot);
-                object.running.iter().chain(earlier).collect()
+                let excludes = |holder: &SlotPtr| conflict(rule(slot), rule(*holder));
+                object.running.iter().filter(excludes).chain(earlier).collect()
             }
             (State::Running | State::Granted, _) => {
                 children.get(&(slot.as_raw() as usize)).cloned().unwrap_or_default()

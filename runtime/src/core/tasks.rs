@@ -42,9 +42,18 @@ impl CoreState {
         }
     }
 
-    /// Takes a slot out of the run queue, if it is there.
+    /// Takes a slot out of the run queue, if it is there: a task that ends may have woken itself in its last turn.
+    #[inline]
     pub(super) fn unschedule(&self, slot: SlotPtr) {
-        if slot.in_queue.replace(false) && self.ready.remove(slot) {
+        if slot.in_queue.get() {
+            self.leave_run_queue(slot);
+        }
+    }
+
+    #[cold]
+    fn leave_run_queue(&self, slot: SlotPtr) {
+        slot.in_queue.set(false);
+        if self.ready.remove(slot) {
             self.ready_len.set(self.ready_len.get() - 1);
         }
     }

@@ -177,6 +177,7 @@ impl CoreState {
     /// The task is done; a method's body holds its reply.
     #[inline]
     fn finish(&self, slot: SlotPtr) {
+        self.unschedule(slot);
         let vtable = slot.vtable.get();
         let object = match slot.object.get() {
             Some(object) if vtable.holds => object,
@@ -203,6 +204,7 @@ impl CoreState {
 
     /// The task panicked: its object cannot be trusted any more. Without a text the body holds the reply already.
     fn broken(&self, slot: SlotPtr, panic: Option<String>) {
+        self.unschedule(slot);
         let vtable = slot.vtable.get();
         tracing::warn!(entity = vtable.entity, method = vtable.name, panic, "a method panicked");
         let content = if panic.is_some() { Content::Future } else { Content::Reply };
