@@ -17,7 +17,8 @@ use proc_macro::TokenStream;
 
 /// Makes a struct an entity: a type whose objects are virtual.
 ///
-/// ```ignore
+/// ```
+/// # use epicserver::prelude::*;
 /// #[entity(name = "game.Player", key = String)]
 /// #[derive(Default)]
 /// struct Player {
@@ -46,7 +47,13 @@ pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes the async methods of one `impl` block callable from everywhere in the cluster.
 ///
-/// ```ignore
+/// ```
+/// # use epicserver::prelude::*;
+/// # #[entity(name = "game.Player")]
+/// # #[derive(Default)]
+/// # struct Player {
+/// #     score: Field<u64>,
+/// # }
 /// #[methods]
 /// impl Player {
 ///     /// Shared: interleaves with other calls on this player at every await.
@@ -54,8 +61,9 @@ pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///         self.score.get()
 ///     }
 ///     /// Exclusive: no other call runs on this player until it returns.
-///     async fn reset(&mut self) -> Result<(), GameError> {
-///         // ..
+///     async fn reset(&mut self, by: Ref<Player>) -> Result<u64, CallError> {
+///         self.score.set(0);
+///         by.score().await
 ///     }
 /// }
 /// ```
@@ -80,7 +88,11 @@ pub fn methods(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a struct or enum a value that may be an argument, a result, or part of an entity's state.
 ///
-/// ```ignore
+/// ```
+/// # use epicserver::prelude::*;
+/// # #[entity(name = "game.Player")]
+/// # #[derive(Default)]
+/// # struct Player;
 /// #[message]
 /// #[derive(Clone, Debug)]
 /// struct Profile {
@@ -93,14 +105,19 @@ pub fn methods(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// hold an error of a call which the method itself made carry `#[nested]`, so that its caller does not take that error
 /// for one of its own call:
 ///
-/// ```ignore
+/// ```
+/// # use epicserver::prelude::*;
 /// #[message(error)]
-/// #[derive(Debug, thiserror::Error)]
+/// #[derive(Debug)]
 /// enum GameError {
-///     #[error("no such level")]
 ///     NoLevel,
-///     #[error(transparent)]
-///     Call(#[from] #[nested] CallError),
+///     Call(#[nested] CallError),
+/// }
+///
+/// impl From<CallError> for GameError {
+///     fn from(error: CallError) -> Self {
+///         Self::Call(error)
+///     }
 /// }
 /// ```
 #[proc_macro_attribute]

@@ -10,9 +10,7 @@ struct Player {
 
 struct Door;
 
-fn bind<E: epicserver::Entities>() {}
-
 fn main() {
-    bind::<(Player,)>();
-    bind::<(Door,)>();
+    Node::builder().bind::<(Player,)>();
+    Node::builder().bind::<(Door,)>();
 }
