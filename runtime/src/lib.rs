@@ -11,6 +11,7 @@ mod driver;
 pub mod entity;
 mod entry;
 mod error;
+pub mod fabric;
 #[expect(unsafe_code, reason = "the interior-mutable cell of state")]
 mod field;
 pub mod id;
