@@ -36,6 +36,8 @@ pub(crate) struct Header {
     pub(crate) partition: Cell<u16>,
     pub(crate) index: Cell<u32>,
     pub(crate) waiting_len: Cell<u32>,
+    /// Calls that were granted the object and wait for their first turn in the run queue.
+    pub(crate) unstarted: Cell<u32>,
     pub(crate) running: SlotList,
     pub(crate) waiting: SlotList,
     /// The highest batch number that this object's memory depends on.
@@ -175,6 +177,7 @@ impl<E: Entity> Activation<E> {
                 partition: Cell::new(0),
                 index: Cell::new(index),
                 waiting_len: Cell::new(0),
+                unstarted: Cell::new(0),
                 running: SlotList::default(),
                 waiting: SlotList::default(),
                 depends_on: Cell::new(0),

@@ -4,10 +4,14 @@
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod bench;
+mod cancel;
 mod cluster;
+mod deadline;
 mod deadlock;
+mod fairness;
 pub(crate) mod harness;
 mod holds;
+mod order;
 mod rules;
 mod thing;
 mod threads;

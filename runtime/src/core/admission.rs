@@ -18,7 +18,7 @@ impl CoreState {
         slot.object.set(Some(object));
         if object.waiting.is_empty() && object.status.get() == Status::Live && may_hold(object, slot) {
             self.grant(object, slot);
-            self.run_or_queue(slot);
+            self.run_or_queue(slot, object);
         } else {
             self.admit_contended(slot, object);
         }
@@ -31,7 +31,7 @@ impl CoreState {
             // Waiting would be waiting for itself: the ancestor cannot let go before this call has returned.
             Some(Ancestor::Shares) if may_hold(object, slot) => {
                 self.grant(object, slot);
-                self.run_or_queue(slot);
+                self.run_or_queue(slot, object);
             }
             _ if object.waiting_len.get() >= self.config.waiting_max => {
                 self.refuse(slot, CallError::Rejected(Rejection::Overloaded));
@@ -98,7 +98,7 @@ impl CoreState {
             }
             self.dequeue(slot, object);
             self.grant(object, slot);
-            self.schedule(slot);
+            self.schedule_granted(slot, object);
         }
     }
 

@@ -114,7 +114,7 @@ impl CoreState {
         slot.object.set(Some(object));
         self.root(slot);
         self.grant(object, slot);
-        self.schedule(slot);
+        self.schedule_granted(slot, object);
         true
     }
 
@@ -185,7 +185,7 @@ impl CoreState {
         }
         self.remember_image(object);
         self.stop_loose(|task| task.object.get() == Some(object));
-        self.restart_waiting(object);
+        self.restart(object, Vec::new());
         self.vacate(object);
     }
 
@@ -195,29 +195,52 @@ impl CoreState {
         self.saving.reload_after.set(last);
     }
 
-    /// Ends an activation at once, with what it has not saved. Its running calls end with `error`; those that wait have
-    /// not run and start again with the next activation.
+    /// Ends an activation at once, with what it has not saved. Its running calls end with `error`; those that have not
+    /// run start again with the next activation.
     pub(super) fn kill(&self, object: ObjectPtr, error: &CallError) {
         self.remember_image(object);
+        // Nobody is granted an object that ends, whatever the destructors below let go of.
+        object.status.set(Status::Closing);
+        object.forget.set(false);
         self.stop_loose(|task| task.object.get() == Some(object));
+        let mut unstarted = Vec::new();
         while let Some(slot) = object.running.head.get() {
             self.unschedule(slot);
+            if slot.state.get() == State::Granted && !is_hook(slot, object) {
+                self.drop_hold(object, slot);
+                slot.state.set(State::Message);
+                unstarted.push(slot);
+                continue;
+            }
             let content = if slot.state.get() == State::Granted { Content::Message } else { Content::Future };
             self.drop_safely(slot, content);
             self.drop_hold(object, slot);
             slot.fail_in_place(None, error.clone());
-            slot.depends_on.set(0);
+            self.depend_on_object(slot, object, error);
             self.reply(slot);
         }
-        self.restart_waiting(object);
+        object.unstarted.set(0);
+        self.restart(object, unstarted);
         self.vacate(object);
     }
 
-    fn restart_waiting(&self, object: ObjectPtr) {
+    /// An error that a method's end brings must not leave before what the method had seen; unless that is gone.
+    pub(super) fn depend_on_object(&self, slot: SlotPtr, object: ObjectPtr, error: &CallError) {
+        let gone = *error == CallError::SaveFailed;
+        slot.depends_on.set(if gone { 0 } else { object.depends_on.get() });
+    }
+
+    /// Calls that were granted an object that ends, and those that wait for it, are dispatched again: in their order, and
+    /// before what was sent later.
+    fn restart(&self, object: ObjectPtr, unstarted: Vec<SlotPtr>) {
+        let mut calls = unstarted;
         while let Some(slot) = object.waiting.head.get() {
             self.dequeue(slot, object);
+            calls.push(slot);
+        }
+        for slot in calls.into_iter().rev() {
             slot.object.set(None);
-            self.outbox.push_back(slot);
+            self.outbox.push_front(slot);
         }
     }
 
@@ -337,6 +360,16 @@ fn restore(object: ObjectPtr, ticket: &LoadTicket, answer: LoadAnswer) -> Result
         return Err(format!("the layout of {name} changed without a new `version = ..` in #[entity]"));
     }
     object.load(payload).map_err(|error| error.to_string())
+}
+
+/// Whether the call is not one of a caller's but the object's own hook.
+fn is_hook(slot: SlotPtr, object: ObjectPtr) -> bool {
+    let vtable = object.vtable.get();
+    let hooks = [vtable.on_activate, vtable.on_drop];
+    let same = |hook: Hook| std::ptr::eq(hook.vtable, slot.vtable.get());
+    slot.reply_to.get() == ReplyTo::Nobody
+        && slot.deadline.get() == u64::MAX
+        && hooks.into_iter().flatten().any(same)
 }
 
 /// Places looked at in one sweep.

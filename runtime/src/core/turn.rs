@@ -35,10 +35,38 @@ impl CoreState {
             return None;
         }
         let nth = self.chaos.borrow_mut().as_mut().map_or(0, |chaos| chaos.usize(..len));
-        let slot = self.ready.remove_nth(nth)?;
+        let slot = self.ready.remove_nth(self.first_of_its_object(nth))?;
         self.ready_len.set(len - 1);
         slot.in_queue.set(false);
+        if slot.state.get() == State::Granted
+            && let Some(object) = slot.object.get()
+        {
+            object.unstarted.set(object.unstarted.get() - 1);
+        }
         Some(slot)
+    }
+
+    /// Calls of one object start in the order they were granted it: the first of those that the `nth` in the run queue
+    /// is one of.
+    #[inline]
+    fn first_of_its_object(&self, nth: usize) -> usize {
+        if nth == 0 { nth } else { self.find_first_of_its_object(nth) }
+    }
+
+    #[cold]
+    fn find_first_of_its_object(&self, nth: usize) -> usize {
+        let granted = |slot: SlotPtr| slot.object.get().filter(|_| slot.state.get() == State::Granted);
+        match self.ready.iter().nth(nth).and_then(granted) {
+            None => nth,
+            object => self.ready.iter().position(|slot| granted(slot) == object).unwrap_or(nth),
+        }
+    }
+
+    /// Puts a call that was granted its object on the run queue.
+    #[inline]
+    pub(super) fn schedule_granted(&self, slot: SlotPtr, object: ObjectPtr) {
+        object.unstarted.set(object.unstarted.get() + 1);
+        self.schedule(slot);
     }
 
     /// Puts a task on the run queue unless it is there.
@@ -99,14 +127,15 @@ impl CoreState {
 
     /// Runs a call that was just granted its object: now, if this pass may still do so directly, or in its turn.
     #[inline]
-    pub(super) fn run_or_queue(&self, slot: SlotPtr) {
+    pub(super) fn run_or_queue(&self, slot: SlotPtr, object: ObjectPtr) {
         let left = self.direct_left.get();
         let coin = self.chaos.borrow_mut().as_mut().is_none_or(fastrand::Rng::bool);
-        if left > 0 && coin {
+        // Behind those that were granted it before.
+        if left > 0 && coin && object.unstarted.get() == 0 {
             self.direct_left.set(left - 1);
             self.run_turn(slot);
         } else {
-            self.schedule(slot);
+            self.schedule_granted(slot, object);
         }
     }
 
@@ -188,7 +217,7 @@ impl CoreState {
         if (vtable.hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
             let error = too_large(object);
             slot.fail_in_place(Some(Content::Reply), error.clone());
-            slot.depends_on.set(0);
+            slot.depends_on.set(object.depends_on.get());
             self.reply(slot);
             return self.kill(object, &error);
         }
@@ -219,7 +248,7 @@ impl CoreState {
         self.drop_safely(slot, content);
         let text = panic.unwrap_or_else(|| "while its future was dropped".to_owned());
         slot.fail_in_place(None, CallError::Panicked(text));
-        slot.depends_on.set(0);
+        slot.depends_on.set(object.depends_on.get());
         self.reply(slot);
         if object.status.get() == Status::Activating {
             // Starting again would panic again: those who wait are told.
