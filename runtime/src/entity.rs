@@ -53,6 +53,12 @@ pub type Stored<E> = <<E as Entity>::Key as EntityKey>::Stored;
 /// A typed reference to an object of `E`: small, cloneable, sendable, storable in state, usable as an argument.
 pub type Ref<E> = <E as Entity>::Ref;
 
+/// A reference to the object of `E` with this key, for entity code: `object::<Barrel>(7)`. Outside of it, ask the
+/// [`Pool`](crate::Pool).
+pub fn object<E: Entity>(key: <E::Key as EntityKey>::Argument<'_>) -> Ref<E> {
+    RawRef::new(key).into()
+}
+
 /// The methods and hooks of an entity. Implemented by `#[methods]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no methods that can be called",

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Action, CoreState, Timer};
 use crate::current;
+pub use crate::entity::object;
 use crate::entity::{Entity, RawRef, Ref, Stored};
 use crate::error::{CallError, Rejection};
 use crate::key::StoredKey;

@@ -35,6 +35,28 @@ async fn calls_from_outside_reach_objects_on_every_core() {
     assert!(node.shutdown(Duration::from_secs(5)).await);
 }
 
+/// The demo once stood still for a second now and then: messages that had waited for room in a full ring were pushed
+/// later without waking the other core, and the core that waited for room looked for it the wrong way round.
+#[tokio::test]
+async fn a_burst_beyond_the_rings_loses_no_wake_up() {
+    let node = start(2, Wait::Park);
+    let pool = node.pool();
+    for _ in 0..20 {
+        let calls: Vec<_> = (0..1000u64)
+            .map(|key| {
+                let object = pool.get::<Object>(key);
+                tokio::spawn(async move {
+                    object.call(Nested { path: (key + 1..key + 40).step_by(2).collect() }).await
+                })
+            })
+            .collect();
+        for call in calls {
+            assert!(call.await.expect("no panic").is_ok());
+        }
+    }
+    assert!(node.shutdown(Duration::from_secs(5)).await);
+}
+
 #[tokio::test]
 async fn a_call_after_the_end_of_its_node_is_an_error_and_no_hang() {
     let node = start(1, Wait::Auto);
