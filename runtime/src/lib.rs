@@ -28,6 +28,7 @@ pub mod saving;
 pub mod session;
 #[expect(unsafe_code, reason = "calls live in recycled untyped memory")]
 mod slot;
+pub mod stepping;
 #[allow(dead_code, reason = "the driver uses it")]
 mod sync;
 #[expect(unsafe_code, reason = "the typed operations on untyped slots")]
