@@ -12,6 +12,7 @@ mod fairness;
 pub(crate) mod harness;
 mod holds;
 mod order;
+mod remote;
 mod rules;
 mod thing;
 mod threads;

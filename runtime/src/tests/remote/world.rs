@@ -1,0 +1,470 @@
+//! A few nodes in one thread: cores, fabrics and loopback transports, each called by hand, in virtual time.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+
+use epicserver_storage::NodeId;
+use epicserver_transport::{
+    Addr, Event as TransportEvent, FaultPlan, Faulty, Frame, FrameHeader, FrameKind, LinkId, LoopbackNetwork,
+    LoopbackOptions, LoopbackTransport, Transport,
+};
+
+use crate::codec::{CodecError, Wire, layout};
+use crate::core::{Action, Core, CoreConfig, CoreMessage, Event};
+use crate::entity::{Entities, Entity, EntityCell, Method, MethodTable, Methods, RawRef};
+use crate::error::CallError;
+use crate::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
+use crate::field::Field;
+use crate::key::StoredKey;
+use crate::remote::PeerFrame;
+use crate::routes::Routes;
+use crate::saving::SavePolicy;
+
+/// An object that counts, remembers, and calls others of its kind.
+#[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct Post {
+    count: Field<u64>,
+    log: Field<Vec<u64>>,
+}
+
+impl Wire for Post {
+    const LAYOUT: u64 = layout::combine("Post", &[]);
+}
+
+impl Entity for Post {
+    type Key = u64;
+    type Ref = RawRef<Post>;
+    const NAME: &'static str = "test.Post";
+    const SAVE: SavePolicy = SavePolicy::Never;
+    const VERSION: u32 = 1;
+    fn cell() -> &'static EntityCell {
+        static CELL: EntityCell = EntityCell::new();
+        &CELL
+    }
+}
+
+impl Methods for Post {
+    fn describe(table: &mut MethodTable<Self>) {
+        table.method::<Add>();
+        table.method::<Note>();
+        table.method::<Notes>();
+        table.method::<Nap>();
+        table.method::<Echo>();
+        table.method::<Chain>();
+        table.method::<Blow>();
+        table.method::<Fan>();
+    }
+}
+
+macro_rules! method {
+    ($name:ident { $($field:ident: $type:ty),* } -> $value:ty, $receiver:ty, |$this:ident, $object:ident| $body:expr) => {
+        #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+        pub(crate) struct $name { $(pub(crate) $field: $type),* }
+        impl Method for $name {
+            type Entity = Post;
+            type Value = $value;
+            type Output = Result<$value, CallError>;
+            type Receiver<'a> = $receiver;
+            const NAME: &'static str = stringify!($name);
+            const LAYOUT: u64 = 1;
+            fn run<'a>(self, $object: Self::Receiver<'a>) -> impl Future<Output = $value> {
+                let $this = self;
+                async move { $body }
+            }
+            fn output(result: Result<$value, CallError>) -> Self::Output {
+                result
+            }
+            fn decode(archived: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
+                let _ = archived;
+                Ok(Self { $($field: crate::codec::restore::<$type>(&archived.$field)?),* })
+            }
+        }
+    };
+}
+
+method!(Add { by: u64 } -> u64, &'a mut Post, |this, object| {
+    *object.count.get_mut() += this.by;
+    object.count.get()
+});
+method!(Note { number: u64 } -> (), &'a mut Post, |this, object| object.log.get_mut().push(this.number));
+method!(Notes {} -> Vec<u64>, &'a mut Post, |_this, object| object.log.get_mut().clone());
+method!(Nap { ms: u64 } -> u64, &'a Post, |this, object| {
+    crate::context::sleep(std::time::Duration::from_millis(this.ms)).await;
+    object.count.update(|count| count + 1);
+    object.count.get()
+});
+method!(Echo { bytes: Vec<u8> } -> Vec<u8>, &'a Post, |this, object| {
+    let _ = object;
+    this.bytes
+});
+method!(Blow { len: u64 } -> Vec<u8>, &'a Post, |this, object| {
+    let _ = object;
+    vec![7; this.len as usize]
+});
+// Exclusive: calls the next object of the path.
+method!(Chain { path: Vec<u64> } -> u64, &'a mut Post, |this, object| {
+    let _ = object;
+    chain(this.path).await
+});
+// Shared: calls many objects at once and adds up what they say.
+method!(Fan { keys: Vec<u64>, rounds: u64 } -> u64, &'a Post, |this, object| {
+    let _ = object;
+    let mut sum = 0;
+    for _ in 0..this.rounds {
+        for key in &this.keys {
+            sum += post(*key).call(Add { by: 1 }).await.map_or(0, |_| 1);
+        }
+    }
+    sum
+});
+
+async fn chain(mut path: Vec<u64>) -> u64 {
+    if path.is_empty() {
+        return 0;
+    }
+    let next = path.remove(0);
+    match post(next).call(Chain { path }).await {
+        Ok(depth) => depth + 1,
+        Err(CallError::Deadlock(_)) => 1_000,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub(crate) fn post(key: u64) -> RawRef<Post> {
+    RawRef::new(key)
+}
+
+/// Nodes `a`, `b`, ... on one network.
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) nodes: Vec<NodeByHand>,
+    network: LoopbackNetwork,
+    options: Options,
+}
+
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) cores: u16,
+    pub(crate) loopback: LoopbackOptions,
+    pub(crate) plan: FaultPlan,
+    pub(crate) core: CoreConfig,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cores: 1,
+            loopback: LoopbackOptions::plain(),
+            plan: FaultPlan::calm(1),
+            core: CoreConfig { window_max: 64, ..CoreConfig::default() },
+        }
+    }
+}
+
+/// One node. Without a process it is down.
+pub(crate) struct NodeByHand {
+    pub(crate) process: Option<Process>,
+    address: Addr,
+    incarnation: u32,
+}
+
+pub(crate) struct Process {
+    pub(crate) cores: Vec<Core>,
+    pub(crate) fabric: Fabric,
+    pub(crate) transport: Faulty<LoopbackTransport>,
+    between: VecDeque<(u16, CoreMessage)>,
+    actions: Vec<Action>,
+    pub(crate) links: Vec<LinkId>,
+    /// Frames of each kind that came in.
+    pub(crate) came: Vec<FrameKind>,
+}
+
+impl World {
+    pub(crate) fn new(count: usize) -> Self {
+        Self::with(count, Options::default())
+    }
+
+    /// Nodes that are down.
+    pub(crate) fn down(count: usize, options: Options) -> Self {
+        let node = |index: usize| NodeByHand {
+            process: None,
+            address: Addr::new(&char::from(b'a' + index as u8).to_string()),
+            incarnation: 0,
+        };
+        Self { now: 0, nodes: (0..count).map(node).collect(), network: LoopbackNetwork::new(), options }
+    }
+
+    pub(crate) fn with(count: usize, options: Options) -> Self {
+        let mut world = Self::down(count, options);
+        (0..count).for_each(|node| world.boot(node));
+        world
+    }
+
+    /// Starts a node, in a new life.
+    pub(crate) fn boot(&mut self, node: usize) {
+        let addresses: Vec<Addr> = self.nodes.iter().map(|node| node.address.clone()).collect();
+        let this = &mut self.nodes[node];
+        this.incarnation += 1;
+        let members = FixedMembers::new(&addresses, &this.address).expect("it is in the list");
+        let me = members.me(this.incarnation);
+        let transport =
+            self.network.bind(this.address.as_str(), self.options.loopback.clone()).expect("free");
+        let transport = Faulty::new(
+            transport,
+            FaultPlan { seed: self.options.plan.seed + node as u64, ..self.options.plan.clone() },
+        );
+        let mut config = FabricConfig::new(me, self.options.cores, &members, 5, &[9; 32], transport.caps());
+        config.seed = u64::from(this.incarnation) * 100 + node as u64;
+        let fabric = Fabric::new(self.now, config, Some(transport.pool()));
+        let routes = members.routes(me, self.options.cores);
+        let core = CoreConfig { frames: Some(transport.pool().clone()), ..self.options.core.clone() };
+        let cores = cores(self.now, &core, self.options.cores, &routes);
+        this.process = Some(Process {
+            cores,
+            fabric,
+            transport,
+            between: VecDeque::new(),
+            actions: Vec::new(),
+            links: Vec::new(),
+            came: Vec::new(),
+        });
+    }
+
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.nodes[node].process = None;
+    }
+
+    pub(crate) fn process(&mut self, node: usize) -> &mut Process {
+        self.nodes[node].process.as_mut().expect("it is up")
+    }
+
+    /// The `nth` key whose object lives on this node.
+    pub(crate) fn key_on(&self, node: usize, nth: usize) -> u64 {
+        let addresses: Vec<Addr> = self.nodes.iter().map(|node| node.address.clone()).collect();
+        let members = FixedMembers::new(&addresses, &self.nodes[node].address).expect("it is in the list");
+        let me = members.me(1);
+        let routes = members.routes(me, self.options.cores);
+        let lives_there = |key: &u64| {
+            let partition = key.canonical(|key| key.partition());
+            matches!(routes.place(partition), crate::routes::Place::Here(_))
+        };
+        (1..).filter(lives_there).nth(nth).expect("keys are spread over the nodes")
+    }
+
+    pub(crate) fn id(&self, node: usize) -> NodeId {
+        let addresses: Vec<Addr> = self.nodes.iter().map(|node| node.address.clone()).collect();
+        let this = &self.nodes[node];
+        FixedMembers::new(&addresses, &this.address).expect("in the list").me(this.incarnation)
+    }
+
+    /// Runs a future as a task of the first core of a node.
+    pub(crate) fn start<T: Send + 'static>(
+        &mut self,
+        node: usize,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Started<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let left = self.process(node).cores[0].desk().leave(Box::new(move |core| {
+            let task = async move {
+                let _ = sender.send(future.await);
+            };
+            core.spawn_loose(task).expect("a free slot");
+        }));
+        assert!(left.is_ok());
+        Started(receiver)
+    }
+
+    /// One pass of every node; whether anything moved.
+    pub(crate) fn pass(&mut self) -> bool {
+        let mut moved = false;
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                moved |= process.pass(self.now);
+            }
+        }
+        moved
+    }
+
+    /// Runs until nothing moves, without time passing.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..200_000 {
+            if !self.pass() {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// Lets time pass, a step at a time.
+    pub(crate) fn pass_ms(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.settle();
+            self.now += 1_000_000;
+        }
+        self.settle();
+    }
+
+    /// Starts a future and runs for a while; what it gave.
+    pub(crate) fn call<T: Send + 'static>(
+        &mut self,
+        node: usize,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let mut started = self.start(node, future);
+        for _ in 0..20_000 {
+            self.settle();
+            if let Some(result) = started.result() {
+                return result;
+            }
+            self.now += 1_000_000;
+        }
+        panic!("no answer in twenty seconds");
+    }
+
+    /// Breaks every link of a node; what is under way on them is lost.
+    pub(crate) fn cut(&mut self, node: usize) {
+        let process = self.process(node);
+        for link in std::mem::take(&mut process.links) {
+            process.transport.fail_link(link);
+        }
+    }
+
+    /// Puts a frame of this node on the way to another, as if a core had made it.
+    pub(crate) fn send_raw(&mut self, node: usize, to: usize, frame: Frame) {
+        let (now, peer) = (self.now, NodeId { incarnation: 0, ..self.id(to) });
+        self.process(node).fabric.handle_frame(now, 0, PeerFrame { peer, frame });
+    }
+
+    /// Ends every node and checks that every buffer is back and no call is left.
+    pub(crate) fn end(mut self) {
+        self.settle();
+        let up = || self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let pools: Vec<_> = up().map(|process| process.transport.pool().clone()).collect();
+        for core in up().flat_map(|process| &process.cores) {
+            assert!(core.is_quiet(), "calls are left on {core:?}");
+        }
+        self.nodes.clear();
+        for pool in pools {
+            assert_eq!(pool.outstanding(), 0, "every buffer comes back");
+        }
+    }
+}
+
+fn cores(now: u64, config: &CoreConfig, count: u16, routes: &Arc<Routes>) -> Vec<Core> {
+    let mut entities = Vec::new();
+    <(Post,)>::collect(&mut entities);
+    config
+        .for_node(count)
+        .into_iter()
+        .map(|config| Core::new(now, config, &entities, routes.clone()))
+        .collect()
+}
+
+impl Process {
+    fn pass(&mut self, now: u64) -> bool {
+        let mut moved = self.step_cores(now);
+        moved |= self.perform(now);
+        let mut sent = false;
+        let transport = &mut self.transport;
+        self.fabric.poll_transmit(now, |link, frames| {
+            let before = frames.len();
+            // A link that is gone says so by its last event.
+            let _ = transport.send(link, frames);
+            sent |= frames.len() < before;
+        });
+        self.transport.flush();
+        while let Some(command) = self.fabric.poll_command() {
+            moved = true;
+            match command {
+                Command::Connect { peer, addr } => {
+                    let link = self.transport.connect(&addr, now);
+                    self.fabric.handle_connect(now, peer, link);
+                }
+                Command::Close(link) => self.transport.close(link),
+            }
+        }
+        let mut events = Vec::new();
+        self.transport.poll(now, &mut events);
+        moved |= sent || !events.is_empty();
+        for event in events {
+            match &event {
+                TransportEvent::LinkUp { link, .. } => self.links.push(*link),
+                TransportEvent::LinkDown { link, .. } => self.links.retain(|other| other != link),
+                TransportEvent::Receive { frame, .. } => {
+                    self.came.extend(FrameHeader::parse(frame).map(FrameHeader::kind));
+                }
+                TransportEvent::Writable { .. } => {}
+            }
+            self.fabric.handle_event(now, event);
+        }
+        if self.fabric.poll_timeout().is_some_and(|at| at <= now) {
+            self.fabric.handle_timeout(now);
+        }
+        self.fabric.report_taken();
+        moved | self.deliver(now)
+    }
+
+    fn deliver(&mut self, now: u64) -> bool {
+        let mut moved = false;
+        for index in 0..self.cores.len() {
+            while let Some(input) = self.fabric.poll_output(index as u16) {
+                moved = true;
+                let event = match input {
+                    LinkInput::Frame(frame) => Event::Frame(frame),
+                    LinkInput::News(news) => Event::Link(*news),
+                };
+                self.cores[index].step(now, event, &mut self.actions);
+            }
+        }
+        moved
+    }
+
+    fn step_cores(&mut self, now: u64) -> bool {
+        let mut moved = false;
+        for core in &mut self.cores {
+            if !core.desk().is_empty() {
+                core.step(now, Event::Desk, &mut self.actions);
+                moved = true;
+            }
+            if core.next_timer().is_some_and(|at| at <= now) {
+                core.step(now, Event::Tick, &mut self.actions);
+                moved = true;
+            }
+            if core.is_ready() {
+                core.step(now, Event::Turns(64), &mut self.actions);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn perform(&mut self, now: u64) -> bool {
+        let mut moved = false;
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Message(core, message) => self.between.push_back((core, message)),
+                Action::Frame(frame) => {
+                    let core = FrameHeader::parse(&frame.frame).map_or(0, |header| header.source_core);
+                    self.fabric.handle_frame(now, u16::from(core), frame);
+                    moved = true;
+                }
+                _ => {}
+            }
+        }
+        while let Some((core, message)) = self.between.pop_front() {
+            self.cores[usize::from(core)].step(now, Event::Message(message), &mut self.actions);
+            moved = true;
+        }
+        moved
+    }
+}
+
+/// The result of a future that was started on a core.
+pub(crate) struct Started<T>(tokio::sync::oneshot::Receiver<T>);
+
+impl<T> Started<T> {
+    pub(crate) fn result(&mut self) -> Option<T> {
+        self.0.try_recv().ok()
+    }
+}
