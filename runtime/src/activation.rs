@@ -157,6 +157,31 @@ impl ObjectPtr {
     }
 }
 
+/// An object that was found in a core's memory, on its way to the call that uses it.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    object: ObjectPtr,
+    generation: u32,
+    core: u64,
+}
+
+// SAFETY: the pointer is only handed out on the core that it was found on, by the stamp that no other core shares; the
+// activation's memory stays as long as that core.
+unsafe impl Send for Found {}
+
+impl Found {
+    #[inline]
+    pub(crate) fn on(core: u64, object: ObjectPtr) -> Self {
+        Self { object, generation: object.generation.get(), core }
+    }
+
+    /// The object, if this is the core it was found on and it is still there.
+    #[inline]
+    pub(crate) fn still(self, core: u64) -> Option<ObjectPtr> {
+        (self.core == core && self.object.generation.get() == self.generation).then_some(self.object)
+    }
+}
+
 /// An activation of `E`.
 #[repr(C)]
 pub(crate) struct Activation<E: Entity> {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::activation::Found;
 use crate::core::CoreState;
 use crate::current;
 use crate::entity::{Entity, Method, NodeTag, Stored};
@@ -33,15 +34,15 @@ pub struct Call<M: Method> {
 
 impl<M: Method> Call<M> {
     #[inline]
-    pub(crate) fn new(key: Stored<M::Entity>, hint: u32, node: NodeTag, arguments: M) -> Self {
-        let fresh = Fresh { message: Message { key, hint, arguments }, node, budget: None };
+    pub(crate) fn new(key: Stored<M::Entity>, found: Option<Found>, node: NodeTag, arguments: M) -> Self {
+        let fresh = Fresh { message: Message { key, arguments }, found, node, budget_ns: u64::MAX };
         Self { raw: RawCall { state: CallState::Fresh(fresh) } }
     }
 
     /// Gives the call, and all that it calls, at most this long. The caller's own remaining time still holds.
     pub fn within(mut self, budget: Duration) -> Self {
         if let CallState::Fresh(fresh) = &mut self.raw.state {
-            fresh.budget = Some(budget);
+            fresh.budget_ns = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX - 1).min(u64::MAX - 1);
         }
         self
     }
@@ -66,7 +67,7 @@ impl<M: Method> Call<M> {
 
 /// Sends a call one way from the core that this thread steps.
 pub(crate) fn send_here<M: Method>(core: &CoreState, fresh: Fresh<M>) -> Result<(), CallError> {
-    begin(core, fresh, None).map(drop)
+    begin(core, fresh, None).map(drop).ok_or(CallError::Rejected(Rejection::Overloaded))
 }
 
 impl<M: Method> Future for Call<M> {
@@ -108,8 +109,11 @@ impl Early {
 /// A call that has not been made.
 pub(crate) struct Fresh<M: Method> {
     pub(crate) message: Message<M>,
+    /// The object, if it was in the memory of the core that the reference was used on.
+    pub(crate) found: Option<Found>,
     pub(crate) node: NodeTag,
-    pub(crate) budget: Option<Duration>,
+    /// What the caller gives it, in nanoseconds; `u64::MAX`: as much as there is.
+    pub(crate) budget_ns: u64,
 }
 
 /// A call before its result is put into the form that its method's author chose.
@@ -163,28 +167,32 @@ impl<M: Method> RawCall<M> {
         }
     }
 
+    /// Makes the call on the core that this thread steps; without one it enters a node.
     #[inline]
     fn poll_fresh(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
         let CallState::Fresh(fresh) = std::mem::replace(&mut self.state, CallState::Ended) else {
             unreachable!("checked by the caller");
         };
-        let mut fresh = Some(fresh);
-        let made = current::with(|core| {
-            let fresh = fresh.take()?;
-            Some(begin(core, fresh, Some(context.waker())).map(|slot| (slot, core.number())))
-        });
-        match made.flatten() {
-            Some(Ok((slot, home))) => {
-                self.state = CallState::Local(slot, home);
-                Poll::Pending
-            }
-            Some(Err(error)) => Poll::Ready(Err(error)),
-            None => {
-                let fresh = fresh.expect("no core took it");
-                self.state = CallState::Entered(EntryCall::new(fresh));
-                self.poll_reply(context)
-            }
+        if !current::is_here() {
+            return self.enter(fresh, context);
         }
+        let made = current::with(|core| match begin(core, fresh, Some(context.waker())) {
+            Some(slot) => {
+                self.state = CallState::Local(slot, core.number());
+                true
+            }
+            None => false,
+        });
+        if made == Some(true) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(CallError::Rejected(Rejection::Overloaded)))
+    }
+
+    #[cold]
+    fn enter(&mut self, fresh: Fresh<M>, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
+        self.state = CallState::Entered(EntryCall::new(fresh));
+        self.poll_reply(context)
     }
 
     /// A call that was made on another core than the one that polls it: its reply is sent after it.
@@ -212,10 +220,12 @@ impl<M: Method> Drop for RawCall<M> {
 }
 
 /// Makes the call: takes a slot, fills it, and leaves it in the core's outbox. No waker: nobody waits for the reply.
-fn begin<M: Method>(core: &CoreState, fresh: Fresh<M>, waker: Option<&Waker>) -> Result<SlotPtr, CallError> {
-    let slot = new_call(&core.slots, fresh.message).ok_or(CallError::Rejected(Rejection::Overloaded))?;
+/// Gives nothing when as many calls as allowed are under way.
+#[inline]
+fn begin<M: Method>(core: &CoreState, fresh: Fresh<M>, waker: Option<&Waker>) -> Option<SlotPtr> {
+    let slot = new_call(&core.slots, fresh.message)?;
     slot.reply_to.set(if waker.is_some() { ReplyTo::Caller } else { ReplyTo::Nobody });
-    slot.caller.waker.set(waker.cloned());
-    core.post(slot, fresh.budget);
-    Ok(slot)
+    slot.caller.waker.set(waker.map(crate::waker::copy));
+    core.post(slot, fresh.budget_ns, fresh.found.and_then(|found| found.still(core.stamp())));
+    Some(slot)
 }

@@ -20,7 +20,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use epicserver_storage::NodeId;
 use rkyv::ser::allocator::Arena;
@@ -239,6 +238,35 @@ pub struct Counters {
     pub images: u64,
 }
 
+/// The counts of a core while it runs.
+#[derive(Default)]
+struct CounterCells {
+    calls: Cell<u64>,
+    turns: Cell<u64>,
+    cross_core_calls: Cell<u64>,
+    remote_calls: Cell<u64>,
+    activations: Cell<u64>,
+    images: Cell<u64>,
+}
+
+impl CounterCells {
+    fn read(&self) -> Counters {
+        Counters {
+            calls: self.calls.get(),
+            turns: self.turns.get(),
+            cross_core_calls: self.cross_core_calls.get(),
+            remote_calls: self.remote_calls.get(),
+            activations: self.activations.get(),
+            images: self.images.get(),
+        }
+    }
+}
+
+#[inline]
+fn count(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
 /// One execution thread's world. See the module's documentation.
 pub struct Core {
     state: Rc<CoreState>,
@@ -248,6 +276,8 @@ pub struct Core {
 pub(crate) struct CoreState {
     config: CoreConfig,
     number: u32,
+    /// Other than that of every core before and after it in this process.
+    stamp: u64,
     entities: Box<[Option<CatalogEntry>]>,
     routes: RefCell<Arc<Routes>>,
     pub(crate) slots: SlotPool,
@@ -265,14 +295,14 @@ pub(crate) struct CoreState {
     loose: SlotList,
     timers: RefCell<TimerWheel<Timer>>,
     random: RefCell<fastrand::Rng>,
-    chaos: RefCell<Option<fastrand::Rng>>,
+    chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
     saving: save::Saving,
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
     sweep_at: Cell<(usize, u32)>,
-    counters: Cell<Counters>,
+    counters: CounterCells,
     script: Option<operations::Script>,
     desk: Arc<Desk>,
 }
@@ -325,6 +355,7 @@ impl Core {
         }
         let state = CoreState {
             number,
+            stamp: crate::registry::take_core_stamp(),
             entities: table.into(),
             routes: RefCell::new(routes),
             slots: SlotPool::new(number, config.calls_max),
@@ -339,14 +370,14 @@ impl Core {
             loose: SlotList::default(),
             timers: RefCell::new(TimerWheel::new(now)),
             random: RefCell::new(fastrand::Rng::with_seed(config.seed)),
-            chaos: RefCell::new(config.chaos.map(fastrand::Rng::with_seed)),
+            chaos: config.chaos.map(|seed| RefCell::new(fastrand::Rng::with_seed(seed))),
             actions: RefCell::new(Vec::new()),
             saving: save::Saving::default(),
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
             sweep_at: Cell::new((0, 0)),
-            counters: Cell::new(Counters::default()),
+            counters: CounterCells::default(),
             script,
             desk: crate::registry::open_desk(number),
             config,
@@ -395,7 +426,7 @@ impl Core {
 
     /// What the core did so far.
     pub fn counters(&self) -> Counters {
-        self.state.counters.get()
+        self.state.counters.read()
     }
 
     /// How many objects are in memory.
@@ -475,27 +506,27 @@ impl CoreState {
         self.outbox.push_back(slot);
     }
 
-    /// Registers a fresh call of the running task and leaves it for dispatch.
+    /// Registers a fresh call of the running task and leaves it for dispatch. `found`: its object, if it is in memory.
     #[inline]
-    pub(crate) fn post(&self, slot: SlotPtr, budget: Option<Duration>) {
-        let parent = self.running.get().filter(|_| slot.reply_to.get() == ReplyTo::Caller);
-        let fresh_deadline = || self.now.get().saturating_add(BUDGET_DEFAULT.as_nanos() as u64);
-        let (deadline, depth, root_ms) = match parent {
-            Some(parent) if parent.deadline.get() != u64::MAX => {
-                (parent.deadline.get(), parent.depth.get() + 1, parent.root_ms.get())
+    pub(crate) fn post(&self, slot: SlotPtr, budget_ns: u64, found: Option<ObjectPtr>) {
+        let running = self.running.get();
+        let parent = running.filter(|_| slot.reply_to.get() == ReplyTo::Caller).map(SlotPtr::task);
+        match parent {
+            Some(parent) if parent.slot.deadline.get() != u64::MAX => {
+                // A nested call gets no more than its caller has left.
+                let own = self.now.get().saturating_add(budget_ns);
+                slot.deadline.set(parent.slot.deadline.get().min(own));
+                slot.depth.set(parent.slot.depth.get() + 1);
+                slot.root_ms.set(parent.slot.root_ms.get());
             }
-            _ => (fresh_deadline(), 1, self.now_ms()),
-        };
-        let own = budget.map_or(u64::MAX, |budget| self.now.get().saturating_add(budget.as_nanos() as u64));
-        // A root may ask for more than the default; a nested call only for less than its caller has left.
-        let root = parent.is_none_or(|parent| parent.deadline.get() == u64::MAX);
-        slot.deadline.set(if root && budget.is_some() { own } else { deadline.min(own) });
-        slot.depth.set(depth);
-        slot.root_ms.set(root_ms);
+            _ => self.post_root(slot, budget_ns),
+        }
         slot.counter.set(self.next_counter());
-        slot.parent.set(parent.map(SlotPtr::task));
-        slot.caller.parent.set(parent.map(SlotPtr::task));
-        slot.depends_on.set(self.dependence());
+        slot.parent.set(parent);
+        slot.caller.parent.set(parent);
+        slot.depends_on.set(running.map_or(0, |task| self.depends_on(task)));
+        slot.object.set(found);
+        slot.object_generation.set(found.map_or(0, |object| object.generation.get()));
         slot.cancelled.set(false);
         slot.caller.done.set(false);
         slot.caller.gone.set(false);
@@ -503,39 +534,44 @@ impl CoreState {
         self.outbox.push_back(slot);
     }
 
+    /// The first call of a chain: it may ask for more time than the default.
+    #[cold]
+    fn post_root(&self, slot: SlotPtr, budget_ns: u64) {
+        let budget_ns = if budget_ns == u64::MAX { BUDGET_DEFAULT.as_nanos() as u64 } else { budget_ns };
+        slot.deadline.set(self.now.get().saturating_add(budget_ns));
+        slot.depth.set(1);
+        slot.root_ms.set(self.now_ms());
+    }
+
     /// Gives a slot of this core back. Its body is empty.
     #[inline]
     pub(crate) fn release(&self, slot: SlotPtr) {
-        drop(slot.caller.waker.take());
-        drop(slot.cancel_waker.take());
-        if let Some(key) = slot.caller.timer.take() {
+        if let Some(key) = slot.caller.timer.get() {
+            slot.caller.timer.set(None);
             self.cancel_timer(key);
         }
         slot.object.set(None);
-        slot.path.take();
-        slot.own_path.take();
         slot.parent.set(None);
-        slot.inbound.take();
         slot.caller.away.set(crate::slot::Away::Here);
+        slot.clear_extras();
         self.slots.free(slot);
     }
 
     /// Where the object with this key is; an object that belongs here and is not in memory is activated.
     #[inline]
-    pub(crate) fn locate<E: Entity>(&self, key: &Stored<E>, hint: u32) -> Located {
+    pub(crate) fn locate<E: Entity>(&self, key: &Stored<E>) -> Located {
         let Some(entry) = self.entry::<E>() else { return self.locate_elsewhere::<E>(key) };
         let Some(catalog) = entry.typed::<E>() else { return Located::Nowhere };
-        match catalog.find(hint, key) {
+        match catalog.find(u32::MAX, key) {
             Some(object) => Located::Here(object),
             None => self.locate_absent::<E>(entry, catalog, key),
         }
     }
 
-    /// Where in its table the object with this key is, for the next call; the old hint if it is not there.
+    /// The object with this key, if it is in this core's memory.
     #[inline]
-    pub(crate) fn refresh_hint<E: Entity>(&self, key: &Stored<E>, hint: u32) -> u32 {
-        let catalog = self.entry::<E>().and_then(CatalogEntry::typed::<E>);
-        catalog.and_then(|catalog| catalog.find(hint, key)).map_or(hint, |object| object.index.get())
+    pub(crate) fn find<E: Entity>(&self, key: &Stored<E>, hint: u32) -> Option<ObjectPtr> {
+        self.entry::<E>()?.typed::<E>()?.find(hint, key)
     }
 
     #[inline]
@@ -561,6 +597,7 @@ impl CoreState {
         self.running.get().map_or(0, |task| self.depends_on(task))
     }
 
+    #[inline]
     fn depends_on(&self, task: SlotPtr) -> u64 {
         match task.object.get() {
             Some(object) if task.vtable.get().holds => object.depends_on.get(),
@@ -612,12 +649,7 @@ impl CoreState {
         self.act(Action::Message(core, CoreMessage(word)));
     }
 
-    fn count(&self, change: impl FnOnce(&mut Counters)) {
-        let mut counters = self.counters.get();
-        change(&mut counters);
-        self.counters.set(counters);
-    }
-
+    #[inline]
     fn next_counter(&self) -> u64 {
         self.counter.set(self.counter.get() + 1);
         self.counter.get()
@@ -635,8 +667,14 @@ impl CoreState {
         )
     }
 
+    #[inline]
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    #[inline]
+    pub(crate) fn stamp(&self) -> u64 {
+        self.stamp
     }
 
     pub(crate) fn node_tag(&self) -> u32 {

@@ -12,7 +12,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::activation::{EntityVtable, vtable_of};
+use crate::activation::{EntityVtable, Found, vtable_of};
 use crate::call::Call;
 use crate::codec::{CodecError, Wire, WireSerializer, layout};
 use crate::error::CallError;
@@ -283,14 +283,15 @@ impl<E: Entity> RawRef<E> {
     /// A call of one of the object's methods; nothing happens until it is awaited or sent.
     #[inline]
     pub fn call<M: Method<Entity = E>>(&self, message: M) -> Call<M> {
-        let mut hint = self.hint.0.load(Ordering::Relaxed);
-        if let Some(fresh) = crate::current::with(|core| core.refresh_hint::<E>(&self.key, hint))
-            && fresh != hint
-        {
-            hint = fresh;
-            self.hint.0.store(fresh, Ordering::Relaxed);
-        }
-        Call::new(self.key.clone(), hint, self.node, message)
+        let hint = self.hint.0.load(Ordering::Relaxed);
+        let found = crate::current::with(|core| {
+            let object = core.find::<E>(&self.key, hint)?;
+            if object.index.get() != hint {
+                self.hint.0.store(object.index.get(), Ordering::Relaxed);
+            }
+            Some(Found::on(core.stamp(), object))
+        });
+        Call::new(self.key.clone(), found.flatten(), self.node, message)
     }
 
     /// The object's key.

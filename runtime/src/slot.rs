@@ -44,12 +44,13 @@ pub(crate) const BODY_LENS: [usize; 6] = [96, 224, 480, 992, 2016, 4064];
 const SLOTS_PER_CHUNK: usize = 64;
 const BODY_ALIGN: usize = 16;
 
-/// The header of a slot.
+/// The header of a slot. What every call touches comes first and lies together.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     pub(crate) body: Cell<*mut u8>,
     pub(crate) vtable: Cell<&'static TaskVtable>,
-    /// The object this call runs on, or waits for; none for tasks without an object and before it is located.
+    /// The object this call runs on, or waits for; none for tasks without an object. Before the call is dispatched: where
+    /// the caller found it.
     pub(crate) object: Cell<Option<ObjectPtr>>,
     /// Link in the outbox, the run queue or the free list: a slot is in at most one of them.
     pub(crate) queue_next: Cell<Option<SlotPtr>>,
@@ -59,34 +60,37 @@ pub(crate) struct Slot {
     pub(crate) cancelled: Cell<bool>,
     class: Cell<u8>,
     pub(crate) depth: Cell<u8>,
+    /// A wake from another thread is already on its way to the executing core.
+    pub(crate) woken: AtomicBool,
     /// Which use of this memory it is; a stale pointer is told by it.
     pub(crate) generation: Cell<u32>,
     /// When the call must have ended, in nanoseconds of its node's clock; `u64::MAX`: never.
     pub(crate) deadline: Cell<u64>,
     /// The batch number that what is in the slot depends on.
     pub(crate) depends_on: Cell<u64>,
-    pub(crate) root_ms: Cell<u64>,
-    pub(crate) counter: Cell<u64>,
+    /// Which use of the object's memory the caller found.
+    pub(crate) object_generation: Cell<u32>,
+    pub(crate) exec: AtomicU32,
+    pub(crate) home: Cell<u32>,
+    pub(crate) timer: Cell<Option<TimerKey>>,
     /// The caller's task, while it is on the core that has the slot.
     pub(crate) parent: Cell<Option<TaskRef>>,
     /// Links in the object's list of running or waiting calls, or in the core's list of tasks without an object.
     pub(crate) list_prev: Cell<Option<SlotPtr>>,
     pub(crate) list_next: Cell<Option<SlotPtr>>,
-    pub(crate) exec: AtomicU32,
-    /// A wake from another thread is already on its way to the executing core.
-    pub(crate) woken: AtomicBool,
-    pub(crate) home: Cell<u32>,
-    pub(crate) timer: Cell<Option<TimerKey>>,
+    pub(crate) caller: CallerSide,
+    pub(crate) root_ms: Cell<u64>,
+    pub(crate) counter: Cell<u64>,
     /// The ancestors of a call whose parent is elsewhere.
     pub(crate) path: Cell<Option<Arc<PathNode>>>,
     /// This task as an ancestor, made when the first call leaves the core.
     pub(crate) own_path: Cell<Option<Arc<PathNode>>>,
     pub(crate) inbound: Cell<Option<Box<Inbound>>>,
     pub(crate) cancel_waker: Cell<Option<Waker>>,
-    pub(crate) caller: CallerSide,
 }
 
 /// The part of a slot that only its home core touches.
+#[repr(C)]
 pub(crate) struct CallerSide {
     pub(crate) waker: Cell<Option<Waker>>,
     pub(crate) done: Cell<bool>,
@@ -154,6 +158,8 @@ pub(crate) enum Content {
 /// The operations on a body, one static table for each method and each kind of spawned future.
 pub(crate) struct TaskVtable {
     pub(crate) body: Layout,
+    /// The size class of the body.
+    pub(crate) class: u8,
     /// Whether it is a method, which holds an object, and not a spawned future.
     pub(crate) holds: bool,
     pub(crate) hold: Hold,
@@ -210,6 +216,7 @@ pub(crate) struct TaskRef {
 
 impl TaskRef {
     /// The slot, if it is still the same use of it. Only on the core that has the slot.
+    #[inline]
     pub(crate) fn live(self) -> Option<SlotPtr> {
         (self.slot.generation.get() == self.generation && self.slot.state.get() != State::Free)
             .then_some(self.slot)
@@ -217,10 +224,12 @@ impl TaskRef {
 }
 
 impl SlotPtr {
+    #[inline]
     pub(crate) fn task(self) -> TaskRef {
         TaskRef { slot: self, generation: self.generation.get() }
     }
 
+    #[inline]
     pub(crate) fn as_raw(self) -> *const () {
         self.0.as_ptr().cast_const().cast()
     }
@@ -249,6 +258,7 @@ impl SlotPtr {
     }
 
     /// Makes the future of the message. This runs no user code: an `async` body starts at its first poll.
+    #[inline]
     pub(crate) fn start(self, object: ObjectPtr) {
         // SAFETY: the state says that the body holds a message, and the call was granted `object`, which stays at its
         // address while a call holds it.
@@ -257,6 +267,7 @@ impl SlotPtr {
     }
 
     /// Polls the future. This runs user code.
+    #[inline]
     pub(crate) fn poll(self, context: &mut Context<'_>) -> Polled {
         // SAFETY: the state says that the body holds a future, which has not moved since it was made.
         unsafe { (self.vtable.get().poll)(self.body.get(), context) }
@@ -343,24 +354,28 @@ impl SlotPool {
         if self.live.get() >= self.live_max {
             return None;
         }
-        let class = class_of(vtable.body);
+        let class = vtable.class;
         let list = &self.free[usize::from(class)];
         let slot = match list.get() {
             Some(slot) => slot,
-            None => {
-                refill(list, class, self.home, &mut self.taken.borrow_mut());
-                list.get()?
-            }
+            None => self.refill(class)?,
         };
-        list.set(slot.queue_next.take());
+        list.set(slot.queue_next.get());
         self.live.set(self.live.get() + 1);
         slot.vtable.set(vtable);
-        if slot.boxed_body() {
+        if usize::from(class) == BODY_LENS.len() {
             // SAFETY: a body of the boxed class is larger or more aligned than any class, so its layout is not empty.
             slot.body.set(unsafe { std::alloc::alloc(vtable.body) });
             assert!(!slot.body.get().is_null(), "out of memory for a future of {} bytes", vtable.body.size());
         }
         Some(slot)
+    }
+
+    #[cold]
+    fn refill(&self, class: u8) -> Option<SlotPtr> {
+        let list = &self.free[usize::from(class)];
+        refill(list, class, self.home, &mut self.taken.borrow_mut());
+        list.get()
     }
 
     /// Takes a slot back whose body is empty.
@@ -433,11 +448,37 @@ fn grow(spare: &mut Vec<SlotPtr>, class: u8) {
 }
 
 impl Slot {
+    /// Lets go of what few calls have. Looking is cheaper than replacing.
+    #[inline]
+    pub(crate) fn clear_extras(&self) {
+        // SAFETY: nothing borrows what is in these cells beyond a read like this one.
+        let has_extras = unsafe {
+            (*self.path.as_ptr()).is_some()
+                || (*self.own_path.as_ptr()).is_some()
+                || (*self.inbound.as_ptr()).is_some()
+                || (*self.cancel_waker.as_ptr()).is_some()
+                || (*self.caller.waker.as_ptr()).is_some()
+        };
+        if has_extras {
+            self.drop_extras();
+        }
+    }
+
+    #[cold]
+    fn drop_extras(&self) {
+        self.path.take();
+        self.own_path.take();
+        self.inbound.take();
+        self.cancel_waker.take();
+        self.caller.waker.take();
+    }
+
     fn empty(class: u8, body: *mut u8) -> Self {
         Self {
             body: Cell::new(body),
             vtable: Cell::new(&crate::task::NOTHING),
             object: Cell::new(None),
+            object_generation: Cell::new(0),
             queue_next: Cell::new(None),
             state: Cell::new(State::Free),
             in_queue: Cell::new(false),
@@ -482,10 +523,12 @@ pub(crate) struct SlotQueue {
 }
 
 impl SlotQueue {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.head.get().is_none()
     }
 
+    #[inline]
     pub(crate) fn push_back(&self, slot: SlotPtr) {
         slot.queue_next.set(None);
         match self.tail.replace(Some(slot)) {
@@ -501,10 +544,13 @@ impl SlotQueue {
         }
     }
 
+    #[inline]
     pub(crate) fn pop_front(&self) -> Option<SlotPtr> {
         let slot = self.head.get()?;
-        self.head.set(slot.queue_next.take());
-        if self.head.get().is_none() {
+        // What is behind the last one means nothing, so it need not be written.
+        let next = slot.queue_next.get();
+        self.head.set(next);
+        if next.is_none() {
             self.tail.set(None);
         }
         Some(slot)
@@ -548,10 +594,12 @@ pub(crate) struct SlotList {
 }
 
 impl SlotList {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.head.get().is_none()
     }
 
+    #[inline]
     pub(crate) fn push_back(&self, slot: SlotPtr) {
         let last = self.tail.replace(Some(slot));
         slot.list_prev.set(last);
@@ -572,6 +620,7 @@ impl SlotList {
         }
     }
 
+    #[inline]
     pub(crate) fn remove(&self, slot: SlotPtr) {
         let (before, after) = (slot.list_prev.take(), slot.list_next.take());
         match before {
@@ -584,6 +633,7 @@ impl SlotList {
         }
     }
 
+    #[inline]
     pub(crate) fn pop_front(&self) -> Option<SlotPtr> {
         let slot = self.head.get()?;
         self.remove(slot);

@@ -17,13 +17,11 @@ use crate::core::{CoreState, Located};
 use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
 use crate::error::{CallError, Rejection};
 use crate::key::{KeyView, StoredKey};
-use crate::slot::{Content, Hold, Outcome, SlotPool, SlotPtr, State, TaskVtable};
+use crate::slot::{Content, Hold, Outcome, SlotPool, SlotPtr, State, TaskVtable, class_of};
 
 /// What the body of a fresh call holds.
 pub(crate) struct Message<M: Method> {
     pub(crate) key: Stored<M::Entity>,
-    /// Where the object was last found.
-    pub(crate) hint: u32,
     pub(crate) arguments: M,
 }
 
@@ -61,7 +59,8 @@ const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
     _: fn(M, M::Receiver<'static>) -> F,
 ) -> TaskVtable {
     TaskVtable {
-        body: union_layout(&[Layout::new::<Message<M>>(), Layout::new::<F>(), Layout::new::<Reply<M>>()]),
+        body: body_of::<M, F>(),
+        class: class_of(body_of::<M, F>()),
         holds: true,
         hold: hold_of::<M>(),
         shield: M::SHIELD,
@@ -79,6 +78,10 @@ const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
         encode_reply: encode_reply::<M>,
         decode_reply: decode_reply::<M>,
     }
+}
+
+const fn body_of<M: Method, F>() -> Layout {
+    union_layout(&[Layout::new::<Message<M>>(), Layout::new::<F>(), Layout::new::<Reply<M>>()])
 }
 
 const fn union_layout(parts: &[Layout]) -> Layout {
@@ -173,7 +176,7 @@ unsafe fn fail<M: Method>(body: *mut u8, error: CallError) {
 unsafe fn locate<M: Method>(body: *mut u8, core: &CoreState) -> Located {
     // SAFETY: see above.
     let message = unsafe { &*body.cast::<Message<M>>() };
-    core.locate::<M::Entity>(&message.key, message.hint)
+    core.locate::<M::Entity>(&message.key)
 }
 
 /// # Safety
@@ -292,7 +295,7 @@ fn inbound<M: Method>(
     let key = Stored::<M::Entity>::from_view(key).ok_or_else(layout_error)?;
     let archived = codec::access::<M>(payload).map_err(|_| layout_error())?;
     let arguments = M::decode(archived, frame).map_err(|_| layout_error())?;
-    let message = Message { key, hint: u32::MAX, arguments };
+    let message = Message { key, arguments };
     new_call(&core.slots, message).ok_or(CallError::Rejected(Rejection::Overloaded))
 }
 
@@ -323,7 +326,7 @@ unsafe fn put_hook_message<M: Method + Default>(slot: SlotPtr, object: ObjectPtr
         .flatten()
         .expect("a live object has a key of its own type");
     // SAFETY: see above.
-    unsafe { put_message(slot, Message { key, hint: object.index.get(), arguments: M::default() }) };
+    unsafe { put_message(slot, Message { key, arguments: M::default() }) };
 }
 
 /// The operations on a spawned future, which has neither object nor reply.
@@ -332,6 +335,7 @@ fn spawn_vtable<F: Future<Output = ()> + 'static>() -> &'static TaskVtable {
     impl<F: Future<Output = ()> + 'static> Of<F> {
         const VTABLE: &'static TaskVtable = &TaskVtable {
             body: union_layout(&[Layout::new::<F>()]),
+            class: class_of(union_layout(&[Layout::new::<F>()])),
             poll: poll_spawned::<F>,
             drop: drop_content::<(), F, ()>,
             name: "spawn",
@@ -357,6 +361,7 @@ unsafe fn poll_spawned<F: Future<Output = ()>>(body: *mut u8, context: &mut Cont
 /// A vtable of no task: what free slots point to, and the defaults of tasks without an object.
 pub(crate) const NOTHING: TaskVtable = TaskVtable {
     body: Layout::new::<()>(),
+    class: 0,
     holds: false,
     hold: Hold::Shared,
     shield: false,

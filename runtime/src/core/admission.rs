@@ -89,6 +89,12 @@ impl CoreState {
     /// Grants the object to those at the head of its queue, in order, as long as they go together.
     #[inline]
     pub(super) fn grant_waiting(&self, object: ObjectPtr) {
+        if object.forget.get() || !object.waiting.is_empty() {
+            self.grant_those_waiting(object);
+        }
+    }
+
+    fn grant_those_waiting(&self, object: ObjectPtr) {
         if object.forget.get() && object.lock.get() == 0 {
             self.forget_now(object);
         }
@@ -179,12 +185,13 @@ impl CoreState {
     }
 
     /// Sets the timer that ends the caller's wait at the deadline, once.
+    #[inline]
     pub(super) fn arm_deadline(&self, slot: SlotPtr) {
         if slot.reply_to.get() == ReplyTo::Caller && slot.deadline.get() != u64::MAX {
-            let timer = slot.caller.timer.take();
-            let timer =
-                timer.or_else(|| Some(self.set_timer(slot.deadline.get(), Timer::Deadline(slot.task()))));
-            slot.caller.timer.set(timer);
+            if slot.caller.timer.get().is_none() {
+                let timer = self.set_timer(slot.deadline.get(), Timer::Deadline(slot.task()));
+                slot.caller.timer.set(Some(timer));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use epicserver_storage::{EnvelopeKind, RecordKey};
 
-use super::{Action, CoreState, Located};
+use super::{Action, CoreState, Located, count};
 use crate::activation::{Catalog, CatalogEntry, ObjectPtr, Status};
 use crate::entity::{Entity, Stored};
 use crate::error::{CallError, Rejection};
@@ -52,7 +52,7 @@ impl CoreState {
         key: &Stored<E>,
         partition: u16,
     ) -> ObjectPtr {
-        self.count(|counters| counters.activations += 1);
+        count(&self.counters.activations);
         let object = catalog.insert(entry.vtable, key.clone(), partition);
         object.last_used.set(self.now.get());
         if E::SAVE == SavePolicy::Never {

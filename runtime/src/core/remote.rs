@@ -71,7 +71,7 @@ impl CoreState {
         if slot.reply_to.get() == ReplyTo::Node {
             return self.answer_moved(slot, partition);
         }
-        self.count(|counters| counters.remote_calls += 1);
+        super::count(&self.counters.remote_calls);
         self.detach_from_parent(slot);
         self.arm_deadline(slot);
         self.route(Outgoing { slot, node, partition, follows: 0 });

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::task::Waker;
 
-use super::{Action, CoreState, Timer};
+use super::{Action, CoreState, Timer, count};
 use crate::activation::{ObjectPtr, Status};
 use crate::codec::{CodecError, Encoder};
 use crate::error::CallError;
@@ -16,6 +16,8 @@ use crate::slot::SlotPtr;
 pub(super) struct Saving {
     /// The images of the batch that this core is filling; its number is the core's own.
     open: RefCell<Box<BatchImages>>,
+    /// The bytes in it, as read once per turn.
+    open_len: Cell<usize>,
     /// Counts the buffers: an image is replaced only in the buffer it was taken in.
     buffer: Cell<u64>,
     durable: Cell<u64>,
@@ -43,6 +45,7 @@ impl Default for Saving {
         open.reset(1);
         Self {
             open: RefCell::new(open),
+            open_len: Cell::new(0),
             buffer: Cell::new(1),
             durable: Cell::new(0),
             failed: RefCell::default(),
@@ -77,8 +80,9 @@ impl Saving {
 
 impl CoreState {
     /// Whether so much waits to be saved that no more turns may run.
+    #[inline]
     pub(super) fn is_save_bound(&self) -> bool {
-        self.saving.open.borrow().byte_len() > self.config.dirty_len_max
+        self.saving.open_len.get() > self.config.dirty_len_max
     }
 
     /// A change of the object is complete: it belongs to the open batch now, or is noted for later, as its policy says.
@@ -107,7 +111,7 @@ impl CoreState {
 
     /// Archives the state into the open batch.
     pub(super) fn write_image(&self, object: ObjectPtr) -> Result<(), CodecError> {
-        self.count(|counters| counters.images += 1);
+        count(&self.counters.images);
         let mut open = self.saving.open.borrow_mut();
         let mut scratch = self.scratch.borrow_mut();
         let len_max = self.config.state_len_max;
@@ -122,10 +126,13 @@ impl CoreState {
         };
         object.dirty.set(false);
         if object.image_buffer.get() == self.saving.buffer.get() {
-            return open.replace(object.image.get(), write);
+            let replaced = open.replace(object.image.get(), write);
+            self.saving.open_len.set(open.byte_len());
+            return replaced;
         }
         let label = self.next_label(object);
         let added = object.key(|key| open.add(&label, key, write)).transpose()?;
+        self.saving.open_len.set(open.byte_len());
         object.image.set(added.unwrap_or(u32::MAX));
         object.image_batch.set(open.number);
         object.image_buffer.set(self.saving.buffer.get());
@@ -189,6 +196,7 @@ impl CoreState {
             fresh.reset(next);
             std::mem::replace(&mut *open, fresh)
         };
+        self.saving.open_len.set(0);
         self.saving.buffer.set(self.saving.buffer.get() + 1);
         self.act(Action::HandOver(full));
     }
@@ -273,6 +281,7 @@ impl CoreState {
             let mut open = self.saving.open.borrow_mut();
             if range.contains(&open.number) {
                 open.reset(range.end() + 1);
+                self.saving.open_len.set(0);
                 self.saving.buffer.set(self.saving.buffer.get() + 1);
             }
         }

@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Context;
 
-use super::{CoreState, CoreWord, Located, is_started};
+use super::{CoreState, CoreWord, Located, count, is_started};
 use crate::activation::{ObjectPtr, Status};
 use crate::call::DEPTH_MAX;
 use crate::error::{CallError, Rejection};
@@ -34,7 +34,7 @@ impl CoreState {
         if len == 0 {
             return None;
         }
-        let nth = self.chaos.borrow_mut().as_mut().map_or(0, |chaos| chaos.usize(..len));
+        let nth = self.chaos.as_ref().map_or(0, |chaos| chaos.borrow_mut().usize(..len));
         let slot = self.ready.remove_nth(self.first_of_its_object(nth))?;
         self.ready_len.set(len - 1);
         slot.in_queue.set(false);
@@ -100,6 +100,13 @@ impl CoreState {
         if self.script.is_some() && self.intercept(slot) {
             return;
         }
+        if let Some(object) = slot.object.get()
+            && object.generation.get() == slot.object_generation.get()
+        {
+            return self.admit(slot, object);
+        }
+        // Not a pointer that may be another core's by then.
+        slot.object.set(None);
         match slot.locate(self) {
             Located::Here(object) => self.admit(slot, object),
             Located::Core(core) => self.send_to_core(slot, core),
@@ -116,7 +123,7 @@ impl CoreState {
     }
 
     fn send_to_core(&self, slot: SlotPtr, core: u16) {
-        self.count(|counters| counters.cross_core_calls += 1);
+        count(&self.counters.cross_core_calls);
         self.detach_from_parent(slot);
         if slot.home.get() == self.number {
             slot.caller.away.set(Away::Core(core));
@@ -129,7 +136,7 @@ impl CoreState {
     #[inline]
     pub(super) fn run_or_queue(&self, slot: SlotPtr, object: ObjectPtr) {
         let left = self.direct_left.get();
-        let coin = self.chaos.borrow_mut().as_mut().is_none_or(fastrand::Rng::bool);
+        let coin = self.chaos.as_ref().is_none_or(|chaos| chaos.borrow_mut().bool());
         // Behind those that were granted it before.
         if left > 0 && coin && object.unstarted.get() == 0 {
             self.direct_left.set(left - 1);
@@ -169,7 +176,7 @@ impl CoreState {
             self.grant_waiting(object);
             return false;
         }
-        self.count(|counters| counters.calls += 1);
+        count(&self.counters.calls);
         slot.start(object);
         true
     }
@@ -180,7 +187,7 @@ impl CoreState {
         // Not dropped: such wakers count nothing, and dropping one is an indirect call for nothing.
         let waker = ManuallyDrop::new(crate::waker::of(slot));
         let mut context = Context::from_waker(&waker);
-        self.count(|counters| counters.turns += 1);
+        count(&self.counters.turns);
         self.touched.set(false);
         self.running.set(Some(slot));
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut context)));
@@ -283,7 +290,8 @@ impl CoreState {
 
     /// Brings the reply in a slot's body to whoever waits for it.
     pub(super) fn reply(&self, slot: SlotPtr) {
-        if let Some(key) = slot.timer.take() {
+        if let Some(key) = slot.timer.get() {
+            slot.timer.set(None);
             self.cancel_timer(key);
         }
         match slot.reply_to.get() {
@@ -310,11 +318,12 @@ impl CoreState {
             return self.release(slot);
         }
         slot.caller.done.set(true);
-        if let Some(key) = slot.caller.timer.take() {
+        if let Some(key) = slot.caller.timer.get() {
+            slot.caller.timer.set(None);
             self.cancel_timer(key);
         }
         if let Some(waker) = slot.caller.waker.take() {
-            waker.wake();
+            crate::waker::wake_on(self, waker);
         }
     }
 }
