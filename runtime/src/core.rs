@@ -131,7 +131,8 @@ impl Default for CoreConfig {
 pub enum Event {
     /// Run at most this many turns and deliveries.
     Turns(u32),
-    /// Another core of the node sent this.
+    /// Another core of the node sent this. What the storage thread had published when it was sent must have been told
+    /// before ([`Event::Save`]): a core that learns of a batch by a message alone would not know which ones failed.
     Message(CoreMessage),
     /// Something lies on the core's desk: calls through a `Pool`, wakes by other threads.
     Desk,
@@ -483,6 +484,9 @@ impl CoreState {
             }
             CoreWord::Reply(slot) => {
                 slot.exec.store(self.number, std::sync::atomic::Ordering::Relaxed);
+                if self.saving.is_failed(slot.depends_on.get()) {
+                    self.spoil_reply(slot);
+                }
                 self.pass_to(slot.depends_on.get());
                 self.hand_back(slot);
             }
@@ -594,7 +598,9 @@ impl CoreState {
 
     /// The batch number that what the running task does depends on.
     fn dependence(&self) -> u64 {
-        self.running.get().map_or(0, |task| self.depends_on(task))
+        let Some(task) = self.running.get() else { return 0 };
+        let number = self.depends_on(task);
+        if self.touched.get() { self.dependence_after_change(task, number) } else { number }
     }
 
     #[inline]

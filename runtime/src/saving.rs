@@ -154,19 +154,19 @@ impl BatchImages {
     pub(crate) fn replace<E>(
         &mut self,
         index: u32,
-        mut write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
     ) -> Result<(), E> {
+        // Written behind the others first: the older image stays whole if the newer one turns out to be too large.
+        let (fresh, len) = self.write_behind(write)?;
         let Some(image) = self.images.get_mut(index as usize) else { return Ok(()) };
         image.header.kind = EnvelopeKind::State;
-        let (place, room) = (image.place, image.room);
-        // In place where it fits, which is the rule: most states keep their size.
-        if let Some(len) = write(&mut self.bytes[place..place + room])? {
-            image.len = len;
-            return Ok(());
-        }
-        let (place, len) = self.write_image(write)?;
-        if let Some(image) = self.images.get_mut(index as usize) {
-            (image.place, image.len, image.room) = (place, len, len.next_multiple_of(16));
+        image.len = len;
+        if len <= image.room {
+            // Moved into place where it fits, which is the rule: most states keep their size.
+            self.bytes.copy_within(fresh..fresh + len, image.place);
+        } else {
+            (image.place, image.room) = (fresh, len.next_multiple_of(16));
+            self.used += image.room;
         }
         Ok(())
     }
@@ -181,6 +181,16 @@ impl BatchImages {
 
     fn write_image<E>(
         &mut self,
+        write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<(usize, usize), E> {
+        let (place, len) = self.write_behind(write)?;
+        self.used += len.next_multiple_of(16);
+        Ok((place, len))
+    }
+
+    /// Writes behind what is in use, without taking the place. Gives place and length.
+    fn write_behind<E>(
+        &mut self,
         mut write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
     ) -> Result<(usize, usize), E> {
         let mut room = ROOM_FIRST;
@@ -190,7 +200,6 @@ impl BatchImages {
             }
             let place = self.used;
             if let Some(len) = write(&mut self.bytes[place..place + room])? {
-                self.used += len.next_multiple_of(16);
                 return Ok((place, len));
             }
             room *= 4;

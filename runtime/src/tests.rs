@@ -14,5 +14,6 @@ mod holds;
 mod order;
 mod remote;
 mod rules;
+mod saving;
 mod thing;
 mod threads;

@@ -10,7 +10,7 @@ use crate::activation::{ObjectPtr, Status};
 use crate::codec::{CodecError, Encoder};
 use crate::error::CallError;
 use crate::saving::{BatchImages, ImageLabel, SaveNews, SavePolicy};
-use crate::slot::SlotPtr;
+use crate::slot::{Away, Content, Hold, SlotPtr, State};
 
 /// What a core keeps about saving.
 pub(super) struct Saving {
@@ -206,6 +206,18 @@ impl CoreState {
         self.hand_over(self.saving.number());
     }
 
+    /// A shared method that changed a `Field` in this turn depends on the image that is taken at the turn's end.
+    #[cold]
+    pub(super) fn dependence_after_change(&self, task: SlotPtr, number: u64) -> u64 {
+        let vtable = task.vtable.get();
+        let saved = task.object.get().is_some_and(|object| object.vtable.get().save == SavePolicy::Durable);
+        if vtable.holds && vtable.hold != Hold::Exclusive && saved {
+            number.max(self.saving.number())
+        } else {
+            number
+        }
+    }
+
     pub(super) fn handle_save(&self, news: SaveNews) {
         for range in news.failed {
             self.fail_batches(range);
@@ -297,9 +309,24 @@ impl CoreState {
         self.open_gate();
     }
 
-    /// Drops the messages that depend on failed batches, wherever they wait.
+    /// A reply that depends on a failed batch becomes an error.
+    pub(super) fn spoil_reply(&self, slot: SlotPtr) {
+        self.drop_safely(slot, Content::Reply);
+        slot.fail_in_place(None, CallError::SaveFailed);
+        slot.depends_on.set(0);
+    }
+
+    /// Drops the messages, replies and spawned futures that depend on failed batches, wherever they wait.
     fn fail_messages(&self, range: &RangeInclusive<u64>) {
         let tainted = |slot: &SlotPtr| range.contains(&slot.depends_on.get());
+        // A call from outside has no object; its gate tells it.
+        self.stop_loose(|task| task.object.get().is_some() && tainted(&task));
+        let unread = |slot: &SlotPtr| {
+            slot.caller.away.get() == Away::Here && slot.state.get() == State::Reply && slot.caller.done.get()
+        };
+        for slot in self.slots.all().into_iter().filter(|slot| unread(slot) && tainted(slot)) {
+            self.spoil_reply(slot);
+        }
         let fresh: Vec<SlotPtr> = self.outbox.iter().filter(tainted).collect();
         for slot in fresh {
             self.outbox.remove(slot);

@@ -203,7 +203,10 @@ impl CoreState {
         }
         if self.touched.get() && slot.vtable.get().hold != Hold::Exclusive && self.take_image(object).is_err()
         {
-            return self.kill(object, &too_large(object));
+            self.unschedule(slot);
+            self.drop_safely(slot, Content::Future);
+            self.drop_hold(object, slot);
+            return self.outgrown(slot, object);
         }
         if slot.home.get() == self.number {
             self.arm_deadline(slot);
@@ -222,11 +225,8 @@ impl CoreState {
         slot.state.set(State::Reply);
         self.drop_hold(object, slot);
         if (vtable.hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
-            let error = too_large(object);
-            slot.fail_in_place(Some(Content::Reply), error.clone());
-            slot.depends_on.set(object.depends_on.get());
-            self.reply(slot);
-            return self.kill(object, &error);
+            self.drop_safely(slot, Content::Reply);
+            return self.outgrown(slot, object);
         }
         object.last_used.set(self.now.get());
         slot.depends_on.set(object.depends_on.get());
@@ -236,6 +236,17 @@ impl CoreState {
         } else {
             self.hook_done(object);
         }
+    }
+
+    /// The state has grown beyond what can be saved: the activation goes, with the change. The method whose change it was
+    /// let go of the object and has an empty body. It ran, so that it is no plain rejection.
+    #[cold]
+    fn outgrown(&self, slot: SlotPtr, object: ObjectPtr) {
+        let error = CallError::Rejected(Rejection::TooLarge(format!("the state of {}", object.label())));
+        slot.fail_in_place(None, CallError::Nested(Box::new(error)));
+        slot.depends_on.set(object.depends_on.get());
+        self.reply(slot);
+        self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
     }
 
     /// The task panicked: its object cannot be trusted any more. Without a text the body holds the reply already.
@@ -326,8 +337,4 @@ impl CoreState {
             crate::waker::wake_on(self, waker);
         }
     }
-}
-
-fn too_large(object: ObjectPtr) -> CallError {
-    CallError::Rejected(Rejection::TooLarge(format!("the state of {}", object.label())))
 }
