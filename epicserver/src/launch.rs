@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -105,7 +106,9 @@ fn fail(error: &(impl Display + ?Sized)) -> ExitCode {
 /// Logs to standard error, so that standard output stays the program's own.
 pub fn init_log(level: tracing::Level) {
     // A program that has set up its own log keeps it.
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(colours).with_writer(std::io::stderr);
+    let _ = log.try_init();
 }
 
 /// Ends when the process is asked to stop.

@@ -1,8 +1,12 @@
 //! What generated code refers to. Not for users: nothing here is stable.
 
+#[path = "private/handler.rs"]
+mod handler;
+
 use epicserver_runtime::key::EntityKey;
 use rkyv::api::low::{LowDeserializer, LowValidator};
 
+pub use self::handler::{Argument, Arguments, Handler, Message, Moved};
 pub use crate::launch::launch;
 pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, layout, restore};
 pub use epicserver_runtime::entity::{
@@ -20,15 +24,11 @@ pub type Validator<'a> = LowValidator<'a, rkyv::rancor::Error>;
 /// What restores values from archives.
 pub type Deserializer = LowDeserializer<rkyv::rancor::Error>;
 
-/// The identity of types that may be sent. A field of type `<T as Sent>::Itself` is a `T`; if `T` may not be sent,
-/// that is said once, and not once for each trait that is derived for the struct.
-pub trait Sent {
-    /// The type itself.
-    type Itself;
-}
-
-impl<T: Wire> Sent for T {
-    type Itself = T;
+/// States that fields are messages: `impl Holds<0> for Player { type Kind = u64; }`. The compiler looks at these lines
+/// first and so tells of a field that is none in our words, before those of derived traits.
+pub trait Holds<const FIELD: usize> {
+    /// The field's type.
+    type Kind: Wire;
 }
 
 /// Makes one result of a method's own and the call's, and marks what is an error of an inner call.

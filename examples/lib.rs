@@ -1,0 +1,13 @@
+//! Example programs of Epic Server, one for each use case. Each is one file beside this one:
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `game.rs` | the program of the README: players shoot at barrels |
+//! | `chat.rs` | references in state, one-way calls, errors of your own, `serial` and `join` |
+//! | `simulation.rs` | agents that act by themselves: `spawn`, `sleep`, `random`, policies of saving |
+//! | `graph.rs` | a breadth-first search over objects as vertices, with arguments that are read in place |
+//! | `own_node.rs` | a program that sets up its own node and brings its own store |
+//!
+//! ```
+//! // Run one with: cargo run -p epicserver-examples --example game
+//! ```
