@@ -85,10 +85,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("epicserver-storage-*", &["epicserver-storage"]),
     ("epicserver-macros", &[]),
     ("epicserver-runtime", &["epicserver-transport", "epicserver-storage", "epicserver-macros"]),
-    (
-        "epicserver-sim",
-        &["epicserver-runtime", "epicserver-macros", "epicserver-transport", "epicserver-storage"],
-    ),
+    ("epicserver-sim", &["epicserver-runtime", "epicserver-transport", "epicserver-storage"]),
     (
         "epicserver",
         &[
