@@ -1,8 +1,10 @@
 //! The arguments of `#[entity(..)]`.
 
 use proc_macro2::{Span, TokenStream};
+use quote::quote;
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
+use syn::spanned::Spanned;
 use syn::{Ident, LitInt, LitStr, Path, Result, Token, Type, parenthesized};
 
 /// What `#[entity(..)]` says; what it does not say has its default.
@@ -44,7 +46,7 @@ impl EntityArguments {
         }
         match argument.as_str() {
             "name" => self.name = Some(meta.value()?.parse()?),
-            "key" => self.key = Some(meta.value()?.parse()?),
+            "key" => self.key = Some(parse_key(meta.value()?.parse()?)?),
             "save" => self.save = parse_save(meta)?,
             "version" => self.version = parse_version(&meta.value()?.parse()?)?,
             "partition_by" => self.partition_by = Some(meta.value()?.parse()?),
@@ -76,6 +78,25 @@ fn check_name(name: &LitStr) -> Result<()> {
     }
     Ok(())
 }
+
+/// Refuses what is certainly no key. A name of the user's own may be an alias of one; that is left to the compiler.
+fn parse_key(key: Type) -> Result<Type> {
+    let named = match &key {
+        Type::Path(path) => path.path.segments.last(),
+        _ => None,
+    };
+    let is_key = named.is_some_and(|last| match last.ident.to_string().as_str() {
+        "u64" | "u128" | "String" => last.arguments.is_none(),
+        "Vec" => {
+            let arguments = &last.arguments;
+            quote!(#arguments).to_string() == "< u8 >"
+        }
+        name => name.starts_with(|first: char| first.is_ascii_uppercase()) && last.arguments.is_none(),
+    });
+    if is_key { Ok(key) } else { Err(syn::Error::new(key.span(), KEYS)) }
+}
+
+const KEYS: &str = "the key of an entity is `u64` (the default), `u128`, `String` or `Vec<u8>`";
 
 fn parse_version(version: &LitInt) -> Result<u32> {
     let number = version.base10_parse()?;
@@ -130,7 +151,7 @@ const NAME_LEN_MAX: usize = 128;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quote::{format_ident, quote};
+    use quote::format_ident;
 
     fn parse(tokens: TokenStream) -> std::result::Result<EntityArguments, String> {
         let (arguments, checked) = EntityArguments::parse(tokens, &format_ident!("Player"));
@@ -159,6 +180,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_may_have_other_names() {
+        for key in [quote!(u64), quote!(std::string::String), quote!(Vec<u8>), quote!(my::PlayerName)] {
+            assert!(parse(quote!(name = "a", key = #key)).is_ok(), "{key}");
+        }
+    }
+
+    #[test]
     fn wrong_arguments_are_named() {
         for (tokens, part) in [
             (quote!(), "#[entity(name = \"game.Player\")]"),
@@ -172,6 +200,10 @@ mod tests {
             (quote!(name = "a", save = behind("99999999999999999999s")), "a time is"),
             (quote!(name = "a", save = behind("18446744073709551615s")), "a time is"),
             (quote!(name = "a", save = never never), "expected `,`"),
+            (quote!(name = "a", key = f64), "the key of an entity"),
+            (quote!(name = "a", key = &str), "the key of an entity"),
+            (quote!(name = "a", key = Vec<u16>), "the key of an entity"),
+            (quote!(name = "a", key = Option<u64>), "the key of an entity"),
             (quote!(name = "a", version = 0), "start at 1"),
         ] {
             let shown = tokens.to_string();

@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 use syn::{Item, ItemStruct, Result};
 
 use crate::arguments::{EntityArguments, Save};
-use crate::shape::{archive_derives, layout_of_fields, private};
+use crate::shape::{archive_derives, assert_messages, layout_of_fields, private};
 
 /// The struct with all that belongs to it. After a mistake: its error, and as much as keeps further errors away.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -62,11 +62,13 @@ impl<'a> Expansion<'a> {
 
     fn all(&self) -> TokenStream {
         let item = self.item;
+        let assertions = assert_messages(&item.ident, item.fields.iter());
         let derives = archive_derives();
         let implementation = self.entity();
         let wire = self.wire();
         let reference = self.reference();
         quote! {
+            #assertions
             #derives
             #item
             #implementation

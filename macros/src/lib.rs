@@ -127,10 +127,18 @@ pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes an async `main` the code that runs on a node of the cluster.
 ///
-/// ```ignore
-/// #[epicserver::main(entities(Player, Barrel))]
+/// ```no_run
+/// # use epicserver::prelude::*;
+/// # #[entity(name = "game.Player", key = String)]
+/// # #[derive(Default)]
+/// # struct Player;
+/// # #[methods]
+/// # impl Player {
+/// #     async fn enter_level(&self) {}
+/// # }
+/// #[epicserver::main(entities(Player))]
 /// async fn main(pool: Pool) -> Result<(), CallError> {
-///     pool.get::<Player>("Bob").enter_level(Vec::new()).await
+///     pool.get::<Player>("Bob").enter_level().await
 /// }
 /// ```
 ///

@@ -4,10 +4,10 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::Parser;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Fields, GenericParam, Ident, Member, Result, parse_quote};
+use syn::{Data, DeriveInput, Field, Fields, GenericParam, Ident, Member, Result, parse_quote};
 
 use crate::entity::after;
-use crate::shape::{archive_derives, layout_of_fields, mentions, private, take_attributes};
+use crate::shape::{archive_derives, assert_messages, layout_of_fields, mentions, private, take_attributes};
 
 /// The type with all that makes it a message. After a mistake: its error and the type.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -24,8 +24,10 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let method_error = error.then(|| method_error(&input, &nested));
     let wire = wire(&input);
     let recursion = recursion_bounds(&mut input);
+    let assertions = input.generics.params.is_empty().then(|| assert_messages(&input.ident, fields(&input)));
     let derives = archive_derives();
     quote! {
+        #assertions
         #derives
         #recursion
         #input
@@ -91,6 +93,16 @@ fn check(input: &DeriveInput, error: bool, nested: &[Nested]) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The fields of all variants.
+fn fields(input: &DeriveInput) -> impl Iterator<Item = &Field> {
+    let all: Vec<&Fields> = match &input.data {
+        Data::Struct(data) => vec![&data.fields],
+        Data::Enum(data) => data.variants.iter().map(|variant| &variant.fields).collect(),
+        Data::Union(_) => Vec::new(),
+    };
+    all.into_iter().flatten()
 }
 
 fn wire(input: &DeriveInput) -> TokenStream {

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!   impl Player { async fn hit(&self, by: u32) -> bool }          stays
-//!   struct __Player_hit<E> { by: u32 }                            the message: its fields are the arguments
-//!   impl Method for __Player_hit<Player>                          how the runtime runs, reads and answers it
+//!   struct __Player_hit<E>                                        stands for the method
+//!   impl Handler for __Player_hit<Player>                         its arguments, its result, how it is called
 //!   impl PlayerRef { fn hit(&self, by: u32) -> Call<..> }         how callers make it
 //!   impl Methods for Player                                       the list of messages
 //! ```
 //!
-//! The messages lie in a `const _` block, where nobody else's names can meet theirs. They are generic over the entity
-//! only so that they may be public while a private entity is mentioned in their implementations.
+//! What is the same for all methods, such as how arguments are written and read, is in the `epicserver` crate, behind
+//! `Handler`. The new types lie in a `const _` block, where nobody else's names can meet theirs. They are as visible as
+//! their method, and generic over the entity because that may be less visible: so both may be named in what they implement.
 
 mod expand;
 mod method;
@@ -156,21 +157,18 @@ impl Found {
 fn generate(entity: &EntityPath, found: &Found) -> TokenStream {
     let private = private();
     let EntityPath { path, ident, reference } = entity;
-    let hooks: Vec<_> = found.on_activate.iter().chain(&found.on_drop).collect();
-    let messages =
-        found.callable.iter().chain(hooks.iter().copied()).map(|method| expand::message(method, entity));
+    let hooks = found.on_activate.iter().chain(&found.on_drop);
+    let handlers = found.callable.iter().chain(hooks).map(|method| expand::handler(method, entity));
     let calls = found.callable.iter().map(|method| expand::call(method, entity));
     let methods = found.callable.iter().map(|method| expand::entry(method, entity, &format_ident!("method")));
     let on_activate =
         found.on_activate.iter().map(|hook| expand::entry(hook, entity, &format_ident!("on_activate")));
     let on_drop = found.on_drop.iter().map(|hook| expand::entry(hook, entity, &format_ident!("on_drop")));
-    let defaults = hooks.iter().map(|hook| expand::hook_default(hook, entity));
     let numbers = numbers_differ(&found.callable, ident);
     quote! {
         #[allow(nonstandard_style, deprecated, private_interfaces, clippy::all, clippy::pedantic)]
         const _: () = {
-            #(#messages)*
-            #(#defaults)*
+            #(#handlers)*
             #[automatically_derived]
             impl #reference {
                 #(#calls)*

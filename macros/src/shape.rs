@@ -33,6 +33,22 @@ pub(crate) fn layout_of_fields(name: &str, fields: &Fields, within: Option<&Iden
     quote!(#private::layout::combine(#name, &[#(#parts),*]))
 }
 
+/// States that the fields are messages, in our words. It must come before the derived traits of `ident`.
+pub(crate) fn assert_messages<'a>(ident: &Ident, fields: impl Iterator<Item = &'a Field>) -> TokenStream {
+    let private = private();
+    let assertions = fields.enumerate().map(|(number, Field { ty, attrs, .. })| {
+        let conditions = conditions(attrs);
+        quote! {
+            #(#conditions)*
+            #[automatically_derived]
+            impl #private::Holds<#number> for #ident {
+                type Kind = #ty;
+            }
+        }
+    });
+    quote!(#(#assertions)*)
+}
+
 fn layout_of_field(field: &Field, within: Option<&Ident>) -> TokenStream {
     let private = private();
     let kind = &field.ty;

@@ -1,35 +1,51 @@
 //! The code that one method becomes.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
 use syn::Ident;
-use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use super::method::{Argument, Callable};
 use super::{EntityPath, list};
 use crate::shape::private;
 
-/// The message struct of a method and its `Method` implementation.
-pub(super) fn message(method: &Callable, entity: &EntityPath) -> TokenStream {
+/// The type that stands for a method, and its `Handler` implementation.
+pub(super) fn handler(method: &Callable, entity: &EntityPath) -> TokenStream {
     let private = private();
-    let message = message_ident(method, entity);
-    let conditions = &method.conditions;
-    let fields = method.arguments.iter().map(|argument| {
-        let (ident, kind) = (&argument.ident, field_type(argument));
-        quote!(#ident: #kind,)
-    });
-    let implementation = implementation(method, entity);
+    let path = &entity.path;
+    let handler = handler_ident(method, entity);
+    let Callable { conditions, name, visibility, serial, shield, value, .. } = method;
+    let receiver = if method.exclusive { quote!(&'a mut #path) } else { quote!(&'a #path) };
+    let arguments = arguments_type(method);
+    let run = run(method, entity);
+    let (output, flatten) = output(method);
     quote! {
         #(#conditions)*
-        #[derive(#private::rkyv::Archive, #private::rkyv::Serialize)]
-        #[rkyv(crate = ::epicserver::__private::rkyv, attr(doc(hidden), allow(missing_docs)))]
         #[doc(hidden)]
-        pub struct #message<__Entity> {
-            #(#fields)*
-            __entity: ::core::marker::PhantomData<fn() -> __Entity>,
+        #visibility struct #handler<__Entity>(::core::marker::PhantomData<fn() -> __Entity>);
+        #(#conditions)*
+        #[automatically_derived]
+        impl #private::Handler for #handler<#path> {
+            type Entity = #path;
+            type Arguments = #arguments;
+            type Value = #value;
+            type Output = #output;
+            type Receiver<'a> = #receiver;
+            const NAME: &'static ::core::primitive::str = #name;
+            const SERIAL: ::core::primitive::bool = #serial;
+            const SHIELD: ::core::primitive::bool = #shield;
+            #[inline]
+            fn run<'a>(
+                arguments: Self::Arguments,
+                object: Self::Receiver<'a>,
+            ) -> impl ::core::future::Future<Output = Self::Value> {
+                #run
+            }
+            #[inline]
+            fn output(result: ::core::result::Result<Self::Value, #private::CallError>) -> Self::Output {
+                #flatten
+            }
         }
-        #implementation
     }
 }
 
@@ -37,15 +53,14 @@ pub(super) fn message(method: &Callable, entity: &EntityPath) -> TokenStream {
 pub(super) fn call(method: &Callable, entity: &EntityPath) -> TokenStream {
     let private = private();
     let EntityPath { path, ident: entity_ident, .. } = entity;
-    let message = message_ident(method, entity);
+    let handler = handler_ident(method, entity);
     let Callable { ident, conditions, attributes, visibility, arguments, .. } = method;
     let documented = attributes.iter().any(|attribute| attribute.path().is_ident("doc"));
     let doc = (!documented).then(|| format!("Calls [`{entity_ident}`]'s method `{}`.", method.name));
     let doc = doc.map(|doc| quote!(#[doc = #doc]));
     let parameters = list(arguments.iter().map(|Argument { ident, kind, .. }| quote!(#ident: #kind)));
-    let fields = arguments.iter().map(|argument| {
-        let ident = &argument.ident;
-        if argument.lent { quote!(#ident: #private::Lent::owned(#ident),) } else { quote!(#ident,) }
+    let values = arguments.iter().map(|Argument { ident, lent, .. }| {
+        if *lent { quote!(#private::Lent::owned(#ident),) } else { quote!(#private::Moved(#ident),) }
     });
     quote! {
         #(#conditions)*
@@ -53,95 +68,59 @@ pub(super) fn call(method: &Callable, entity: &EntityPath) -> TokenStream {
         #doc
         #[allow(dead_code)]
         #[inline]
-        #visibility fn #ident(&self, #parameters) -> #private::Call<#message<#path>> {
-            let message = #message { #(#fields)* __entity: ::core::marker::PhantomData };
+        #visibility fn #ident(&self, #parameters) -> #private::Call<#private::Message<#handler<#path>>> {
+            let message = #private::Message::new((#(#values)*));
             ::core::convert::AsRef::<#private::RawRef<#path>>::as_ref(self).call(message)
-        }
-    }
-}
-
-/// A hook has no caller to make its message: the runtime does.
-pub(super) fn hook_default(hook: &Callable, entity: &EntityPath) -> TokenStream {
-    let (message, path) = (message_ident(hook, entity), &entity.path);
-    let conditions = &hook.conditions;
-    quote! {
-        #(#conditions)*
-        #[automatically_derived]
-        impl ::core::default::Default for #message<#path> {
-            fn default() -> Self {
-                Self { __entity: ::core::marker::PhantomData }
-            }
         }
     }
 }
 
 /// The line that tells the runtime of a method or hook.
 pub(super) fn entry(method: &Callable, entity: &EntityPath, kind: &Ident) -> TokenStream {
-    let (message, path) = (message_ident(method, entity), &entity.path);
+    let private = private();
+    let (handler, path) = (handler_ident(method, entity), &entity.path);
     let conditions = &method.conditions;
-    quote!(#(#conditions)* table.#kind::<#message<#path>>();)
+    quote!(#(#conditions)* table.#kind::<#private::Message<#handler<#path>>>();)
 }
 
-fn implementation(method: &Callable, entity: &EntityPath) -> TokenStream {
+/// The tuple of arguments. It is spelled as if it stood where the arguments do: there it is told if one is no message.
+fn arguments_type(method: &Callable) -> TokenStream {
     let private = private();
-    let path = &entity.path;
-    let message = message_ident(method, entity);
-    let Callable { conditions, name, serial, shield, value, .. } = method;
-    let receiver = if method.exclusive { quote!(&'a mut #path) } else { quote!(&'a #path) };
-    let layout = layout(method);
-    let run = run(method, entity);
-    let (output, flatten) = output(method);
-    let decode = decode(method);
-    quote! {
-        #(#conditions)*
-        #[automatically_derived]
-        impl #private::Method for #message<#path> {
-            type Entity = #path;
-            type Value = #value;
-            type Output = #output;
-            type Receiver<'a> = #receiver;
-            const NAME: &'static ::core::primitive::str = #name;
-            const SERIAL: ::core::primitive::bool = #serial;
-            const SHIELD: ::core::primitive::bool = #shield;
-            const LAYOUT: ::core::primitive::u64 = #layout;
-            #[inline]
-            fn run<'a>(self, object: Self::Receiver<'a>) -> impl ::core::future::Future<Output = Self::Value> {
-                #run
-            }
-            #[inline]
-            fn output(result: ::core::result::Result<Self::Value, #private::CallError>) -> Self::Output {
-                #flatten
-            }
-            fn decode(
-                archived: &Self::Archived,
-                frame: &#private::Frame,
-            ) -> ::core::result::Result<Self, #private::CodecError> {
-                #decode
-            }
-        }
-    }
+    let kinds = method.arguments.iter().map(|Argument { kind, lent, .. }| {
+        let wrapper = if *lent { quote!(Lent) } else { quote!(Moved) };
+        quote!(#private::#wrapper<#kind>,)
+    });
+    let span = match method.arguments.as_slice() {
+        [one] => one.kind.span(),
+        _ => method.parentheses,
+    };
+    let mut tuple = Group::new(Delimiter::Parenthesis, quote!(#(#kinds)*));
+    tuple.set_span(span);
+    TokenTree::Group(tuple).into()
 }
 
 /// The plain call of the method, so that its own future is the task; arguments that are read in place live around it.
 fn run(method: &Callable, entity: &EntityPath) -> TokenStream {
     let private = private();
     let (path, ident) = (&entity.path, &method.ident);
-    if method.arguments.iter().all(|argument| !argument.lent) {
-        let arguments = method.arguments.iter().map(|Argument { ident, .. }| quote!(self.#ident));
-        return quote!(#path::#ident(object, #(#arguments),*));
+    let bound = |number: usize| format_ident!("argument_{number}");
+    let names = (0..method.arguments.len()).map(bound);
+    let passed = method.arguments.iter().enumerate().map(|(number, argument)| {
+        let name = bound(number);
+        if argument.lent { quote!(#private::LentArchive::get(&#name)) } else { quote!(#name.0) }
+    });
+    let call = quote!(#path::#ident(object, #(#passed),*));
+    let held: Vec<_> = method.arguments.iter().enumerate().filter(|(_, argument)| argument.lent).collect();
+    let unpacked = quote!(let (#(#names,)*) = arguments;);
+    if held.is_empty() {
+        return quote!(#unpacked #call);
     }
-    let held = method.arguments.iter().filter(|argument| argument.lent).map(|Argument { ident, .. }| {
-        let held = held_ident(ident);
-        quote!(let #held = self.#ident.archive();)
-    });
-    let arguments = method.arguments.iter().map(|Argument { ident, lent, .. }| {
-        let held = held_ident(ident);
-        if *lent { quote!(#private::LentArchive::get(&#held)) } else { quote!(self.#ident) }
-    });
+    let held = held.into_iter().map(|(number, _)| bound(number));
     quote! {
         async move {
-            #(#held)*
-            #path::#ident(object, #(#arguments),*).await
+            #unpacked
+            #(let #held = #held.archive();)*
+            #call.await
         }
     }
 }
@@ -157,44 +136,7 @@ fn output(method: &Callable) -> (TokenStream, TokenStream) {
     }
 }
 
-fn decode(method: &Callable) -> TokenStream {
-    let private = private();
-    let fields = method.arguments.iter().map(|Argument { ident, kind, lent }| {
-        let restored = if *lent {
-            quote!(#private::Lent::from_archived(&archived.#ident, frame)?)
-        } else {
-            quote_spanned!(kind.span()=> #private::restore::<#kind>(&archived.#ident)?)
-        };
-        quote!(#ident: #restored,)
-    });
-    quote! {
-        let _ = (archived, frame);
-        ::core::result::Result::Ok(Self { #(#fields)* __entity: ::core::marker::PhantomData })
-    }
-}
-
-fn layout(method: &Callable) -> TokenStream {
-    let private = private();
-    let name = &method.name;
-    let parts = method.arguments.iter().map(|Argument { kind, .. }| {
-        quote_spanned!(kind.span()=> <<#kind as #private::Sent>::Itself as #private::Wire>::LAYOUT,)
-    });
-    quote!(#private::layout::combine(#name, &[#(#parts)* <Self::Value as #private::Wire>::LAYOUT]))
-}
-
-/// A type that is no message is named once, by a trait that says what to do, instead of once for each derived trait.
-fn field_type(argument: &Argument) -> TokenStream {
-    let private = private();
-    let kind = &argument.kind;
-    let checked = quote_spanned!(kind.span()=> <#kind as #private::Sent>::Itself);
-    if argument.lent { quote!(#private::Lent<#checked>) } else { checked }
-}
-
-fn held_ident(argument: &Ident) -> Ident {
-    format_ident!("held_{}", argument.unraw())
-}
-
 /// `__Player_enter_level` for `Player::enter_level`: spelled so that two methods never share one.
-fn message_ident(method: &Callable, entity: &EntityPath) -> Ident {
+fn handler_ident(method: &Callable, entity: &EntityPath) -> Ident {
     format_ident!("__{}_{}", entity.ident, method.name, span = method.ident.span())
 }

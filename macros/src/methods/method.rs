@@ -44,6 +44,8 @@ pub(super) struct Callable {
     pub(super) serial: bool,
     pub(super) shield: bool,
     pub(super) arguments: Vec<Argument>,
+    /// Where the arguments stand.
+    pub(super) parentheses: Span,
     pub(super) value: Type,
     /// It returns a `Result`, which is flattened.
     pub(super) fallible: bool,
@@ -132,6 +134,10 @@ fn read(function: &ImplItemFn, options: &Options, entity: &EntityPath) -> Result
             arguments.push(read_argument(&input.pat, &input.ty, number, entity)?);
         }
     }
+    if arguments.len() > ARGUMENTS_MAX {
+        let text = "a method takes at most 12 arguments: put them into a `#[message]` struct";
+        return Err(syn::Error::new(signature.ident.span(), text));
+    }
     let value = read_return(&signature.output, entity)?;
     Ok(Callable {
         ident: signature.ident.clone(),
@@ -143,6 +149,7 @@ fn read(function: &ImplItemFn, options: &Options, entity: &EntityPath) -> Result
         serial: options.serial.is_some(),
         shield: options.shield,
         arguments,
+        parentheses: signature.paren_token.span.join(),
         fallible: last_segment(&value).is_some_and(|ident| ident == "Result"),
         value,
     })
@@ -185,6 +192,9 @@ fn check_name(method: &Callable) -> Result<()> {
     }
     Ok(())
 }
+
+/// As many as `Arguments` is implemented for.
+const ARGUMENTS_MAX: usize = 12;
 
 /// What callers expect of every reference, which a method of the same name would hide.
 const RESERVED: [&str; 2] = ["key", "clone"];

@@ -48,8 +48,11 @@ fn only_async_methods_with_self_are_callable() {
             async fn called(&mut self) {}
         }
     });
-    assert_eq!(count(&text, "::epicserver::__private::Methodfor"), 1);
-    assert!(text.contains("table.method::<__Player_called<Player>>();"), "{text}");
+    assert_eq!(count(&text, "::epicserver::__private::Handlerfor"), 1);
+    assert!(
+        text.contains("table.method::<::epicserver::__private::Message<__Player_called<Player>>>();"),
+        "{text}"
+    );
     assert!(!text.contains("#[method("), "{text}");
 }
 
@@ -65,8 +68,14 @@ fn hooks_are_run_by_the_runtime_only() {
         }
     });
     assert_eq!(count(&text, "table.method::<"), 1);
-    assert_eq!(count(&text, "table.on_activate::<__Player_started<Player>>"), 1);
-    assert_eq!(count(&text, "table.on_drop::<__Player_stopped<Player>>"), 1);
+    assert_eq!(
+        count(&text, "table.on_activate::<::epicserver::__private::Message<__Player_started<Player>>>"),
+        1
+    );
+    assert_eq!(
+        count(&text, "table.on_drop::<::epicserver::__private::Message<__Player_stopped<Player>>>"),
+        1
+    );
     assert_eq!(count(&text, "::epicserver::__private::Call<"), 1);
 }
 
@@ -80,9 +89,9 @@ fn conditions_and_documentation_follow_a_method() {
         }
     });
     assert_eq!(count(&text, "Sayshello."), 2);
-    // The method itself, its message, its implementation, its call, its entry, its number.
+    // The method itself, its handler, its implementation, its call, its entry, its number.
     assert_eq!(count(&text, r#"#[cfg(feature="hello")]"#), 6);
-    assert_eq!(count(&text, "pub(crate)"), 2);
+    assert_eq!(count(&text, "pub(crate)"), 3);
 }
 
 #[test]
@@ -105,7 +114,12 @@ fn arguments_read_in_place_are_lent() {
         }
     });
     assert!(text.contains("fnshow(&self,first:Profile,second:u8)"), "{text}");
-    assert!(text.contains("first:::epicserver::__private::Lent::owned(first),second,"), "{text}");
+    assert!(
+        text.contains(
+            "(::epicserver::__private::Lent::owned(first),::epicserver::__private::Moved(second),)"
+        ),
+        "{text}"
+    );
 }
 
 #[test]
@@ -119,7 +133,7 @@ fn every_mistake_of_a_block_is_told() {
         }
     });
     assert_eq!(count(&text, "compile_error!"), 3);
-    assert!(text.contains("table.method::<__Player_fine<Player>>"), "what is right is made: {text}");
+    assert!(text.contains("<__Player_fine<Player>>>();"), "what is right is made: {text}");
 }
 
 #[test]

@@ -236,8 +236,8 @@ mod visibility {
 
     #[methods]
     impl Vault {
-        async fn put(&self, secret: Secret) {
-            self.secret.set(secret.0);
+        async fn put(&self, secret: Secret) -> Secret {
+            Secret(self.secret.replace(secret.0))
         }
 
         #[expect(unreachable_pub, reason = "that is the case to show")]

@@ -1,16 +1,14 @@
 //! State that cannot be saved.
 
-use std::rc::Rc;
+use std::collections::HashMap;
 
 use epicserver::prelude::*;
-
-struct Level;
 
 #[entity(name = "game.Player")]
 #[derive(Default)]
 struct Player {
-    name: Rc<String>,
-    level: Option<Level>,
+    score: u64,
+    items: HashMap<String, u64>,
 }
 
 fn main() {}
