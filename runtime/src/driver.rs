@@ -15,6 +15,8 @@ pub(crate) mod edge;
 pub(crate) mod links;
 pub(crate) mod storage_thread;
 
+pub use links::LinksConfig;
+
 /// How a core's thread waits when it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {

@@ -46,6 +46,7 @@ use peer::{Dial, Peer};
 pub struct Fabric {
     config: FabricConfig,
     rng: fastrand::Rng,
+    nonces: u64,
     peers: BTreeMap<u64, Peer>,
     /// Whose link it is, once that is known.
     links: BTreeMap<LinkId, u64>,
@@ -148,7 +149,7 @@ impl Fabric {
         let peers = config.peers.iter().map(peer).collect();
         let outputs = (0..config.cores).map(|_| VecDeque::new()).collect();
         let (links, strangers, commands) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Self { config, rng, peers, links, strangers, commands, outputs }
+        Self { config, rng, nonces: 0, peers, links, strangers, commands, outputs }
     }
 
     /// Takes what happened on the transport.
@@ -470,10 +471,11 @@ impl Fabric {
         }
     }
 
+    /// Never the same twice, and no guide to the next one.
     fn nonce(&mut self) -> [u8; NONCE_LEN] {
-        let mut nonce = [0; NONCE_LEN];
-        self.rng.fill(&mut nonce);
-        nonce
+        self.nonces += 1;
+        let material = [self.config.seed.to_le_bytes(), self.nonces.to_le_bytes()].concat();
+        blake3::derive_key("epicserver link nonce, version 1", &material)
     }
 }
 

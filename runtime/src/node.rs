@@ -14,6 +14,7 @@ use crate::driver::clock::Clock;
 use crate::driver::core_thread::{CoreGauge, CoreOrders, CoreThread, Neighbour};
 use crate::driver::edge::Edge;
 use crate::driver::storage_thread::{ANSWERS_MAX, CorePort, StorageDesk, StorageThread};
+use crate::driver::links::LinksConfig;
 use crate::driver::{Wait, links};
 use crate::entity::{BoundEntity, Entities, NodeTag};
 use crate::pool::Pool;
@@ -50,7 +51,7 @@ pub struct NodeBuilder {
     pin: bool,
     core: CoreConfig,
     store: Option<StoreBox>,
-    pub(crate) links: Option<links::LinksConfig>,
+    links: Option<LinksConfig>,
 }
 
 struct StoreBox(Box<dyn Store>);
@@ -261,6 +262,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Joins the nodes that these links lead to; without links a node is alone.
+    #[must_use]
+    pub fn links(mut self, links: LinksConfig) -> Self {
+        self.links = Some(links);
+        self
+    }
+
     /// Starts the node's threads.
     ///
     /// # Errors
@@ -291,12 +299,15 @@ struct Parts {
 
 impl Parts {
     fn new(mut builder: NodeBuilder, cores: u16, clock: Clock) -> Result<Self, StartError> {
-        let links = builder.links.take().map(|links| links.prepare(cores, &builder.entities)).transpose()?;
+        let links = builder.links.take().map(|links| links.prepare(cores)).transpose()?;
         let id = links.as_ref().map_or_else(random_node_id, links::PreparedLinks::id);
         let routes = match &links {
             Some(links) => links.routes(),
             None => Arc::new(Routes::solo(id, cores)),
         };
+        if let Some(links) = &links {
+            links.equip(&mut builder.core);
+        }
         let configs = builder.core.for_node(cores);
         Ok(Self { builder, clock, id, routes, configs, links })
     }
@@ -304,6 +315,7 @@ impl Parts {
     fn start(mut self, processors: Vec<usize>) -> Result<Node, StartError> {
         let cores = self.configs.len();
         let edge = Edge::new()?;
+        let spin_ns = spin_ns(self.builder.wait, cores, processors.len());
         let mut parkers: Vec<Parker> = (0..cores).map(|_| Parker::new()).collect();
         let unparkers: Vec<Unparker> = parkers.iter().map(Parker::unparker).collect();
         let storage_parker = Parker::new();
@@ -336,7 +348,7 @@ impl Parts {
 
         let (link_thread, mut core_links) = match self.links.take() {
             Some(links) => {
-                let (handle, core_links) = links.start(&unparkers, self.clock)?;
+                let (handle, core_links) = links.start(&unparkers, self.clock, self.builder.wait, spin_ns)?;
                 (Some(handle), core_links.into_iter().map(Some).collect())
             }
             None => (None, (0..cores).map(|_| None).collect::<Vec<_>>()),
@@ -356,7 +368,6 @@ impl Parts {
         };
 
         let mesh = mesh(&unparkers);
-        let spin_ns = spin_ns(self.builder.wait, cores, processors.len());
         let (started, desks) = std::sync::mpsc::channel();
         let per_core = mesh.into_iter().zip(core_clocks).zip(parkers.drain(..)).enumerate();
         for (index, ((neighbours, batches), parker)) in per_core {

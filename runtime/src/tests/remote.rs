@@ -2,6 +2,7 @@
 
 mod faults;
 mod frames;
+mod threads;
 pub(crate) mod world;
 
 use std::time::Duration;

@@ -25,7 +25,10 @@ use crate::wire::extension::{self, Extension, PathEntry, TargetKey};
 #[derive(Default)]
 pub(super) struct InboundCalls(RefCell<CallMap>);
 
-#[expect(clippy::disallowed_types, reason = "the hasher has a fixed seed, and what is iterated is sorted first")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "the hasher has a fixed seed, and what is iterated is sorted first"
+)]
 type CallMap = std::collections::HashMap<Name, TaskRef, FixedState>;
 
 /// A call by the node that made it: node, core, slot, generation.
@@ -61,7 +64,11 @@ impl CoreState {
         match place {
             _ if theirs > epoch => self.park(&from, header, deadline, &frame),
             Place::Here(_) if theirs < epoch => {
-                self.send_moved(&from, header, MovedBytes::new(Some(self.routes.borrow().me()), epoch, version));
+                self.send_moved(
+                    &from,
+                    header,
+                    MovedBytes::new(Some(self.routes.borrow().me()), epoch, version),
+                );
             }
             Place::Here(core) if core != self.config.index => {
                 self.tell(core, CoreWord::Frame(Box::new(frame)));
@@ -92,8 +99,8 @@ impl CoreState {
             return Err(CallError::Rejected(Rejection::UnknownMethod { entity, method }));
         };
         let method = entry.methods[place];
-        let same = header.layout.get() == method.vtable.layout as u32
-            && header.codec == crate::codec::CODEC_RKYV;
+        let same =
+            header.layout.get() == method.vtable.layout as u32 && header.codec == crate::codec::CODEC_RKYV;
         match (method.partition)(target.key).filter(|_| same) {
             Some(partition) => Ok((method, target, partition)),
             None => {

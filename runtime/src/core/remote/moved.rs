@@ -143,7 +143,11 @@ impl CoreState {
     /// The view changed: what was known beyond it may be in it now, and calls that wait are to look again.
     pub(in crate::core) fn view_changed(&self) {
         let routes = self.routes.borrow().clone();
-        self.remote.moves.known.borrow_mut().retain(|partition, known| known.epoch > routes.epoch(*partition));
+        self.remote
+            .moves
+            .known
+            .borrow_mut()
+            .retain(|partition, known| known.epoch > routes.epoch(*partition));
         let waiting: Vec<Outgoing> = {
             let mut peers = self.remote.peers.borrow_mut();
             peers.values_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
