@@ -13,7 +13,7 @@ pub struct EntityId(pub u64);
 impl EntityId {
     /// The id of the entity with this name.
     pub const fn of(name: &str) -> Self {
-        Self(crate::codec::layout::combine(name, &[]))
+        Self(epicserver_storage::entity_id(name))
     }
 }
 

@@ -1,3 +1,5 @@
+//! Tests of `envelope.rs`.
+
 use super::*;
 use crate::key::RecordKey;
 

@@ -1,3 +1,5 @@
+//! Tests of `faulty.rs`.
+
 use super::*;
 use crate::envelope::{EnvelopeError, EnvelopeHeader};
 use crate::key::RecordKey;

@@ -1,3 +1,5 @@
+//! Tests of `view.rs`.
+
 use super::*;
 
 const ALICE: NodeId = NodeId { id: 1, incarnation: 3 };
