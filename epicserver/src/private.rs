@@ -6,7 +6,7 @@ mod handler;
 use epicserver_runtime::key::EntityKey;
 use rkyv::api::low::{LowDeserializer, LowValidator};
 
-pub use self::handler::{Argument, Arguments, Handler, Message, Moved};
+pub use self::handler::{Argument, Arguments, Handler, Message, Moved, Pack};
 pub use crate::launch::launch;
 pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, layout, restore};
 pub use epicserver_runtime::entity::{
@@ -24,11 +24,31 @@ pub type Validator<'a> = LowValidator<'a, rkyv::rancor::Error>;
 /// What restores values from archives.
 pub type Deserializer = LowDeserializer<rkyv::rancor::Error>;
 
-/// States that fields are messages: `impl Holds<0> for Player { type Kind = u64; }`. The compiler looks at these lines
-/// first and so tells of a field that is none in our words, before those of derived traits.
-pub trait Holds<const FIELD: usize> {
-    /// The field's type.
-    type Kind: Wire;
+/// States that types are messages: `impl Holds<0> for Player { type Kind = u64; }`. The compiler looks at these lines
+/// first, and so tells of a type that is none in our words, before those of derived traits.
+pub trait Holds<const NUMBER: usize> {
+    /// The type.
+    type Kind: Sent;
+}
+
+/// Every [`Wire`] type. It does not say what a [`Wire`] type is made of, so that the compiler does not either.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross a call or be saved",
+    label = "not a message type",
+    note = "put `#[message]` on your own struct or enum; `Rc`, `Arc`, `HashMap` and borrowed types cannot be sent"
+)]
+pub trait Sent {
+    /// The type's layout.
+    const LAYOUT: u64;
+}
+
+impl<T: Wire> Sent for T {
+    const LAYOUT: u64 = <T as Wire>::LAYOUT;
+}
+
+/// The layout of a type that was stated with [`Holds`].
+pub const fn layout_of<T: Holds<NUMBER>, const NUMBER: usize>() -> u64 {
+    <T::Kind as Sent>::LAYOUT
 }
 
 /// Makes one result of a method's own and the call's, and marks what is an error of an inner call.

@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 use syn::{Item, ItemStruct, Result};
 
 use crate::arguments::{EntityArguments, Save};
-use crate::shape::{archive_derives, assert_messages, layout_of_fields, private};
+use crate::shape::{Layouts, archive_derives, assert_messages, private};
 
 /// The struct with all that belongs to it. After a mistake: its error, and as much as keeps further errors away.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -123,7 +123,8 @@ impl<'a> Expansion<'a> {
     fn wire(&self) -> TokenStream {
         let Self { item, private, name, .. } = self;
         let entity = &item.ident;
-        let layout = layout_of_fields(name, &item.fields, None);
+        let layouts = Layouts { ident: entity, asserted: true, recursive: false };
+        let layout = layouts.of_fields(name, &item.fields, 0);
         quote! {
             #[automatically_derived]
             impl #private::Wire for #entity {

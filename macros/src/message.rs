@@ -4,10 +4,10 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::Parser;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Field, Fields, GenericParam, Ident, Member, Result, parse_quote};
+use syn::{Data, DeriveInput, Fields, GenericParam, Ident, Member, Result, parse_quote};
 
 use crate::entity::after;
-use crate::shape::{archive_derives, assert_messages, layout_of_fields, mentions, private, take_attributes};
+use crate::shape::{Layouts, archive_derives, assert_messages, mentions, private, take_attributes};
 
 /// The type with all that makes it a message. After a mistake: its error and the type.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -24,7 +24,8 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let method_error = error.then(|| method_error(&input, &nested));
     let wire = wire(&input);
     let recursion = recursion_bounds(&mut input);
-    let assertions = input.generics.params.is_empty().then(|| assert_messages(&input.ident, fields(&input)));
+    let assertions = (!is_generic(&input))
+        .then(|| assert_messages(&input.ident, variants(&input).flat_map(|(_, fields)| fields)));
     let derives = archive_derives();
     quote! {
         #assertions
@@ -95,14 +96,18 @@ fn check(input: &DeriveInput, error: bool, nested: &[Nested]) -> Result<()> {
     }
 }
 
-/// The fields of all variants.
-fn fields(input: &DeriveInput) -> impl Iterator<Item = &Field> {
-    let all: Vec<&Fields> = match &input.data {
-        Data::Struct(data) => vec![&data.fields],
-        Data::Enum(data) => data.variants.iter().map(|variant| &variant.fields).collect(),
+fn is_generic(input: &DeriveInput) -> bool {
+    !input.generics.params.is_empty()
+}
+
+/// The variants with their names; a struct is one without a name.
+fn variants(input: &DeriveInput) -> impl Iterator<Item = (String, &Fields)> {
+    let all: Vec<(String, &Fields)> = match &input.data {
+        Data::Struct(data) => vec![(String::new(), &data.fields)],
+        Data::Enum(data) => data.variants.iter().map(|one| (one.ident.to_string(), &one.fields)).collect(),
         Data::Union(_) => Vec::new(),
     };
-    all.into_iter().flatten()
+    all.into_iter()
 }
 
 fn wire(input: &DeriveInput) -> TokenStream {
@@ -114,7 +119,7 @@ fn wire(input: &DeriveInput) -> TokenStream {
         parameter.bounds.push(parse_quote!(::epicserver::__private::Wire));
     }
     let (_, names, _) = input.generics.split_for_impl();
-    if !input.generics.params.is_empty() {
+    if is_generic(input) {
         generics.make_where_clause().predicates.push(parse_quote! {
             #ident #names: #private::rkyv::Archive<Archived: for<'a> #private::CheckBytes<#private::Validator<'a>>
                     + #private::rkyv::Deserialize<#ident #names, #private::Deserializer>>
@@ -136,15 +141,15 @@ fn layout(input: &DeriveInput) -> TokenStream {
     let name = input.ident.to_string();
     let parameters = input.generics.type_params().map(|parameter| &parameter.ident);
     let parameters = quote!(#(<#parameters as #private::Wire>::LAYOUT,)*);
-    let parts = match &input.data {
-        Data::Struct(data) => vec![layout_of_fields("", &data.fields, Some(&input.ident))],
-        Data::Enum(data) => data
-            .variants
-            .iter()
-            .map(|variant| layout_of_fields(&variant.ident.to_string(), &variant.fields, Some(&input.ident)))
-            .collect(),
-        Data::Union(_) => Vec::new(),
-    };
+    let layouts = Layouts { ident: &input.ident, asserted: !is_generic(input), recursive: true };
+    let mut first = 0;
+    let parts: Vec<_> = variants(input)
+        .map(|(name, fields)| {
+            let part = layouts.of_fields(&name, fields, first);
+            first += fields.len();
+            part
+        })
+        .collect();
     quote!(#private::layout::combine(#name, &[#parameters #(#parts),*]))
 }
 

@@ -20,43 +20,64 @@ pub(crate) fn archive_derives() -> TokenStream {
     }
 }
 
-/// A hash of the names and shapes of `fields`, under `name`. Fields that mention `within` count by their spelling,
-/// since a type's layout cannot contain itself.
-pub(crate) fn layout_of_fields(name: &str, fields: &Fields, within: Option<&Ident>) -> TokenStream {
-    let private = private();
-    let parts = fields.iter().enumerate().map(|(number, field)| {
-        let name = field.ident.as_ref().map_or_else(|| number.to_string(), ToString::to_string);
-        let attributes = conditions(&field.attrs);
-        let part = layout_of_field(field, within);
-        quote!(#(#attributes)* #private::layout::combine(#name, &[#part]))
-    });
-    quote!(#private::layout::combine(#name, &[#(#parts),*]))
-}
-
-/// States that the fields are messages, in our words. It must come before the derived traits of `ident`.
+/// States that the types of `fields` are messages, in our words. It must come before the derived traits of `ident`.
 pub(crate) fn assert_messages<'a>(ident: &Ident, fields: impl Iterator<Item = &'a Field>) -> TokenStream {
-    let private = private();
     let assertions = fields.enumerate().map(|(number, Field { ty, attrs, .. })| {
-        let conditions = conditions(attrs);
-        quote! {
-            #(#conditions)*
-            #[automatically_derived]
-            impl #private::Holds<#number> for #ident {
-                type Kind = #ty;
-            }
-        }
+        let (conditions, assertion) = (conditions(attrs), assert_message(&quote!(#ident), number, ty));
+        quote!(#(#conditions)* #assertion)
     });
     quote!(#(#assertions)*)
 }
 
-fn layout_of_field(field: &Field, within: Option<&Ident>) -> TokenStream {
+/// States that one type of those that belong to `owner` is a message.
+pub(crate) fn assert_message(owner: &TokenStream, number: usize, kind: &Type) -> TokenStream {
     let private = private();
-    let kind = &field.ty;
-    if within.is_some_and(|ident| mentions(kind, ident)) {
-        let spelling = quote!(#kind).to_string();
-        return quote!(#private::layout::combine(#spelling, &[]));
+    quote! {
+        #[automatically_derived]
+        impl #private::Holds<#number> for #owner {
+            type Kind = #kind;
+        }
     }
-    quote_spanned!(kind.span()=> <#kind as #private::Wire>::LAYOUT)
+}
+
+/// How the layouts of an item's fields are told.
+#[derive(Clone, Copy)]
+pub(crate) struct Layouts<'a> {
+    /// The item.
+    pub(crate) ident: &'a Ident,
+    /// Its fields were stated with [`assert_messages`].
+    pub(crate) asserted: bool,
+    /// A field may mention the item itself.
+    pub(crate) recursive: bool,
+}
+
+impl Layouts<'_> {
+    /// A hash of the names and layouts of `fields`, under `name`. `first` is the number of the first of them.
+    pub(crate) fn of_fields(self, name: &str, fields: &Fields, first: usize) -> TokenStream {
+        let private = private();
+        let parts = fields.iter().enumerate().map(|(number, field)| {
+            let name = field.ident.as_ref().map_or_else(|| number.to_string(), ToString::to_string);
+            let attributes = conditions(&field.attrs);
+            let part = self.of_field(field, first + number);
+            quote!(#(#attributes)* #private::layout::combine(#name, &[#part]))
+        });
+        quote!(#private::layout::combine(#name, &[#(#parts),*]))
+    }
+
+    /// A field that mentions the item counts by its spelling, since a layout cannot contain itself.
+    fn of_field(self, field: &Field, number: usize) -> TokenStream {
+        let private = private();
+        let Self { ident, asserted, recursive } = self;
+        let kind = &field.ty;
+        if recursive && mentions(kind, ident) {
+            let spelling = quote!(#kind).to_string();
+            quote!(#private::layout::combine(#spelling, &[]))
+        } else if asserted {
+            quote!(#private::layout_of::<#ident, #number>())
+        } else {
+            quote_spanned!(kind.span()=> <#kind as #private::Wire>::LAYOUT)
+        }
+    }
 }
 
 /// Whether `kind` names the type `ident`, or `Self`.

@@ -21,7 +21,7 @@ pub trait Handler: 'static {
     /// The entity it is a method of.
     type Entity: Entity;
     /// A tuple of [`Moved`] and [`Lent`] arguments.
-    type Arguments: Arguments;
+    type Arguments: Pack;
     /// What the method returns.
     type Value: Wire + Send;
     /// What awaiting a call gives.
@@ -41,10 +41,11 @@ pub trait Handler: 'static {
 }
 
 /// The message of a method; on the wire it is the tuple of the arguments.
-#[derive(Debug)]
 pub struct Message<H: Handler> {
     arguments: H::Arguments,
 }
+
+type Packed<H> = <<H as Handler>::Arguments as Pack>::Packed;
 
 impl<H: Handler> Message<H> {
     /// A message with these arguments.
@@ -56,7 +57,7 @@ impl<H: Handler> Message<H> {
 
 impl<H: Handler<Arguments = ()>> Default for Message<H> {
     fn default() -> Self {
-        Self { arguments: () }
+        Self::new(())
     }
 }
 
@@ -68,7 +69,7 @@ impl<H: Handler> Method for Message<H> {
     const NAME: &'static str = H::NAME;
     const SERIAL: bool = H::SERIAL;
     const SHIELD: bool = H::SHIELD;
-    const LAYOUT: u64 = layout::combine(H::NAME, &[H::Arguments::LAYOUT, H::Value::LAYOUT]);
+    const LAYOUT: u64 = layout::combine(H::NAME, &[Packed::<H>::LAYOUT, H::Value::LAYOUT]);
 
     #[inline]
     fn run<'a>(self, object: Self::Receiver<'a>) -> impl Future<Output = Self::Value> {
@@ -81,22 +82,22 @@ impl<H: Handler> Method for Message<H> {
     }
 
     fn decode(archived: &Self::Archived, frame: &Frame) -> Result<Self, CodecError> {
-        H::Arguments::decode(archived, frame).map(Self::new)
+        Packed::<H>::decode(archived, frame).map(|packed| Self::new(Pack::unpack(packed)))
     }
 }
 
 impl<H: Handler> Archive for Message<H> {
-    type Archived = <H::Arguments as Archive>::Archived;
-    type Resolver = <H::Arguments as Archive>::Resolver;
+    type Archived = <Packed<H> as Archive>::Archived;
+    type Resolver = <Packed<H> as Archive>::Resolver;
 
     fn resolve(&self, resolver: Self::Resolver, out: Place<Self::Archived>) {
-        self.arguments.resolve(resolver, out);
+        self.arguments.packed().resolve(resolver, out);
     }
 }
 
-impl<S: Fallible + ?Sized, H: Handler<Arguments: Serialize<S>>> Serialize<S> for Message<H> {
+impl<S: Fallible + ?Sized, H: Handler<Arguments: Pack<Packed: Serialize<S>>>> Serialize<S> for Message<H> {
     fn serialize(&self, serializer: &mut S) -> Result<Self::Resolver, S::Error> {
-        self.arguments.serialize(serializer)
+        self.arguments.packed().serialize(serializer)
     }
 }
 
@@ -150,6 +151,17 @@ impl<T: Wire + Send> Argument for Lent<T> {
     }
 }
 
+/// Every tuple of arguments, and nothing but that: `Packed` is the tuple itself. A tuple that is none is told as that;
+/// with [`Arguments`] in this place the compiler would tell of a trait that [`Arguments`] is made of.
+pub trait Pack: Send + 'static {
+    /// The tuple.
+    type Packed: Arguments;
+    /// The tuple.
+    fn packed(&self) -> &Self::Packed;
+    /// The tuple.
+    fn unpack(packed: Self::Packed) -> Self;
+}
+
 /// All that a method takes: a tuple of up to twelve arguments.
 pub trait Arguments:
     Archive<Archived: for<'a> CheckBytes<Validator<'a>>> + for<'a> Serialize<WireSerializer<'a>> + Send + 'static
@@ -173,6 +185,16 @@ impl Arguments for () {
     }
 }
 
+impl Pack for () {
+    type Packed = ();
+
+    fn packed(&self) -> &() {
+        self
+    }
+
+    fn unpack((): ()) -> Self {}
+}
+
 macro_rules! arguments {
     ($($name:ident $number:tt),+) => {
         impl<$($name: Argument),+> Arguments for ($($name,)+) {
@@ -180,6 +202,20 @@ macro_rules! arguments {
 
             fn decode(archived: &Self::Archived, frame: &Frame) -> Result<Self, CodecError> {
                 Ok(($($name::decode(&archived.$number, frame)?,)+))
+            }
+        }
+
+        impl<$($name: Argument),+> Pack for ($($name,)+) {
+            type Packed = Self;
+
+            #[inline]
+            fn packed(&self) -> &Self {
+                self
+            }
+
+            #[inline]
+            fn unpack(packed: Self) -> Self {
+                packed
             }
         }
     };

@@ -7,7 +7,7 @@ use syn::spanned::Spanned;
 
 use super::method::{Argument, Callable};
 use super::{EntityPath, list};
-use crate::shape::private;
+use crate::shape::{assert_message, private};
 
 /// The type that stands for a method, and its `Handler` implementation.
 pub(super) fn handler(method: &Callable, entity: &EntityPath) -> TokenStream {
@@ -17,12 +17,15 @@ pub(super) fn handler(method: &Callable, entity: &EntityPath) -> TokenStream {
     let Callable { conditions, name, visibility, serial, shield, value, .. } = method;
     let receiver = if method.exclusive { quote!(&'a mut #path) } else { quote!(&'a #path) };
     let arguments = arguments_type(method);
+    let assertion = assert_message(&quote!(#handler<#path>), 0, value);
     let run = run(method, entity);
     let (output, flatten) = output(method);
     quote! {
         #(#conditions)*
         #[doc(hidden)]
         #visibility struct #handler<__Entity>(::core::marker::PhantomData<fn() -> __Entity>);
+        #(#conditions)*
+        #assertion
         #(#conditions)*
         #[automatically_derived]
         impl #private::Handler for #handler<#path> {

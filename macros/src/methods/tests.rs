@@ -89,8 +89,8 @@ fn conditions_and_documentation_follow_a_method() {
         }
     });
     assert_eq!(count(&text, "Sayshello."), 2);
-    // The method itself, its handler, its implementation, its call, its entry, its number.
-    assert_eq!(count(&text, r#"#[cfg(feature="hello")]"#), 6);
+    // The method itself, its handler, its result, its implementation, its call, its entry, its number.
+    assert_eq!(count(&text, r#"#[cfg(feature="hello")]"#), 7);
     assert_eq!(count(&text, "pub(crate)"), 3);
 }
 
