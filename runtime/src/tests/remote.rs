@@ -2,6 +2,8 @@
 
 mod faults;
 mod frames;
+mod gate;
+mod moved;
 mod threads;
 pub(crate) mod world;
 
@@ -38,11 +40,15 @@ fn three_nodes_of_two_cores_reach_every_object() {
     let mut world = World::with(3, Options { cores: 2, ..strict() });
     for from in 0..3 {
         for key in 0..60u64 {
-            assert_eq!(world.call(from, async move { post(key).call(Add { by: 1 }).await }), Ok(from as u64 + 1));
+            assert_eq!(
+                world.call(from, async move { post(key).call(Add { by: 1 }).await }),
+                Ok(from as u64 + 1)
+            );
         }
     }
-    let per_core: Vec<usize> =
-        (0..3).flat_map(|node| world.process(node).cores.iter().map(|core| core.activations()).collect::<Vec<_>>()).collect();
+    let per_core: Vec<usize> = (0..3)
+        .flat_map(|node| world.process(node).cores.iter().map(|core| core.activations()).collect::<Vec<_>>())
+        .collect();
     assert_eq!(per_core.iter().sum::<usize>(), 60);
     assert!(per_core.iter().all(|count| *count > 0), "{per_core:?}");
     world.end();
@@ -166,7 +172,7 @@ fn a_megabyte_goes_there_and_back_in_pieces() {
     for options in [Options::default(), strict()] {
         let mut world = World::with(2, options);
         let key = world.key_on(1, 0);
-        let bytes: Vec<u8> = (0..1 << 20).map(|at: u32| (at * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..1 << 20).map(|at: u32| ((at * 31) >> 3) as u8).collect();
         let expected = bytes.clone();
         let back = world.call(0, async move { post(key).call(Echo { bytes }).await });
         assert!(back == Ok(expected));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
-use epicserver_storage::NodeId;
+use epicserver_storage::{NodeId, PartitionState};
 use epicserver_transport::{
     Addr, Event as TransportEvent, FaultPlan, Faulty, Frame, FrameHeader, FrameKind, LinkId, LoopbackNetwork,
     LoopbackOptions, LoopbackTransport, Transport,
@@ -175,6 +175,7 @@ pub(crate) struct Process {
     pub(crate) transport: Faulty<LoopbackTransport>,
     between: VecDeque<(u16, CoreMessage)>,
     actions: Vec<Action>,
+    routes: Arc<Routes>,
     pub(crate) links: Vec<LinkId>,
     /// Frames of each kind that came in.
     pub(crate) came: Vec<FrameKind>,
@@ -226,6 +227,7 @@ impl World {
             transport,
             between: VecDeque::new(),
             actions: Vec::new(),
+            routes,
             links: Vec::new(),
             came: Vec::new(),
         });
@@ -327,6 +329,22 @@ impl World {
         let process = self.process(node);
         for link in std::mem::take(&mut process.links) {
             process.transport.fail_link(link);
+        }
+    }
+
+    /// Shows a node another view: the partition of this key belongs to `owner` at `epoch`.
+    pub(crate) fn show(&mut self, node: usize, key: u64, owner: usize, epoch: u64) {
+        let owner = if owner == node { self.id(node) } else { NodeId { incarnation: 0, ..self.id(owner) } };
+        let (now, me, cores) = (self.now, self.id(node), self.options.cores);
+        let process = self.nodes[node].process.as_mut().expect("it is up");
+        let partition = key.canonical(|key| key.partition());
+        let mut view = (**process.routes.view()).clone();
+        view.version += 1;
+        view.partitions[usize::from(partition)] =
+            PartitionState { owner: Some(owner), epoch, draining: false };
+        process.routes = Arc::new(Routes::new(me, cores, Arc::new(view)));
+        for core in &mut process.cores {
+            core.step(now, Event::View(process.routes.clone()), &mut process.actions);
         }
     }
 

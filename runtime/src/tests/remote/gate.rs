@@ -1,0 +1,221 @@
+//! What leaves a node waits until it is durable, and is never heard of when the save failed.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use epicserver_storage::NodeId;
+use epicserver_transport::{Addr, Frame, FrameHeader, FrameKind};
+
+use super::world::{Add, Post, post};
+use crate::codec::{CodecError, Wire, decode, layout};
+use crate::core::{Action, Core, CoreConfig, Event};
+use crate::entity::{Entities, Entity, EntityCell, Method, MethodTable, Methods, RawRef, method_id};
+use crate::error::CallError;
+use crate::fabric::FixedMembers;
+use crate::field::Field;
+use crate::id::EntityId;
+use crate::key::{KeyKind, KeyView, StoredKey};
+use crate::remote::PeerFrame;
+use crate::routes::Place;
+use crate::saving::{SaveNews, SavePolicy};
+use crate::wire::assembly::assemble;
+use crate::wire::extension::{Extension, TargetKey};
+
+/// A durable object.
+#[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Ledger {
+    sum: Field<u64>,
+}
+
+impl Wire for Ledger {
+    const LAYOUT: u64 = layout::combine("Ledger", &[]);
+}
+
+impl Entity for Ledger {
+    type Key = u64;
+    type Ref = RawRef<Ledger>;
+    const NAME: &'static str = "test.Ledger";
+    const SAVE: SavePolicy = SavePolicy::Durable;
+    const VERSION: u32 = 1;
+    fn cell() -> &'static EntityCell {
+        static CELL: EntityCell = EntityCell::new();
+        &CELL
+    }
+}
+
+impl Methods for Ledger {
+    fn describe(table: &mut MethodTable<Self>) {
+        table.method::<Put>();
+        table.method::<Tell>();
+    }
+}
+
+/// Changes the object.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Put {
+    by: u64,
+}
+
+impl Method for Put {
+    type Entity = Ledger;
+    type Value = u64;
+    type Output = Result<u64, CallError>;
+    type Receiver<'a> = &'a mut Ledger;
+    const NAME: &'static str = "Put";
+    const LAYOUT: u64 = 1;
+    fn run<'a>(self, object: Self::Receiver<'a>) -> impl Future<Output = u64> {
+        async move {
+            *object.sum.get_mut() += self.by;
+            object.sum.get()
+        }
+    }
+    fn output(result: Result<u64, CallError>) -> Self::Output {
+        result
+    }
+    fn decode(archived: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
+        Ok(Self { by: archived.by.to_native() })
+    }
+}
+
+/// Changes nothing, and calls an object of another node.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Tell {
+    to: u64,
+}
+
+impl Method for Tell {
+    type Entity = Ledger;
+    type Value = u64;
+    type Output = Result<u64, CallError>;
+    type Receiver<'a> = &'a Ledger;
+    const NAME: &'static str = "Tell";
+    const LAYOUT: u64 = 1;
+    fn run<'a>(self, _: Self::Receiver<'a>) -> impl Future<Output = u64> {
+        async move { post(self.to).call(Add { by: 1 }).await.unwrap_or(0) }
+    }
+    fn output(result: Result<u64, CallError>) -> Self::Output {
+        result
+    }
+    fn decode(archived: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
+        Ok(Self { to: archived.to.to_native() })
+    }
+}
+
+const PEER: NodeId = NodeId { id: 77, incarnation: 3 };
+
+/// One core of two nodes, and keys that live on each of them.
+struct Lone {
+    core: Core,
+    mine: u64,
+    theirs: u64,
+}
+
+impl Lone {
+    fn new() -> Self {
+        let mut entities = Vec::new();
+        <(Ledger, Post)>::collect(&mut entities);
+        let nodes = [Addr::new("a"), Addr::new("b")];
+        let members = FixedMembers::new(&nodes, &nodes[0]).unwrap();
+        let routes = members.routes(members.me(1), 1);
+        let is_mine =
+            |key: &u64| matches!(routes.place(key.canonical(|key| key.partition())), Place::Here(_));
+        let mine = (1..).find(is_mine).unwrap();
+        let theirs = (1..).find(|key| !is_mine(key)).unwrap();
+        let config = CoreConfig::default().for_node(1).remove(0);
+        Self { core: Core::new(0, config, &entities, Arc::clone(&routes)), mine, theirs }
+    }
+
+    fn step(&mut self, event: Event) -> Vec<PeerFrame> {
+        let mut frames = Vec::new();
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let mut actions = Vec::new();
+            self.core.step(0, event, &mut actions);
+            self.core.step(0, Event::Turns(1_000), &mut actions);
+            for action in actions {
+                match action {
+                    Action::Frame(frame) => frames.push(frame),
+                    Action::Load(ticket) => events.push(Event::Loaded(ticket, Ok(None))),
+                    _ => {}
+                }
+            }
+        }
+        frames
+    }
+
+    fn ask(&mut self, slot: u32, method: &str, argument: u64) -> Vec<PeerFrame> {
+        let mut header = FrameHeader::new(FrameKind::Request);
+        header.slot.set(slot);
+        header.method.set(method_id(method));
+        header.layout.set(1);
+        let key = self.mine.to_le_bytes();
+        let key = KeyView { kind: KeyKind::U64, bytes: &key };
+        let target = TargetKey { entity: EntityId::of(Ledger::NAME).0, key };
+        let extension = Extension { key: Some(target), ..Extension::default() };
+        let frame = assemble(None, header, &extension, &argument.to_le_bytes()).unwrap();
+        self.step(Event::Frame(PeerFrame { peer: PEER, frame }))
+    }
+
+    fn save(&mut self, open: u64, durable: u64, failed: &[std::ops::RangeInclusive<u64>]) -> Vec<PeerFrame> {
+        self.step(Event::Save(SaveNews { open, durable, failed: failed.to_vec() }))
+    }
+}
+
+fn kinds(frames: &[PeerFrame]) -> Vec<(FrameKind, u32)> {
+    let kind = |frame: &PeerFrame| {
+        let header = FrameHeader::parse_frame(&frame.frame).unwrap();
+        (header.kind(), header.slot.get())
+    };
+    frames.iter().map(kind).collect()
+}
+
+#[test]
+fn a_reply_leaves_when_what_it_saw_is_durable() {
+    let mut lone = Lone::new();
+    assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+    assert_eq!(kinds(&lone.save(2, 0, &[])), []);
+    assert_eq!(kinds(&lone.ask(2, "Put", 5)), []);
+    let first = lone.save(3, 1, &[]);
+    assert_eq!(kinds(&first), [(FrameKind::Reply, 1)]);
+    assert_eq!(decode::<u64>(FrameHeader::payload_bytes(&first[0].frame).unwrap()), Ok(5));
+    assert_eq!(kinds(&lone.save(4, 2, &[])), [(FrameKind::Reply, 2)]);
+    assert!(lone.core.is_quiet());
+}
+
+#[test]
+fn a_reply_whose_batch_failed_leaves_as_an_error() {
+    let mut lone = Lone::new();
+    assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+    let failed = lone.save(2, 1, &[1..=1]);
+    assert_eq!(kinds(&failed), [(FrameKind::Error, 1)]);
+    let error = decode::<CallError>(FrameHeader::payload_bytes(&failed[0].frame).unwrap());
+    assert_eq!(error, Ok(CallError::SaveFailed));
+    // The object starts again without a trace of it.
+    assert_eq!(kinds(&lone.ask(2, "Put", 1)), []);
+    let again = lone.save(3, 2, &[]);
+    assert_eq!(decode::<u64>(FrameHeader::payload_bytes(&again[0].frame).unwrap()), Ok(1));
+}
+
+#[test]
+fn a_request_leaves_when_what_its_caller_saw_is_durable() {
+    let mut lone = Lone::new();
+    let theirs = lone.theirs;
+    assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+    assert_eq!(kinds(&lone.ask(2, "Tell", theirs)), []);
+    assert_eq!(kinds(&lone.save(2, 1, &[])), [(FrameKind::Reply, 1), (FrameKind::Request, 0)]);
+    assert_eq!(kinds(&lone.ask(3, "Tell", theirs)), [(FrameKind::Request, 1)], "nothing to wait for");
+}
+
+#[test]
+fn a_request_whose_batch_failed_never_leaves_and_holds_no_place() {
+    let mut lone = Lone::new();
+    let theirs = lone.theirs;
+    for round in 0..3_000u64 {
+        let number = round + 1;
+        assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+        assert_eq!(kinds(&lone.ask(2, "Tell", theirs)), []);
+        let after = lone.save(number + 1, number, &[number..=number]);
+        assert_eq!(kinds(&after), [(FrameKind::Error, 2), (FrameKind::Error, 1)], "round {round}");
+    }
+    assert!(lone.core.is_quiet());
+}
