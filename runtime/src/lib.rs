@@ -1,4 +1,29 @@
-//! The thread-per-core runtime of Epic Server: objects, calls, fabric.
+//! The thread-per-core runtime of Epic Server: objects, calls, saving, sessions between nodes.
+//!
+//! Users come through the `epicserver` crate, whose macros write what the traits in [`entity`] ask for. This crate knows the
+//! contracts of transport and storage and no implementation beyond memory.
+//!
+//! Its heart is [`core`](mod@core): one execution thread's world as pure logic, which is told the time and what happened
+//! and says what it wants done. A [`Node`] runs cores on real threads; the simulator steps the same cores by hand:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use epicserver_runtime::core::{Core, CoreConfig, Event};
+//! use epicserver_runtime::routes::Routes;
+//! use epicserver_storage::NodeId;
+//!
+//! let me = NodeId { id: 1, incarnation: 1 };
+//! let config = CoreConfig::default().for_node(1).remove(0);
+//! let mut core = Core::new(0, config, &[], Arc::new(Routes::solo(me, 1)));
+//!
+//! let mut actions = Vec::new();
+//! core.step(1_000_000, Event::Tick, &mut actions);
+//! assert!(actions.is_empty() && core.is_quiet());
+//! ```
+//!
+//! Where to start: `core.rs`, then `core/turn.rs`; `slot.rs` for how a call lies in memory; ARCHITECTURE.md for the map.
+//! What must never be here: a transport, a database, a decision in `driver` that is not one of threads and waiting.
 
 #[expect(unsafe_code, reason = "activations are found and borrowed by address")]
 mod activation;
