@@ -138,6 +138,11 @@ impl<M: Method> RawCall<M> {
         Self { state: CallState::Fresh(fresh) }
     }
 
+    /// Whether a core was asked.
+    pub(crate) fn is_made(&self) -> bool {
+        !matches!(self.state, CallState::Fresh(_))
+    }
+
     /// A call that was made before on the core with this number.
     pub(crate) fn made(slot: SlotPtr, home: u32) -> Self {
         Self { state: CallState::Local(slot, home) }

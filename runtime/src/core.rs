@@ -220,6 +220,8 @@ pub(crate) enum Located {
     Nowhere,
     /// Nowhere at the moment: nobody owns the partition.
     Unowned,
+    /// It belongs here, and its state's default panicked.
+    Broken,
 }
 
 /// Counts of what a core did, ever increasing.
@@ -528,7 +530,7 @@ impl CoreState {
         slot.counter.set(self.next_counter());
         slot.parent.set(parent);
         slot.caller.parent.set(parent);
-        slot.depends_on.set(running.map_or(0, |task| self.depends_on(task)));
+        slot.depends_on.set(self.dependence());
         slot.object.set(found);
         slot.object_generation.set(found.map_or(0, |object| object.generation.get()));
         slot.cancelled.set(false);
@@ -597,6 +599,7 @@ impl CoreState {
     }
 
     /// The batch number that what the running task does depends on.
+    #[inline]
     fn dependence(&self) -> u64 {
         let Some(task) = self.running.get() else { return 0 };
         let number = self.depends_on(task);

@@ -93,6 +93,16 @@ struct EntryTask<M: Method> {
 
 impl<M: Method> Unpin for EntryTask<M> {}
 
+impl<M: Method> Drop for EntryTask<M> {
+    /// The core ends while the call is under way. A call that was not made is told by the sender's own drop.
+    fn drop(&mut self) {
+        let made = self.reply.is_some() || self.call.as_ref().is_some_and(RawCall::is_made);
+        if let Some(sender) = self.sender.take_if(|_| made) {
+            answer(sender, CallError::OutcomeUnknown(Loss::OwnerLost));
+        }
+    }
+}
+
 impl<M: Method> Future for EntryTask<M> {
     type Output = ();
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::core::CoreState;
-use crate::slot::SlotPtr;
+use crate::slot::{SlotPtr, UNDER_WAY};
 use crate::sync::inbox::Inbox;
 
 /// Where threads that are not its core leave work for a core.
@@ -104,6 +104,9 @@ pub(crate) fn close_desk(core: u32) {
     if let Some(desk) = desk {
         desk.jobs.close();
         desk.notes.close();
+        // Whoever left these hears of it by their drop.
+        let mut untaken = Vec::new();
+        desk.jobs.drain_into(&mut untaken);
     }
 }
 
@@ -111,9 +114,14 @@ pub(crate) fn desk(core: u32) -> Option<Arc<Desk>> {
     DESKS.read().unwrap_or_else(PoisonError::into_inner).get(&core).cloned()
 }
 
+/// Wakes the task in a slot that this core has, from anywhere; nothing happens if such a wake is under way.
 pub(crate) fn wake_from_outside(core: u32, slot: SlotPtr) {
-    if let Some(desk) = desk(core) {
-        desk.note(Note::Woken(slot));
+    if core == UNDER_WAY || slot.woken.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    match desk(core) {
+        Some(desk) => desk.note(Note::Woken(slot)),
+        None => slot.woken.store(false, Ordering::Release),
     }
 }
 

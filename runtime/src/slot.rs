@@ -24,7 +24,7 @@ use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
@@ -43,6 +43,9 @@ use crate::timer::TimerKey;
 pub(crate) const BODY_LENS: [usize; 6] = [96, 224, 480, 992, 2016, 4064];
 const SLOTS_PER_CHUNK: usize = 64;
 const BODY_ALIGN: usize = 16;
+
+/// The number of no core: in `exec` while a slot is between two cores, when there is nothing in it to wake.
+pub(crate) const UNDER_WAY: u32 = 0;
 
 /// The header of a slot. What every call touches comes first and lies together.
 #[repr(C, align(64))]
@@ -215,11 +218,19 @@ pub(crate) struct TaskRef {
 }
 
 impl TaskRef {
-    /// The slot, if it is still the same use of it. Only on the core that has the slot.
+    /// The slot, if the running core has it and it is still the same use of it.
     #[inline]
     pub(crate) fn live(self) -> Option<SlotPtr> {
-        (self.slot.generation.get() == self.generation && self.slot.state.get() != State::Free)
+        // The rest of the header is another core's while it has the slot.
+        let here = crate::current::with(|core| core.number()) == Some(self.slot.exec.load(Ordering::Relaxed));
+        (here && self.slot.generation.get() == self.generation && self.slot.state.get() != State::Free)
             .then_some(self.slot)
+    }
+
+    /// The slot, if it is still the same use of it. Only on its home core, wherever the slot is: nobody else changes its
+    /// generation.
+    pub(crate) fn at_home(self) -> Option<SlotPtr> {
+        (self.slot.generation.get() == self.generation).then_some(self.slot)
     }
 }
 
@@ -354,6 +365,12 @@ impl SlotPool {
         if self.live.get() >= self.live_max {
             return None;
         }
+        self.allocate_beyond(vtable)
+    }
+
+    /// As [`allocate`](Self::allocate), also when as many calls as allowed are under way.
+    #[inline]
+    pub(crate) fn allocate_beyond(&self, vtable: &'static TaskVtable) -> Option<SlotPtr> {
         let class = vtable.class;
         let list = &self.free[usize::from(class)];
         let slot = match list.get() {
@@ -423,7 +440,9 @@ fn refill(list: &Cell<Option<SlotPtr>>, class: u8, home: u32, taken: &mut Vec<Sl
     for slot in spare.drain(keep..) {
         taken.push(slot);
         slot.home.set(home);
-        slot.exec.store(home, std::sync::atomic::Ordering::Relaxed);
+        slot.exec.store(home, Ordering::Relaxed);
+        // A wake that went to the core which had the slot before may never have been taken.
+        slot.woken.store(false, Ordering::Relaxed);
         slot.queue_next.set(list.replace(Some(slot)));
     }
 }

@@ -127,7 +127,11 @@ unsafe fn poll<M: Method, F: Future<Output = M::Value>>(body: *mut u8, context: 
     let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { body.cast::<F>().drop_in_place() }));
     let (reply, outcome): (Reply<M>, _) = match dropped {
         Ok(()) => (Ok(value), Polled::Ready),
-        Err(panic) => (Err(CallError::Panicked(panic_text(&*panic))), Polled::Broken),
+        Err(panic) => {
+            // A second panic must not leave here: the body is empty, which the caller would not know.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+            (Err(CallError::Panicked(panic_text(&*panic))), Polled::Broken)
+        }
     };
     // SAFETY: the body is empty.
     unsafe { body.cast::<Reply<M>>().write(reply) };

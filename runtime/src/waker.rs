@@ -62,7 +62,7 @@ fn wake(data: *const ()) {
         }
         here
     });
-    if here != Some(true) && !slot.woken.swap(true, Ordering::AcqRel) {
+    if here != Some(true) {
         crate::registry::wake_from_outside(core, slot);
     }
 }

@@ -95,8 +95,8 @@ impl CoreState {
     }
 
     fn grant_those_waiting(&self, object: ObjectPtr) {
-        if object.forget.get() && object.lock.get() == 0 {
-            self.forget_now(object);
+        if object.forget.get() && object.lock.get() == 0 && !self.forget_now(object) {
+            return;
         }
         while let Some(slot) = object.waiting.head.get() {
             if object.status.get() != Status::Live || !may_hold(object, slot) {

@@ -40,7 +40,7 @@ impl CoreState {
                 if let Some(object) = slot.object.get() {
                     self.dequeue(slot, object);
                     self.discard(slot);
-                    self.grant_waiting(object);
+                    self.released(object);
                 }
             }
             (State::Running, Hold::Exclusive) => {
@@ -62,17 +62,24 @@ impl CoreState {
             return false;
         }
         let Some(object) = slot.object.get() else { return false };
-        self.drop_safely(slot, Content::Future);
+        self.unschedule(slot);
+        self.touched.set(false);
+        let whole = self.drop_safely(slot, Content::Future);
         self.drop_hold(object, slot);
         slot.fail_in_place(None, CallError::OutcomeUnknown(Loss::Timeout));
         slot.depends_on.set(0);
         self.reply(slot);
-        self.grant_waiting(object);
+        // Destructors may have changed fields, as a turn does, or have left the state half changed.
+        if whole && !(self.touched.get() && self.take_image(object).is_err()) {
+            self.released(object);
+        } else {
+            self.kill(object, &CallError::OutcomeUnknown(Loss::OwnerLost));
+        }
         true
     }
 
     pub(super) fn deadline_passed(&self, task: TaskRef) {
-        let Some(slot) = task.live() else { return };
+        let Some(slot) = task.at_home() else { return };
         slot.caller.timer.set(None);
         if slot.caller.done.get() || slot.caller.gone.get() {
             return;

@@ -115,7 +115,9 @@ impl CoreState {
     fn children(&self) -> Children {
         let mut children = Children::new();
         for slot in self.slots.all() {
-            let waits = slot.state.get() != State::Free && !slot.caller.done.get() && !slot.caller.gone.get();
+            // The state of a slot that is away is another core's to read.
+            let taken = slot.caller.away.get() != Away::Here || slot.state.get() != State::Free;
+            let waits = taken && !slot.caller.done.get() && !slot.caller.gone.get();
             if waits && let Some(parent) = slot.caller.parent.get().and_then(TaskRef::live) {
                 children.entry(parent.as_raw() as usize).or_default().push(slot);
             }

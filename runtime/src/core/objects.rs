@@ -1,5 +1,6 @@
 //! Objects come and go: activation, loading, hooks, idling, forgetting, and the end of an activation that cannot go on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use epicserver_storage::{EnvelopeKind, RecordKey};
@@ -26,7 +27,7 @@ impl CoreState {
         let place = self.routes.borrow().place(partition);
         match place {
             Place::Here(core) if core == self.config.index => {
-                Located::Here(self.activate(entry, catalog, key, partition))
+                self.activate(entry, catalog, key, partition).map_or(Located::Broken, Located::Here)
             }
             Place::Here(core) => Located::Core(core),
             Place::Node(node) => Located::Node(node, partition),
@@ -51,9 +52,11 @@ impl CoreState {
         catalog: &Catalog<E>,
         key: &Stored<E>,
         partition: u16,
-    ) -> ObjectPtr {
+    ) -> Option<ObjectPtr> {
+        // The state's default is user code, and comes first: if it panics nothing has happened.
+        let insert = || catalog.insert(entry.vtable, key.clone(), partition);
+        let object = catch_unwind(AssertUnwindSafe(insert)).ok()?;
         count(&self.counters.activations);
-        let object = catalog.insert(entry.vtable, key.clone(), partition);
         object.last_used.set(self.now.get());
         if E::SAVE == SavePolicy::Never {
             self.activated(object);
@@ -61,7 +64,7 @@ impl CoreState {
             object.status.set(Status::Loading);
             self.load(object, E::cell().number() as u32);
         }
-        object
+        Some(object)
     }
 
     fn load(&self, object: ObjectPtr, entity_number: u32) {
@@ -84,7 +87,9 @@ impl CoreState {
         if object.generation.get() != ticket.generation || object.status.get() != Status::Loading {
             return;
         }
-        match restore(object, ticket, answer) {
+        // What replaces the default state drops it, which is user code.
+        let restored = catch_unwind(AssertUnwindSafe(|| restore(object, ticket, answer)));
+        match restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned())) {
             Ok(()) => self.activated(object),
             Err(reason) => {
                 tracing::error!(object = object.label(), reason, "an object cannot be loaded");
@@ -106,9 +111,10 @@ impl CoreState {
         }
     }
 
-    /// Runs a hook on an object that nobody holds; `false` if no slot is free.
+    /// Runs a hook on an object that nobody holds; `false` if there is no memory for it.
     fn start_hook(&self, object: ObjectPtr, hook: Hook) -> bool {
-        let Some(slot) = self.slots.allocate(hook.vtable) else { return false };
+        // Beyond the bound on calls, as the object is here already; there is one hook for an object at most.
+        let Some(slot) = self.slots.allocate_beyond(hook.vtable) else { return false };
         hook.put_message(slot, object);
         slot.reply_to.set(ReplyTo::Nobody);
         slot.object.set(Some(object));
@@ -132,8 +138,19 @@ impl CoreState {
         slot.caller.early.set(None);
     }
 
-    /// A hook has ended.
-    pub(super) fn hook_done(&self, object: ObjectPtr) {
+    /// A call let go of the object: those that wait may have it now. A hook has ended when the calls have that it made on
+    /// its own object.
+    #[inline]
+    pub(super) fn released(&self, object: ObjectPtr) {
+        if object.status.get() == Status::Live {
+            self.grant_waiting(object);
+        } else if object.running.is_empty() {
+            self.hook_done(object);
+        }
+    }
+
+    #[cold]
+    fn hook_done(&self, object: ObjectPtr) {
         match object.status.get() {
             Status::Activating => {
                 object.status.set(Status::Live);
@@ -144,11 +161,16 @@ impl CoreState {
         }
     }
 
-    /// The object is forgotten: it is in its default state again, and its record is a tombstone.
-    pub(super) fn forget_now(&self, object: ObjectPtr) {
+    /// The object is forgotten: it is in its default state again, and its record is a tombstone. `false` if the default
+    /// or the old state's destructor panicked; then the activation is gone.
+    pub(super) fn forget_now(&self, object: ObjectPtr) -> bool {
         object.forget.set(false);
-        object.reset();
+        let reset = catch_unwind(AssertUnwindSafe(|| object.reset()));
         self.write_tombstone(object);
+        if reset.is_err() {
+            self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
+        }
+        reset.is_ok()
     }
 
     /// The method whose turn it is wants its object forgotten; that happens when nobody holds it.
@@ -254,8 +276,7 @@ impl CoreState {
     fn vacate(&self, object: ObjectPtr) {
         let id = object.vtable.get().id;
         if let Some(entry) = self.entry_of(id) {
-            let vacated =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| entry.any().vacate(object)));
+            let vacated = catch_unwind(AssertUnwindSafe(|| entry.any().vacate(object)));
             if vacated.is_err() {
                 tracing::warn!(entity = entry.vtable.name, "a state's destructor panicked");
             }

@@ -151,8 +151,10 @@ impl Future for Sleep {
                     core.note(Syscall::Sleep(self.duration));
                     core.now.get().saturating_add(u64::try_from(self.duration.as_nanos()).unwrap_or(u64::MAX))
                 }
-                SleepState::Waiting { until, key, .. } => {
-                    core.cancel_timer(*key);
+                SleepState::Waiting { until, key, core: home } => {
+                    if *home == core.number {
+                        core.cancel_timer(*key);
+                    }
                     *until
                 }
             };

@@ -1,6 +1,7 @@
 //! Tasks without a hold on an object: spawned futures, and calls that come from outside.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 
 use super::CoreState;
 use crate::error::{CallError, Rejection};
@@ -58,18 +59,23 @@ impl CoreState {
         }
     }
 
+    /// A note of a wake has come. The slot may be with another core by now, and the wakes of its present use may have
+    /// been left out because of this note: so it goes on there. The swap sees all that those who left it out had seen.
+    fn woken(&self, slot: SlotPtr) {
+        slot.woken.swap(false, Ordering::AcqRel);
+        match slot.exec.load(Ordering::Relaxed) {
+            core if core == self.number => self.wake(slot),
+            core => crate::registry::wake_from_outside(core, slot),
+        }
+    }
+
     /// Takes what other threads have left.
     pub(super) fn clear_desk(&self) {
         let mut notes = Vec::new();
         self.desk.take_notes(&mut notes);
         for note in notes {
             match note {
-                Note::Woken(slot) => {
-                    slot.woken.store(false, std::sync::atomic::Ordering::Release);
-                    if slot.exec.load(std::sync::atomic::Ordering::Relaxed) == self.number {
-                        self.wake(slot);
-                    }
-                }
+                Note::Woken(slot) => self.woken(slot),
                 Note::Abandoned(slot) => {
                     self.abandon(slot);
                 }

@@ -8,7 +8,7 @@ use super::{CoreState, CoreWord, Located, count, is_started};
 use crate::activation::{ObjectPtr, Status};
 use crate::call::DEPTH_MAX;
 use crate::error::{CallError, Rejection};
-use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State, UNDER_WAY};
 use crate::task::{Polled, panic_text};
 
 impl CoreState {
@@ -115,6 +115,10 @@ impl CoreState {
                 let entity = slot.vtable.get().entity.to_owned();
                 self.refuse(slot, CallError::Rejected(Rejection::NotBound(entity)));
             }
+            Located::Broken => {
+                let text = format!("{} panicked in its default()", slot.vtable.get().entity);
+                self.refuse(slot, CallError::Unavailable(text));
+            }
             Located::Unowned => {
                 let text = "no node that binds its entity owns its partition".to_owned();
                 self.refuse(slot, CallError::Unavailable(text));
@@ -129,6 +133,7 @@ impl CoreState {
             slot.caller.away.set(Away::Core(core));
             self.arm_deadline(slot);
         }
+        slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
         self.tell(core, CoreWord::Call(slot));
     }
 
@@ -173,7 +178,7 @@ impl CoreState {
             } else {
                 self.refuse(slot, CallError::Rejected(Rejection::Expired));
             }
-            self.grant_waiting(object);
+            self.released(object);
             return false;
         }
         count(&self.counters.calls);
@@ -231,11 +236,7 @@ impl CoreState {
         object.last_used.set(self.now.get());
         slot.depends_on.set(object.depends_on.get());
         self.reply(slot);
-        if object.status.get() == Status::Live {
-            self.grant_waiting(object);
-        } else {
-            self.hook_done(object);
-        }
+        self.released(object);
     }
 
     /// The state has grown beyond what can be saved: the activation goes, with the change. The method whose change it was
@@ -278,11 +279,13 @@ impl CoreState {
         self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
     }
 
-    /// Drops what is in a slot's body. A destructor that panics is the user's own trouble and stops nothing here.
-    pub(super) fn drop_safely(&self, slot: SlotPtr, content: Content) {
-        if catch_unwind(AssertUnwindSafe(|| slot.drop_content(content))).is_err() {
+    /// Drops what is in a slot's body. A destructor that panics stops nothing here; gives whether none did.
+    pub(super) fn drop_safely(&self, slot: SlotPtr, content: Content) -> bool {
+        let dropped = catch_unwind(AssertUnwindSafe(|| slot.drop_content(content)));
+        if dropped.is_err() {
             tracing::warn!(method = slot.vtable.get().name, "a destructor panicked");
         }
+        dropped.is_ok()
     }
 
     /// Ends a call whose method never started with an error.
@@ -315,6 +318,7 @@ impl CoreState {
                 drop(slot.cancel_waker.take());
                 // The cores of a node have numbers that follow each other.
                 let first = self.number - u32::from(self.config.index);
+                slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
                 self.tell((slot.home.get() - first) as u16, CoreWord::Reply(slot));
             }
         }

@@ -375,9 +375,14 @@ pub(crate) struct ByHand<T>(Pin<Box<dyn Future<Output = T>>>);
 impl<T> ByHand<T> {
     /// Polls it for the first time, so that a call in it is made.
     pub(crate) fn start(future: impl Future<Output = T> + 'static) -> Self {
-        let mut this = Self(Box::pin(future));
+        let mut this = Self::started(future);
         assert!(this.result().is_none(), "nothing has run yet");
         this
+    }
+
+    /// As [`start`](Self::start), without a poll.
+    pub(crate) fn started(future: impl Future<Output = T> + 'static) -> Self {
+        Self(Box::pin(future))
     }
 
     /// Polls it; its result if it has one.

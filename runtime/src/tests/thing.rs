@@ -30,11 +30,14 @@ pub(crate) const BEHIND: u8 = 2;
 pub(crate) const ON_IDLE: u8 = 3;
 /// Durable, with the hooks that the test sets.
 pub(crate) const HOOKED: u8 = 4;
-const POLICIES: usize = 5;
+/// Never saved; its hooks borrow it shared and call it.
+pub(crate) const SELF_CALLING: u8 = 5;
+const POLICIES: usize = 6;
 pub(crate) const BEHIND_MS: u64 = 50;
 
 pub(crate) type Never = Thing<NEVER>;
-pub(crate) type AllThings = (Never, Thing<DURABLE>, Thing<BEHIND>, Thing<ON_IDLE>, Thing<HOOKED>);
+pub(crate) type AllThings =
+    (Never, Thing<DURABLE>, Thing<BEHIND>, Thing<ON_IDLE>, Thing<HOOKED>, Thing<SELF_CALLING>);
 
 pub(crate) fn never(key: u64) -> RawRef<Never> {
     RawRef::new(key)
@@ -53,6 +56,10 @@ pub(crate) fn on_idle(key: u64) -> RawRef<Thing<ON_IDLE>> {
 }
 
 pub(crate) fn hooked(key: u64) -> RawRef<Thing<HOOKED>> {
+    RawRef::new(key)
+}
+
+pub(crate) fn self_calling(key: u64) -> RawRef<Thing<SELF_CALLING>> {
     RawRef::new(key)
 }
 
@@ -118,9 +125,10 @@ impl<const POLICY: u8> Wire for Thing<POLICY> {
 impl<const POLICY: u8> Entity for Thing<POLICY> {
     type Key = u64;
     type Ref = RawRef<Self>;
-    const NAME: &'static str = ["never", "durable", "behind", "on_idle", "hooked"][POLICY as usize];
+    const NAME: &'static str =
+        ["never", "durable", "behind", "on_idle", "hooked", "self_calling"][POLICY as usize];
     const SAVE: SavePolicy = match POLICY {
-        NEVER => SavePolicy::Never,
+        NEVER | SELF_CALLING => SavePolicy::Never,
         BEHIND => SavePolicy::Behind(BEHIND_MS),
         ON_IDLE => SavePolicy::OnIdle,
         _ => SavePolicy::Durable,
@@ -139,6 +147,10 @@ impl<const POLICY: u8> Methods for Thing<POLICY> {
         if POLICY == HOOKED {
             table.on_activate::<Activate<POLICY>>();
             table.on_drop::<Leave<POLICY>>();
+        }
+        if POLICY == SELF_CALLING {
+            table.on_activate::<CallSelf<POLICY, 0>>();
+            table.on_drop::<CallSelf<POLICY, 1>>();
         }
     }
 }
@@ -253,3 +265,36 @@ macro_rules! hook {
 
 hook!(Activate, set_on_activate, 0);
 hook!(Leave, set_on_drop, 1);
+
+/// A hook that borrows its object shared, calls it, and goes on for a while.
+#[derive(Debug, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct CallSelf<const POLICY: u8, const AT_END: u8> {}
+
+impl<const POLICY: u8, const AT_END: u8> Method for CallSelf<POLICY, AT_END> {
+    type Entity = Thing<POLICY>;
+    type Value = u64;
+    type Output = Result<u64, CallError>;
+    type Receiver<'a> = &'a Thing<POLICY>;
+    const NAME: &'static str = ["on_activate", "on_drop"][AT_END as usize];
+    const LAYOUT: u64 = 1;
+    fn run<'a>(self, _: Self::Receiver<'a>) -> impl Future<Output = u64> {
+        async move {
+            note(format!("{}+", Self::NAME));
+            let nested = shared(async |thing: &Thing<POLICY>| {
+                note("nested");
+                thing.tick()
+            });
+            let this = crate::context::this::<Thing<POLICY>>();
+            let count = this.call(nested).await.expect("shared under shared");
+            crate::context::sleep(std::time::Duration::from_millis(2)).await;
+            note(format!("{}-", Self::NAME));
+            count
+        }
+    }
+    fn output(result: Result<u64, CallError>) -> Self::Output {
+        result
+    }
+    fn decode(_: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
+        Ok(Self {})
+    }
+}
