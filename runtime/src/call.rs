@@ -70,6 +70,12 @@ pub(crate) fn send_here<M: Method>(core: &CoreState, fresh: Fresh<M>) -> Result<
     begin(core, fresh, None).map(drop).ok_or(CallError::Rejected(Rejection::Overloaded))
 }
 
+/// Makes a call on the core that this thread steps. Whoever polls it then waits for the reply.
+pub(crate) fn make_here<M: Method>(core: &CoreState, fresh: Fresh<M>) -> Result<RawCall<M>, CallError> {
+    let slot = begin(core, fresh, Some(Waker::noop())).ok_or(CallError::Rejected(Rejection::Overloaded))?;
+    Ok(RawCall::made(slot, core.number()))
+}
+
 impl<M: Method> Future for Call<M> {
     type Output = M::Output;
 
@@ -92,8 +98,6 @@ pub(crate) enum Early {
     Expired,
     /// The deadline passed, and the method may be running.
     Timeout,
-    /// The object's node or activation went away.
-    Lost,
 }
 
 impl Early {
@@ -101,7 +105,6 @@ impl Early {
         match self {
             Self::Expired => CallError::Rejected(Rejection::Expired),
             Self::Timeout => CallError::OutcomeUnknown(Loss::Timeout),
-            Self::Lost => CallError::OutcomeUnknown(Loss::OwnerLost),
         }
     }
 }
@@ -134,15 +137,6 @@ impl<M: Method> Unpin for RawCall<M> {}
 impl<M: Method> Unpin for Call<M> {}
 
 impl<M: Method> RawCall<M> {
-    pub(crate) fn new(fresh: Fresh<M>) -> Self {
-        Self { state: CallState::Fresh(fresh) }
-    }
-
-    /// Whether a core was asked.
-    pub(crate) fn is_made(&self) -> bool {
-        !matches!(self.state, CallState::Fresh(_))
-    }
-
     /// A call that was made before on the core with this number.
     pub(crate) fn made(slot: SlotPtr, home: u32) -> Self {
         Self { state: CallState::Local(slot, home) }

@@ -1,7 +1,7 @@
 //! Calls from outside of entity code: how they reach a core, and how their results come back.
 //!
-//! Such a call becomes a task of its own on the entry core: it makes the call like any entity would, waits until what
-//! the result depends on is durable, and then sends the result out.
+//! Such a call is made when the entry core takes it from its desk, so that calls start in the order in which they came. A
+//! task of its own then waits for the reply, and until what that depends on is durable, and sends it out.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use crate::call::{Fresh, RawCall};
+use crate::call::{Fresh, RawCall, make_here};
+use crate::core::CoreState;
 use crate::core::operations::Gate;
 use crate::entity::Method;
 use crate::error::{CallError, Loss, Rejection};
@@ -19,6 +20,8 @@ use crate::slot::SlotPtr;
 /// A call on its way through an entry core.
 pub(crate) struct EntryCall<M: Method> {
     reply: oneshot::Receiver<Result<M::Value, CallError>>,
+    /// What it is if nobody ever answers.
+    unanswered: fn() -> CallError,
 }
 
 impl<M: Method> EntryCall<M> {
@@ -29,27 +32,38 @@ impl<M: Method> EntryCall<M> {
             .and_then(|node| node.desks.get(fresh.node.core()).or_else(|| node.desks.first()).cloned());
         match desk {
             None => answer(sender, CallError::Unavailable(NO_NODE.to_owned())),
-            Some(desk) => Self::leave(&desk, RawCall::new(fresh), sender),
+            Some(desk) => Self::leave(&desk, sender, |core| {
+                let room = core.slots.has_room(SLOTS_PER_CALL);
+                if room { make_here(core, fresh) } else { Err(not_taken()) }
+            }),
         }
-        Self { reply }
+        // A desk that is full or closed drops what it is given, and what it was never asked to make never ran.
+        Self { reply, unanswered: not_taken }
     }
 
     /// Waits for a call that was made on another core.
     pub(crate) fn follow(slot: SlotPtr, home: u32) -> Self {
         let (sender, reply) = oneshot::channel();
         match registry::desk(home) {
-            None => answer(sender, CallError::OutcomeUnknown(Loss::OwnerLost)),
-            Some(desk) => Self::leave(&desk, RawCall::made(slot, home), sender),
+            None => answer(sender, lost()),
+            Some(desk) => Self::leave(&desk, sender, move |_| Ok(RawCall::made(slot, home))),
         }
-        Self { reply }
+        Self { reply, unanswered: lost }
     }
 
-    fn leave(desk: &registry::Desk, call: RawCall<M>, sender: oneshot::Sender<Result<M::Value, CallError>>) {
-        // The sender goes with the job; if the desk refuses it, the receiver below sees it dropped.
-        let job: Job = Box::new(move |core| {
-            let task = EntryTask { call: Some(call), reply: None, sender: Some(sender) };
-            if core.spawn_loose(task).is_err() {
-                tracing::debug!("a call from outside found no free slot");
+    fn leave(
+        desk: &registry::Desk,
+        sender: oneshot::Sender<Result<M::Value, CallError>>,
+        make: impl FnOnce(&CoreState) -> Result<RawCall<M>, CallError> + Send + 'static,
+    ) {
+        // The sender goes with the job; if the desk refuses it, the receiver sees it dropped.
+        let job: Job = Box::new(move |core| match make(core) {
+            Err(error) => answer(sender, error),
+            Ok(call) => {
+                let task = EntryTask { call: Some(call), reply: None, sender: Some(sender) };
+                if core.spawn_loose(task).is_err() {
+                    tracing::debug!("a call from outside found no free slot");
+                }
             }
         });
         let _ = desk.leave(job);
@@ -57,7 +71,7 @@ impl<M: Method> EntryCall<M> {
 
     pub(crate) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
         let reply = ready!(Pin::new(&mut self.reply).poll(context));
-        Poll::Ready(reply.unwrap_or(Err(CallError::Rejected(Rejection::Overloaded))))
+        Poll::Ready(reply.unwrap_or_else(|_| Err((self.unanswered)())))
     }
 }
 
@@ -94,14 +108,24 @@ struct EntryTask<M: Method> {
 impl<M: Method> Unpin for EntryTask<M> {}
 
 impl<M: Method> Drop for EntryTask<M> {
-    /// The core ends while the call is under way. A call that was not made is told by the sender's own drop.
+    /// A task that ends without a result ends with its core, and its call may have run.
     fn drop(&mut self) {
-        let made = self.reply.is_some() || self.call.as_ref().is_some_and(RawCall::is_made);
-        if let Some(sender) = self.sender.take_if(|_| made) {
-            answer(sender, CallError::OutcomeUnknown(Loss::OwnerLost));
+        if let Some(sender) = self.sender.take() {
+            answer(sender, lost());
         }
     }
 }
+
+fn not_taken() -> CallError {
+    CallError::Rejected(Rejection::Overloaded)
+}
+
+fn lost() -> CallError {
+    CallError::OutcomeUnknown(Loss::OwnerLost)
+}
+
+/// A call from outside takes two slots: its own, and that of the task that waits for it.
+const SLOTS_PER_CALL: usize = 2;
 
 impl<M: Method> Future for EntryTask<M> {
     type Output = ();

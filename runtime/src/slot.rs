@@ -141,7 +141,7 @@ pub(crate) enum ReplyTo {
 /// How a call holds its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// `&self`: interleaves with other shared calls.
     Shared = 0,
     /// `&mut self`: alone on the object.
@@ -352,6 +352,11 @@ impl SlotPool {
 
     pub(crate) fn live(&self) -> usize {
         self.live.get()
+    }
+
+    /// Whether so many slots are free.
+    pub(crate) fn has_room(&self, slots: usize) -> bool {
+        self.live_max.saturating_sub(self.live.get()) >= slots
     }
 
     /// Every slot of this core, free or not.
@@ -653,11 +658,6 @@ impl SlotList {
     }
 
     #[inline]
-    pub(crate) fn pop_front(&self) -> Option<SlotPtr> {
-        let slot = self.head.get()?;
-        self.remove(slot);
-        Some(slot)
-    }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = SlotPtr> + '_ {
         std::iter::successors(self.head.get(), |slot| slot.list_next.get())
