@@ -312,8 +312,6 @@ pub(crate) trait AnyCatalog {
     /// The activation in this place, vacant or not.
     fn object(&self, index: u32) -> Option<ObjectPtr>;
     fn places(&self) -> u32;
-    /// The activation of this key.
-    fn find_view(&self, key: KeyView<'_>) -> Option<ObjectPtr>;
     /// Takes an object that nothing borrows out of the table and drops its state. This runs user code.
     fn vacate(&self, object: ObjectPtr);
 }
@@ -334,10 +332,6 @@ impl<E: Entity> AnyCatalog for Catalog<E> {
     fn places(&self) -> u32 {
         // SAFETY: as in `at`.
         (unsafe { &*self.chunks.get() }.len() * CHUNK_LEN) as u32
-    }
-
-    fn find_view(&self, key: KeyView<'_>) -> Option<ObjectPtr> {
-        self.find(u32::MAX, &Stored::<E>::from_view(key)?)
     }
 
     fn vacate(&self, object: ObjectPtr) {

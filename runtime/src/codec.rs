@@ -68,7 +68,6 @@ where
 }
 
 /// A buffer to encode into, together with the scratch space that encoding needs.
-
 pub struct Encoder<'a> {
     /// Where the archive goes; starts at a multiple of 16.
     pub buffer: &'a mut [u8],

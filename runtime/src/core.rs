@@ -34,7 +34,7 @@ use crate::key::StoredKey;
 use crate::registry::Desk;
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
-use crate::slot::{ReplyTo, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
+use crate::slot::{Away, ReplyTo, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
 use crate::timer::{TimerKey, TimerWheel};
 
 mod admission;
@@ -404,7 +404,7 @@ impl Core {
     /// Whether there are turns to run now.
     pub fn is_ready(&self) -> bool {
         let core = &*self.state;
-        !(core.outbox.is_empty() && core.ready.is_empty()) && !core.is_save_bound()
+        (!core.outbox.is_empty() || !core.ready.is_empty()) && !core.is_save_bound()
     }
 
     /// When the next timer is due, if any waits; never later than it really is.
@@ -482,6 +482,11 @@ impl CoreState {
         match word {
             CoreWord::Call(slot) => {
                 slot.exec.store(self.number, std::sync::atomic::Ordering::Relaxed);
+                if slot.home.get() == self.number {
+                    // It comes back unrun, because its object left the node.
+                    slot.caller.away.set(Away::Here);
+                    slot.cancelled.set(slot.cancelled.get() || slot.caller.gone.get());
+                }
                 self.arrive(slot);
             }
             CoreWord::Reply(slot) => {
@@ -688,10 +693,6 @@ impl CoreState {
 
     pub(crate) fn node_tag(&self) -> u32 {
         NodeTag::pack(self.config.node_tag, self.config.index).0
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        self.now.get()
     }
 }
 

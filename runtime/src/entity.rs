@@ -299,9 +299,6 @@ impl<E: Entity> RawRef<E> {
         E::Key::restore(&self.key)
     }
 
-    pub(crate) fn stored(&self) -> &Stored<E> {
-        &self.key
-    }
 }
 
 /// Where the object was last found in its core's table. Only a hint: the full key is compared before it is believed.

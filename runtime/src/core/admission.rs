@@ -187,11 +187,10 @@ impl CoreState {
     /// Sets the timer that ends the caller's wait at the deadline, once.
     #[inline]
     pub(super) fn arm_deadline(&self, slot: SlotPtr) {
-        if slot.reply_to.get() == ReplyTo::Caller && slot.deadline.get() != u64::MAX {
-            if slot.caller.timer.get().is_none() {
-                let timer = self.set_timer(slot.deadline.get(), Timer::Deadline(slot.task()));
-                slot.caller.timer.set(Some(timer));
-            }
+        let wanted = slot.reply_to.get() == ReplyTo::Caller && slot.deadline.get() != u64::MAX;
+        if wanted && slot.caller.timer.get().is_none() {
+            let timer = self.set_timer(slot.deadline.get(), Timer::Deadline(slot.task()));
+            slot.caller.timer.set(Some(timer));
         }
     }
 }

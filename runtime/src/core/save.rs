@@ -23,6 +23,7 @@ pub(super) struct Saving {
     durable: Cell<u64>,
     failed: RefCell<VecDeque<RangeInclusive<u64>>>,
     gated: RefCell<VecDeque<Gated>>,
+    #[expect(clippy::vec_box, reason = "the boxes go to the storage thread and come back as they are")]
     spare: RefCell<Vec<Box<BatchImages>>>,
     /// Loads must see this batch: the last one that an object was in when it was dropped.
     pub(super) reload_after: Cell<u64>,
