@@ -1,1 +1,17 @@
 //! A deterministic world of Epic Server nodes, run from one seed.
+//!
+//! The cores are the real ones, stepped by hand; everything around them (rings, storage thread, store, clients, time) is played
+//! by one thread in an order that is drawn from the seed. Checkers watch the laws of the design; a seed that breaks one
+//! prints the command that replays it. Same seed, same trace.
+//!
+//! Start at [`world::run`]; the laws are in `checkers`, what the objects do in [`workload`].
+
+mod checkers;
+mod ledger;
+pub mod planted;
+mod trace;
+mod witness;
+pub mod workload;
+pub mod world;
+
+pub use checkers::{ALL_CHECKS, Checks, Violation};

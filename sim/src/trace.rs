@@ -1,0 +1,166 @@
+//! What happened in a world, an event after the other: hashed, and the last ones kept for people.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use crate::planted::Planted;
+
+/// The record of a run.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    hasher: Fnv,
+    count: u64,
+    last: VecDeque<(u64, Happened)>,
+    verbose: bool,
+}
+
+/// One event. Its text is made only when somebody wants to read it.
+#[derive(Clone, Debug, Hash)]
+pub(crate) enum Happened {
+    /// A core took messages from its neighbours.
+    Drained {
+        place: (u16, u16),
+        messages: usize,
+    },
+    /// A core worked: what it learnt of batches, how many turns it may run, what it did so far.
+    Worked {
+        place: (u16, u16),
+        open: u64,
+        durable: u64,
+        failures: usize,
+        turns: u32,
+        calls: u64,
+        polls: u64,
+    },
+    /// What a core wanted was done.
+    Performed {
+        place: (u16, u16),
+        actions: usize,
+    },
+    Slept {
+        place: (u16, u16),
+    },
+    Woke {
+        place: (u16, u16),
+    },
+    /// The store is asked for an account; nothing found says that it failed.
+    Loading {
+        node: u16,
+        account: String,
+        found: Option<bool>,
+    },
+    Closing {
+        node: u16,
+        batch: u64,
+    },
+    Committing {
+        node: u16,
+        batch: u64,
+        saves: usize,
+        outcome: &'static str,
+    },
+    Committed {
+        node: u16,
+        batch: u64,
+    },
+    Failed {
+        node: u16,
+        from: u64,
+        to: u64,
+    },
+    Crashed {
+        node: u16,
+    },
+    Started {
+        node: u16,
+        epoch: u64,
+    },
+    Called {
+        client: u64,
+        serial: u64,
+        what: String,
+    },
+    Answered {
+        client: u64,
+        serial: u64,
+        answer: String,
+    },
+    Dropped {
+        client: u64,
+        serial: u64,
+    },
+    FaultsEnd,
+    /// A planted bug shows itself.
+    Planted {
+        bug: Planted,
+    },
+}
+
+impl Trace {
+    pub(crate) fn new(verbose: bool) -> Self {
+        Self { hasher: Fnv::default(), count: 0, last: VecDeque::with_capacity(KEPT), verbose }
+    }
+
+    /// Writes an event down.
+    pub(crate) fn add(&mut self, now: u64, happened: Happened) {
+        (now, &happened).hash(&mut self.hasher);
+        self.count += 1;
+        if self.verbose {
+            println!("{}", line(now, &happened));
+        }
+        if self.last.len() == KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back((now, happened));
+    }
+
+    /// One number for all that happened.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The last events, a line each.
+    pub(crate) fn last_lines(&self) -> Vec<String> {
+        self.last.iter().map(|(now, happened)| line(*now, happened)).collect()
+    }
+}
+
+fn line(now: u64, happened: &Happened) -> String {
+    format!("{:>14.3} us  {happened}", now as f64 / 1000.0)
+}
+
+impl fmt::Display for Happened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// FNV-1a: the same number for the same trace on every machine of one width, and no key.
+#[derive(Debug)]
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+/// Events that a failing run shows.
+const KEPT: usize = 30;

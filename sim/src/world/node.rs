@@ -1,0 +1,281 @@
+//! One node of the world: its cores, the rings between them, and its storage thread, each of which goes a step when the
+//! world says so.
+//!
+//! A core goes through the phases of the driver's loop (take messages, work, do what was wanted), and other actors may
+//! come between any two of them; a core with nothing to do hands over and sleeps, as its thread would.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use epicserver_runtime::core::{Action, CoreConfig, CoreMessage, Event};
+use epicserver_runtime::routes::Routes;
+use epicserver_runtime::saving::SaveNews;
+use epicserver_runtime::stepping::SteppedNode;
+use epicserver_storage::{MemoryStore, NodeId};
+
+use super::scene::Scene;
+use super::storage::{Storage, ToStorage};
+use crate::planted::Planted;
+use crate::trace::Happened;
+use crate::workload::{Account, Board};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct SimNode {
+    pub(crate) index: u16,
+    pub(crate) id: NodeId,
+    pub(crate) stepped: SteppedNode,
+    pub(crate) storage: Storage,
+    cores: Vec<CoreSide>,
+    /// Messages under way: by receiver, then by sender.
+    rings: Vec<Vec<VecDeque<CoreMessage>>>,
+    ring_len_max: usize,
+}
+
+/// What the thread of a core keeps.
+#[derive(Debug)]
+pub(crate) struct CoreSide {
+    phase: Phase,
+    messages: Vec<CoreMessage>,
+    actions: Vec<Action>,
+    pub(crate) answers: VecDeque<Event>,
+    asleep: bool,
+    seen: Option<Seen>,
+    /// The batch that the core works in, as the storage thread knows.
+    passed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Drain,
+    Work,
+    Perform,
+}
+
+/// What a core knows of the storage thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    open: u64,
+    durable: u64,
+    failures: usize,
+}
+
+impl SimNode {
+    /// Starts a node on a store whose fences are open for it.
+    pub(crate) fn start(
+        index: u16,
+        id: NodeId,
+        config: &CoreConfig,
+        routes: &Arc<Routes>,
+        store: MemoryStore,
+        scene: &mut Scene,
+    ) -> Self {
+        let cores = scene.profile.cores;
+        let core = |_| CoreSide {
+            phase: Phase::Drain,
+            messages: Vec::new(),
+            actions: Vec::new(),
+            answers: VecDeque::new(),
+            asleep: true,
+            seen: None,
+            passed: 1,
+        };
+        Self {
+            index,
+            id,
+            stepped: SteppedNode::new::<(Account, Board)>(scene.now, config, routes, cores),
+            storage: Storage::new(index, id, store, scene),
+            cores: (0..cores).map(core).collect(),
+            rings: (0..cores).map(|_| (0..cores).map(|_| VecDeque::new()).collect()).collect(),
+            // Each call of a core is in one ring at a time; cancels, probes and their answers come on top.
+            ring_len_max: config.calls_max * usize::from(cores) * 4,
+        }
+    }
+
+    /// Whether this core can go on.
+    pub(crate) fn can_advance(&self, core: u16, now: u64) -> bool {
+        let side = &self.cores[usize::from(core)];
+        !side.asleep || self.has_input(core, now)
+    }
+
+    fn has_input(&self, core: u16, now: u64) -> bool {
+        let side = &self.cores[usize::from(core)];
+        side.phase != Phase::Drain
+            || self.rings[usize::from(core)].iter().any(|ring| !ring.is_empty())
+            || side.seen != Some(self.news())
+            || !side.answers.is_empty()
+            || self.stepped.is_desk_occupied(core)
+            || self.stepped.core(core).is_ready()
+            || self.stepped.core(core).next_timer().is_some_and(|at| at <= now)
+    }
+
+    fn news(&self) -> Seen {
+        let storage = &self.storage;
+        Seen { open: storage.open, durable: storage.durable, failures: storage.failures.len() }
+    }
+
+    /// The core goes on by one phase.
+    pub(crate) fn advance(&mut self, core: u16, scene: &mut Scene) {
+        match self.cores[usize::from(core)].phase {
+            Phase::Drain if self.has_input(core, scene.now) => self.drain(core, scene),
+            Phase::Drain => self.sleep(core, scene),
+            Phase::Work => self.work(core, scene),
+            Phase::Perform => {
+                self.perform(core, scene);
+                self.cores[usize::from(core)].phase = Phase::Drain;
+            }
+        }
+    }
+
+    fn drain(&mut self, core: u16, scene: &mut Scene) {
+        let place = (self.index, core);
+        let side = &mut self.cores[usize::from(core)];
+        if std::mem::take(&mut side.asleep) {
+            // It slept with everything handed over, so all batches below the open one are behind it.
+            side.passed = side.passed.max(self.storage.open);
+            scene.happened(Happened::Woke { place });
+        }
+        for ring in &mut self.rings[usize::from(core)] {
+            let len = if scene.rng.bool() { ring.len() } else { scene.rng.usize(..=ring.len()) };
+            side.messages.extend(ring.drain(..len));
+        }
+        scene.shuffle_if(Planted::Overtake, &mut side.messages);
+        side.phase = Phase::Work;
+        scene.happened(Happened::Drained { place, messages: side.messages.len() });
+    }
+
+    /// In the driver's order: after the rings, so that whatever number a message carries, the news shows it.
+    fn work(&mut self, core: u16, scene: &mut Scene) {
+        let place = (self.index, core);
+        scene.set_place(place);
+        self.observe(core, scene);
+        let side = &mut self.cores[usize::from(core)];
+        let mut events: Vec<Event> = side.messages.drain(..).map(Event::Message).collect();
+        events.extend(side.answers.drain(..));
+        side.phase = Phase::Perform;
+        if self.stepped.is_desk_occupied(core) {
+            events.push(Event::Desk);
+        }
+        for event in events {
+            self.step(core, event, scene);
+        }
+        if self.stepped.core(core).next_timer().is_some_and(|at| at <= scene.now) {
+            self.step(core, Event::Tick, scene);
+        }
+        let turns = [1, 2, 8, 256][scene.rng.usize(..4)];
+        if self.stepped.core(core).is_ready() {
+            self.step(core, Event::Turns(turns), scene);
+        }
+        let counters = self.stepped.core(core).counters();
+        let Seen { open, durable, failures } = self.cores[usize::from(core)].seen.unwrap_or(self.news());
+        let (calls, polls) = (counters.calls, counters.turns);
+        scene.happened(Happened::Worked { place, open, durable, failures, turns, calls, polls });
+    }
+
+    fn observe(&mut self, core: u16, scene: &mut Scene) {
+        let seen = self.news();
+        let before = self.cores[usize::from(core)].seen.replace(seen);
+        if before == Some(seen) {
+            return;
+        }
+        let Seen { open, mut durable, .. } = seen;
+        if scene.planted == Some(Planted::AckBeforeCommit) {
+            durable = open - 1;
+        }
+        let heard = before.map_or(0, |before| before.failures);
+        let mut failed = self.storage.failures[heard..].to_vec();
+        if scene.planted == Some(Planted::IgnoreFailure) && core == 1 {
+            failed.clear();
+        }
+        self.step(core, Event::Save(SaveNews { open, durable, failed }), scene);
+    }
+
+    fn step(&mut self, core: u16, event: Event, scene: &mut Scene) {
+        let actions = &mut self.cores[usize::from(core)].actions;
+        self.stepped.step(core, scene.now, event, actions);
+    }
+
+    /// Does what the core wants.
+    fn perform(&mut self, core: u16, scene: &mut Scene) {
+        let actions = std::mem::take(&mut self.cores[usize::from(core)].actions);
+        scene.happened(Happened::Performed { place: (self.index, core), actions: actions.len() });
+        for action in actions {
+            self.act(core, action, scene);
+        }
+        if self.stepped.core(core).wants_commit() {
+            self.storage.wanted = true;
+        }
+    }
+
+    fn act(&mut self, core: u16, action: Action, scene: &mut Scene) {
+        match action {
+            Action::Message(to, message) => {
+                if scene.strikes(Planted::DropMessage, 20) {
+                    return;
+                }
+                let ring = &mut self.rings[usize::from(to)][usize::from(core)];
+                ring.push_back(message);
+                scene.bounds.queue("a ring between cores", ring.len(), self.ring_len_max);
+            }
+            Action::HandOver(images) => self.storage.requests.push_back(ToStorage::Images(core, images)),
+            Action::Passed(number) => self.cores[usize::from(core)].passed = number,
+            Action::Load(ticket) => self.storage.requests.push_back(ToStorage::Load(ticket)),
+            Action::Blocking(_) | Action::Edge(_) | Action::Frame(_) => {
+                unreachable!("no entity of the world asks for work elsewhere")
+            }
+        }
+    }
+
+    fn sleep(&mut self, core: u16, scene: &mut Scene) {
+        scene.set_place((self.index, core));
+        self.step(core, Event::Rest, scene);
+        self.perform(core, scene);
+        self.cores[usize::from(core)].asleep = true;
+        scene.happened(Happened::Slept { place: (self.index, core) });
+    }
+
+    /// Whether the storage thread can go on.
+    pub(crate) fn can_store(&self, scene: &Scene) -> bool {
+        self.storage.can_advance(scene.now, |closed| self.all_passed(closed, scene))
+    }
+
+    /// The storage thread goes on by one step. An error ends the node: its store cannot be trusted any more.
+    pub(crate) fn store(&mut self, scene: &mut Scene) -> Result<(), ()> {
+        self.storage.advance(&mut self.cores, scene)
+    }
+
+    /// Whether no core can change anything any more in batches up to this one.
+    fn all_passed(&self, number: u64, scene: &Scene) -> bool {
+        let believed = if scene.planted == Some(Planted::ForgetCore) { 1 } else { self.cores.len() };
+        self.cores[..believed].iter().all(|side| side.asleep || side.passed > number)
+    }
+
+    /// When something happens here by itself.
+    pub(crate) fn next_time(&self) -> Option<u64> {
+        let timers = (0..self.cores.len() as u16).filter_map(|core| self.stepped.core(core).next_timer());
+        timers.chain(self.storage.next_time()).min()
+    }
+
+    /// Whether no call is under way here, and nothing waits for a batch.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let cores = 0..self.cores.len() as u16;
+        cores.clone().all(|core| self.stepped.core(core).is_quiet() && !self.stepped.is_desk_occupied(core))
+            && self.rings.iter().flatten().all(VecDeque::is_empty)
+            && self.storage.is_quiet()
+    }
+
+    /// Looks at a node that rests.
+    pub(crate) fn check_rest(&self, scene: &mut Scene) {
+        for core in 0..self.cores.len() as u16 {
+            scene.bounds.slots(self.index, core, self.stepped.live_calls(core));
+        }
+        scene.bounds.returned("the buffers of batches", self.storage.kept());
+    }
+}
+
+impl CoreSide {
+    /// The storage thread has an answer for the core.
+    pub(crate) fn answer(&mut self, event: Event) {
+        self.answers.push_back(event);
+    }
+}

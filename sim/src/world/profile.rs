@@ -1,0 +1,80 @@
+//! What kind of world a seed makes: how large, how busy, and what goes wrong in it.
+//!
+//! Each kind of fault is there in some worlds and absent in others, so that none hides what another would show.
+
+use epicserver_runtime::core::CoreConfig;
+use epicserver_storage::FaultRates;
+
+/// Drawn from the seed before anything else.
+#[derive(Clone, Debug)]
+pub(crate) struct Profile {
+    pub(crate) nodes: u16,
+    pub(crate) cores: u16,
+    pub(crate) clients: u16,
+    pub(crate) accounts: u64,
+    pub(crate) boards: u64,
+    /// Calls that clients make before the faults end.
+    pub(crate) calls: u32,
+    /// Calls that one client has open at most.
+    pub(crate) open_max: usize,
+    pub(crate) core: CoreConfig,
+    pub(crate) store_faults: FaultRates,
+    /// How long a commit or a load takes at least, in nanoseconds.
+    pub(crate) store_ns_max: u64,
+    /// Nodes that crash, and start again at once.
+    pub(crate) crashes: u32,
+    /// Whether some methods panic.
+    pub(crate) panics: bool,
+    /// Whether clients drop calls.
+    pub(crate) cancels: bool,
+    /// Whether some calls have little time.
+    pub(crate) hurries: bool,
+}
+
+impl Profile {
+    pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
+        let store_faults = FaultRates {
+            fail_per_mille: one_of(rng, &[0, 0, 30, 150]),
+            unknown_per_mille: one_of(rng, &[0, 0, 100]),
+            delay_per_mille: one_of(rng, &[0, 200, 1000]),
+            delay_ns_max: one_of(rng, &[20_000, 500_000, 20_000_000]),
+            ..FaultRates::default()
+        };
+        Self {
+            nodes: 1,
+            cores: 2,
+            clients: rng.u16(2..=5),
+            accounts: rng.u64(2..=10),
+            boards: rng.u64(1..=3),
+            calls: rng.u32(40..=160),
+            open_max: rng.usize(1..=6),
+            core: draw_core(rng),
+            store_faults,
+            store_ns_max: one_of(rng, &[1_000, 50_000, 2_000_000]),
+            crashes: one_of(rng, &[0, 0, 1, 2]),
+            panics: rng.u8(..3) == 0,
+            cancels: rng.u8(..3) == 0,
+            hurries: rng.u8(..3) == 0,
+        }
+    }
+}
+
+fn draw_core(rng: &mut fastrand::Rng) -> CoreConfig {
+    CoreConfig {
+        epoch_ms: 1_750_000_000_000,
+        seed: rng.u64(..),
+        calls_max: one_of(rng, &[1 << 10, 1 << 10, 24]),
+        waiting_max: one_of(rng, &[64, 64, 3]),
+        direct_max: one_of(rng, &[128, 2, 0]),
+        state_len_max: 1 << 20,
+        message_len_max: 1 << 20,
+        dirty_len_max: one_of(rng, &[64 << 20, 1 << 10]),
+        chaos: (rng.u8(..8) > 0).then(|| rng.u64(..)),
+        idle_ns: one_of(rng, &[15 * 60 * 1_000_000_000, 300_000]),
+        ..CoreConfig::default()
+    }
+}
+
+fn one_of<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {
+    choices[rng.usize(..choices.len())]
+}

@@ -1,0 +1,101 @@
+//! What all actors of a world share: its clock, its dice, what the store has committed, the checkers and the trace.
+
+use std::collections::BTreeMap;
+
+use epicserver_storage::Batch;
+
+use super::profile::Profile;
+use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Violation};
+use crate::ledger::{self, Ledger};
+use crate::planted::Planted;
+use crate::trace::{Happened, Trace};
+use crate::witness;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) profile: Profile,
+    pub(crate) rng: fastrand::Rng,
+    /// Nanoseconds since the world began.
+    pub(crate) now: u64,
+    pub(crate) trace: Trace,
+    pub(crate) ledger: Ledger,
+    pub(crate) acknowledged: Acknowledged,
+    pub(crate) committed_only: CommittedOnly,
+    pub(crate) bounds: Bounds,
+    /// What went wrong on purpose, by kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    pub(crate) planted: Option<Planted>,
+    /// Faults are over: what is still open must end.
+    pub(crate) healed: bool,
+}
+
+impl Scene {
+    pub(crate) fn happened(&mut self, happened: Happened) {
+        self.trace.add(self.now, happened);
+    }
+
+    pub(crate) fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn set_place(&self, place: (u16, u16)) {
+        witness::with(|witness| witness.place = place);
+    }
+
+    /// Whether a planted bug shows itself now, as it does in one of so many cases.
+    pub(crate) fn strikes(&mut self, bug: Planted, one_of: u32) -> bool {
+        let strikes = self.planted == Some(bug) && self.rng.u32(..one_of) == 0;
+        if strikes {
+            self.happened(Happened::Planted { bug });
+        }
+        strikes
+    }
+
+    pub(crate) fn shuffle_if<T>(&mut self, bug: Planted, values: &mut [T]) {
+        if self.planted == Some(bug) && values.len() > 1 {
+            self.rng.shuffle(values);
+            self.happened(Happened::Planted { bug });
+        }
+    }
+
+    /// The store has committed a batch.
+    pub(crate) fn committed(&mut self, batch: &Batch) {
+        let saves = match ledger::read_batch(batch) {
+            Ok(saves) => saves,
+            Err(what) => return self.acknowledged.broken(what),
+        };
+        let mut fresh = Vec::new();
+        for (account, after) in saves {
+            let before = self.ledger.account(account);
+            self.acknowledged.committed(account, before, &after);
+            let known = before.changes.len().min(after.changes.len());
+            fresh.extend(after.changes[known..].iter().map(|change| (account, *change)));
+            self.ledger.put(account, after);
+        }
+        for (account, change) in fresh {
+            self.committed_only.committed(account, &change, &self.ledger);
+        }
+    }
+
+    /// The first law that was broken, if one was.
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        let here = self.acknowledged.violation().or_else(|| self.committed_only.violation());
+        here.or_else(|| self.bounds.violation()).or_else(|| {
+            witness::with(|witness| witness.turns.violation().or_else(|| witness.once.violation()))
+        })
+    }
+
+    /// How often each check was made.
+    pub(crate) fn checks(&self) -> Checks {
+        let mut checks = Checks::new();
+        self.acknowledged.count_into(&mut checks);
+        self.committed_only.count_into(&mut checks);
+        self.bounds.count_into(&mut checks);
+        witness::with(|witness| {
+            witness.turns.count_into(&mut checks);
+            witness.once.count_into(&mut checks);
+        });
+        checks
+    }
+}

@@ -1,0 +1,269 @@
+//! The storage thread of a node, as steps: what `epicserver-runtime` does in `driver/storage_thread.rs`, with a store that is
+//! slow and fails by plan.
+//!
+//! ```text
+//!   idle -> a load is asked of the store -> its answer comes later -> idle
+//!   idle -> close batch k: publish k + 1 -> every core has passed -> commit -> its answer comes later -> durable or failed
+//! ```
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use epicserver_runtime::core::Event;
+use epicserver_runtime::saving::{BatchImages, LoadAnswer, LoadTicket};
+use epicserver_storage::{
+    Batch, BatchName, FaultControl, FaultPlan, FaultyStore, MemoryStore, NodeId, Store, StoreError,
+};
+
+use super::node::CoreSide;
+use super::scene::Scene;
+use crate::planted::Planted;
+use crate::trace::Happened;
+
+/// What cores ask of it.
+#[derive(Debug)]
+pub(crate) enum ToStorage {
+    Images(u16, Box<BatchImages>),
+    Load(LoadTicket),
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    node: u16,
+    id: NodeId,
+    store: FaultyStore<MemoryStore>,
+    control: FaultControl,
+    /// What the plan of faults says that the last call took, in nanoseconds.
+    delay_ns: Arc<AtomicU64>,
+    state: State,
+    pub(crate) requests: VecDeque<ToStorage>,
+    /// Somebody waits for a batch.
+    pub(crate) wanted: bool,
+    loads: VecDeque<LoadTicket>,
+    images: Vec<(u16, Box<BatchImages>)>,
+    /// The batch that is being filled.
+    pub(crate) open: u64,
+    /// Batches up to this one are durable, but for the failed ones.
+    pub(crate) durable: u64,
+    /// Batches up to this one are durable or failed.
+    settled: u64,
+    pub(crate) failures: Vec<RangeInclusive<u64>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    /// A batch is closed; the cores are waited for.
+    Closing(u64),
+    /// The store works until this time.
+    Loading(u64, LoadTicket, LoadAnswer),
+    Committing(u64, u64, Result<(), StoreError>, Vec<(u16, Box<BatchImages>)>),
+}
+
+impl Storage {
+    pub(crate) fn new(node: u16, id: NodeId, store: MemoryStore, scene: &mut Scene) -> Self {
+        let delay_ns = Arc::new(AtomicU64::new(0));
+        let noted = delay_ns.clone();
+        let on_delay = move |delay: epicserver_storage::Delay| noted.store(delay.delay_ns, Ordering::Relaxed);
+        let plan = match scene.healed {
+            true => FaultPlan::none(),
+            false => FaultPlan::seeded(scene.rng.u64(..), scene.profile.store_faults),
+        };
+        let store = FaultyStore::new(store, plan, on_delay);
+        Self {
+            node,
+            id,
+            control: store.control(),
+            store,
+            delay_ns,
+            state: State::Idle,
+            requests: VecDeque::new(),
+            wanted: false,
+            loads: VecDeque::new(),
+            images: Vec::new(),
+            open: 1,
+            durable: 0,
+            settled: 0,
+            failures: Vec::new(),
+        }
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(crate) fn heal(&self) {
+        self.control.set_plan(FaultPlan::none());
+    }
+
+    /// Faults so far.
+    pub(crate) fn faults(&self) -> u64 {
+        self.control.faults()
+    }
+
+    pub(crate) fn can_advance(&self, now: u64, all_passed: impl Fn(u64) -> bool) -> bool {
+        match &self.state {
+            State::Idle => {
+                self.wanted || !self.requests.is_empty() || !self.images.is_empty() || !self.loads.is_empty()
+            }
+            State::Closing(closed) => all_passed(*closed),
+            State::Loading(until, ..) | State::Committing(until, ..) => *until <= now,
+        }
+    }
+
+    pub(crate) fn next_time(&self) -> Option<u64> {
+        match &self.state {
+            State::Loading(until, ..) | State::Committing(until, ..) => Some(*until),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self.state, State::Idle) && self.requests.is_empty() && self.images.is_empty()
+    }
+
+    /// Buffers that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Goes on by one step. An error ends the node.
+    pub(crate) fn advance(&mut self, cores: &mut [CoreSide], scene: &mut Scene) -> Result<(), ()> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle => self.look(scene),
+            State::Closing(closed) => self.commit(closed, scene),
+            State::Loading(_, ticket, answer) => {
+                cores[usize::from(ticket.core)].answer(Event::Loaded(ticket, answer));
+            }
+            State::Committing(_, closed, outcome, images) => {
+                for (core, images) in images {
+                    cores[usize::from(core)].answer(Event::Recycled(images));
+                }
+                return self.end_batch(closed, outcome, scene);
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, scene: &mut Scene) {
+        self.take_requests();
+        let ready = self.loads.iter().position(|ticket| ticket.after <= self.settled);
+        if let Some(ticket) = ready.and_then(|place| self.loads.remove(place)) {
+            return self.load(ticket, scene);
+        }
+        self.wanted = false;
+        let closed = self.open;
+        self.open += 1;
+        self.state = State::Closing(closed);
+        scene.happened(Happened::Closing { node: self.node, batch: closed });
+    }
+
+    fn take_requests(&mut self) {
+        for request in self.requests.drain(..) {
+            match request {
+                ToStorage::Images(core, images) => self.images.push((core, images)),
+                ToStorage::Load(ticket) => self.loads.push_back(ticket),
+            }
+        }
+    }
+
+    fn load(&mut self, ticket: LoadTicket, scene: &mut Scene) {
+        let mut answer = self.store.load(&[ticket.key.as_ref()]).map(|mut records| records.pop().flatten());
+        if scene.strikes(Planted::StaleLoad, 4) {
+            answer = Ok(None);
+        }
+        if answer.is_err() {
+            scene.fault("load failed");
+        }
+        let (node, account) = (self.node, ticket.key.to_string());
+        scene.happened(Happened::Loading { node, account, found: answer.as_ref().ok().map(Option::is_some) });
+        self.state = State::Loading(self.until(scene), ticket, answer);
+    }
+
+    /// When the store's last call ends.
+    fn until(&mut self, scene: &mut Scene) -> u64 {
+        let planned = self.delay_ns.swap(0, Ordering::Relaxed);
+        if planned > 0 {
+            scene.fault("store slow");
+        }
+        scene.now + planned + scene.rng.u64(1..=scene.profile.store_ns_max)
+    }
+
+    /// Every core has passed: what they handed over of the batch is all there will be.
+    fn commit(&mut self, closed: u64, scene: &mut Scene) {
+        self.take_requests();
+        let (images, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.images).into_iter().partition(|(_, images)| images.number <= closed);
+        self.images = later;
+        let mut batch = Batch::new(BatchName { node: self.id, number: closed });
+        for (core, images) in &images {
+            if *core == 0 && scene.strikes(Planted::HalfBatch, 8) {
+                continue;
+            }
+            if let Err(error) = images.append_to(&mut batch) {
+                scene.acknowledged.broken(format!("an image of core {core} does not fit a batch: {error}"));
+            }
+        }
+        let outcome = if images.is_empty() { Ok(()) } else { self.commit_until_known(&batch, scene) };
+        if outcome.is_ok() {
+            scene.committed(&batch);
+        }
+        let until = if images.is_empty() { scene.now } else { self.until(scene) };
+        let told = match &outcome {
+            Ok(()) => "written",
+            Err(StoreError::Failed { .. }) => "failed",
+            Err(_) => "broken",
+        };
+        let saves = batch.len();
+        scene.happened(Happened::Committing { node: self.node, batch: closed, saves, outcome: told });
+        self.state = State::Committing(until, closed, outcome, images);
+    }
+
+    /// While the outcome is unknown the same batch is committed again, which the store recognises.
+    fn commit_until_known(&mut self, batch: &Batch, scene: &mut Scene) -> Result<(), StoreError> {
+        for _ in 0..UNKNOWN_TRIES {
+            match self.store.commit(batch) {
+                Err(StoreError::Unknown { .. }) => scene.fault("commit unknown"),
+                Err(StoreError::Failed { reason }) => {
+                    scene.fault("commit failed");
+                    return Err(StoreError::Failed { reason });
+                }
+                Err(error) => {
+                    scene.acknowledged.broken(format!("batch {}: {error}", batch.name()));
+                    return Err(error);
+                }
+                Ok(_) => return Ok(()),
+            }
+        }
+        Err(StoreError::Unknown { reason: "again and again".to_owned() })
+    }
+
+    fn end_batch(
+        &mut self,
+        closed: u64,
+        outcome: Result<(), StoreError>,
+        scene: &mut Scene,
+    ) -> Result<(), ()> {
+        match outcome {
+            Err(StoreError::Failed { .. }) if scene.planted != Some(Planted::FailureAsSuccess) => {
+                let failed = closed..=self.open;
+                self.open += 1;
+                self.take_requests();
+                self.images.retain(|(_, images)| !failed.contains(&images.number));
+                self.settled = *failed.end();
+                scene.happened(Happened::Failed { node: self.node, from: closed, to: *failed.end() });
+                self.failures.push(failed);
+            }
+            Ok(()) | Err(StoreError::Failed { .. }) => {
+                (self.durable, self.settled) = (closed, closed);
+                scene.happened(Happened::Committed { node: self.node, batch: closed });
+            }
+            // What is in the store is not known, so nobody may be told anything: the node must stop.
+            Err(_) => return Err(()),
+        }
+        Ok(())
+    }
+}
+
+/// How often a commit with an unknown outcome is asked for again.
+const UNKNOWN_TRIES: u32 = 10;
