@@ -8,6 +8,10 @@ use epicserver_storage::{
 };
 use rkyv::util::AlignedVec;
 
+mod commit;
+
+pub use self::commit::{Committed, commit_until_known};
+
 /// What a crash may lose of an entity's objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SavePolicy {

@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use epicserver_storage::{Batch, BatchName, Effect, NodeId, RecordKeyRef, Store, StoreError};
+use epicserver_storage::{Batch, BatchName, NodeId, RecordKeyRef, Store, StoreError};
 
-use crate::saving::{BatchImages, LoadAnswer, LoadTicket};
+use crate::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
 use crate::sync::batch_clock::StorageClock;
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::{Parker, Unparker};
@@ -103,6 +103,10 @@ impl StorageThread {
             let stopping = self.desk.stop.load(Ordering::Acquire);
             self.take_requests(&mut requests);
             self.answer_loads();
+            if self.desk.broken.load(Ordering::Acquire) {
+                // Nothing that waits for a batch may hear of it, or of any later one: the node stops.
+                return;
+            }
             if self.desk.wanted.swap(false, Ordering::AcqRel)
                 || !self.images.is_empty()
                 || self.loads_need_commit()
@@ -153,15 +157,22 @@ impl StorageThread {
         }
         self.take_requests(requests);
         match self.commit(closed) {
-            Ok(()) => {
+            Committed::Durable => {
                 self.clock.set_durable(closed);
                 self.durable = closed;
             }
-            Err(error) => {
+            Committed::Failed(error) => {
                 let failed = self.clock.fail(closed);
                 tracing::error!(%error, ?failed, "a save batch failed");
+                if is_eviction(&error) {
+                    self.desk.broken.store(true, Ordering::Release);
+                }
                 self.forget_failed(&failed);
                 self.durable = *failed.end();
+            }
+            Committed::Unknown(error) => {
+                tracing::error!(%error, batch = closed, "the store cannot be trusted any more: the node must stop");
+                self.desk.broken.store(true, Ordering::Release);
             }
         }
         for core in &self.cores {
@@ -170,12 +181,12 @@ impl StorageThread {
     }
 
     /// Commits the images of all batches up to `closed`.
-    fn commit(&mut self, closed: u64) -> Result<(), StoreError> {
+    fn commit(&mut self, closed: u64) -> Committed {
         let (now, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.images).into_iter().partition(|(_, images)| images.number <= closed);
         self.images = later;
         if now.is_empty() {
-            return Ok(());
+            return Committed::Durable;
         }
         self.batch.clear(BatchName { node: self.node, number: closed });
         let mut filled = Ok(());
@@ -183,30 +194,15 @@ impl StorageThread {
             filled = filled.and_then(|()| images.append_to(&mut self.batch));
         }
         let committed = match filled {
-            Ok(()) => self.commit_until_known(),
-            Err(error) => Err(StoreError::Failed { reason: error.to_string() }),
+            Ok(()) => commit_until_known(&mut *self.store, &self.batch),
+            Err(error) => Committed::Failed(StoreError::Failed { reason: error.to_string() }),
         };
         for (_, images) in now {
             // Whichever core it goes to has use for a buffer; a full inbox means that none is needed.
             let core = usize::try_from(images.number).unwrap_or(0) % self.cores.len();
             let _ = self.cores[core].answers.push(FromStorage::Recycled(images));
         }
-        if committed.as_ref().is_err_and(|error| error.effect() == Effect::StopNode || is_eviction(error)) {
-            self.desk.broken.store(true, Ordering::Release);
-        }
         committed
-    }
-
-    /// Commits; while the outcome is unknown the same batch is committed again, which the store recognises.
-    fn commit_until_known(&mut self) -> Result<(), StoreError> {
-        let mut outcome = self.store.commit(&self.batch);
-        for _ in 0..UNKNOWN_TRIES {
-            match outcome {
-                Err(StoreError::Unknown { .. }) => outcome = self.store.commit(&self.batch),
-                _ => break,
-            }
-        }
-        outcome.map(drop)
     }
 
     fn forget_failed(&mut self, failed: &RangeInclusive<u64>) {
@@ -253,4 +249,3 @@ const REQUESTS_MAX: usize = 1 << 16;
 pub(crate) const ANSWERS_MAX: usize = 1 << 16;
 /// A wait that nobody ends is looked at again after this long.
 const SLEEP_NS: u64 = 100_000_000;
-const UNKNOWN_TRIES: usize = 10;
