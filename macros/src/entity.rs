@@ -109,10 +109,11 @@ impl<'a> Expansion<'a> {
         let Self { item, arguments, private, key, .. } = self;
         let entity = &item.ident;
         let function = arguments.partition_by.as_ref()?;
-        // The function is named where a function of exactly this type is wanted, so that a wrong one is told clearly.
-        let function = quote_spanned!(function.span()=> let place: fn(&#key) -> #key = #function;);
+        // Called, not named: so that a function of `&str` fits a key of `String`.
+        let function = quote_spanned!(function.span()=> let place: fn(&#key) -> #key = |key| #function(key););
         Some(quote! {
             const PLACED: ::core::primitive::bool = true;
+            #[allow(clippy::all)]
             fn placement(key: &#private::Stored<#entity>) -> #private::Stored<#entity> {
                 #function
                 #private::place::<#key>(key, place)

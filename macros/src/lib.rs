@@ -32,7 +32,7 @@ use proc_macro::TokenStream;
 /// | `key = String` | what names an object: `u64`, `u128`, `String` or `Vec<u8>` | `u64` |
 /// | `save = durable` | what a crash may lose: `durable`, `behind("50ms")`, `on_idle` or `never` | `durable` |
 /// | `version = 3` | the version of the state's layout | `1` |
-/// | `partition_by = function` | a pure `fn(&Key) -> Key`: objects for which it gives equal keys live together | the key itself |
+/// | `partition_by = function` | a pure `fn(&Key) -> Key`, or of `&str` for `String`: objects for which it gives equal keys live together | the key itself |
 ///
 /// A new object starts as `Default::default()`, so the struct must implement `Default`. All fields must be able to be
 /// saved: numbers, strings, collections, [`Field`]s, references to objects, and your own `#[message]` types.

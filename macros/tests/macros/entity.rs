@@ -23,7 +23,7 @@ struct Player {
 }
 
 /// Players live with their guild: `guild/player`.
-fn guild_of(key: &String) -> String {
+fn guild_of(key: &str) -> String {
     key.split('/').next().unwrap_or_default().to_owned()
 }
 
@@ -31,9 +31,15 @@ fn guild_of(key: &String) -> String {
 #[derive(Default)]
 struct Log(Vec<String>, u8);
 
-#[entity(name = "game.Beacon", key = u128, save = on_idle)]
+#[entity(name = "game.Beacon", key = u128, save = on_idle, partition_by = Beacon::region)]
 #[derive(Default)]
 struct Beacon;
+
+impl Beacon {
+    fn region(key: &u128) -> u128 {
+        key >> 64
+    }
+}
 
 fn player(key: &str) -> Ref<Player> {
     RawRef::new(key).into()
@@ -57,6 +63,7 @@ fn each_entity_has_a_cell_of_its_own() {
 fn the_placement_is_the_key_unless_a_function_says_otherwise() {
     const { assert!(Player::PLACED && !Barrel::PLACED) };
     assert_eq!(Player::placement(&String::store("red/Bob")), String::store("red"));
+    assert_eq!(Beacon::placement(&(3 << 64 | 7)), 3);
     assert_eq!(Barrel::placement(&7), 7);
 }
 
@@ -69,6 +76,7 @@ fn references_know_their_key_and_say_who_they_are() {
 }
 
 #[test]
+#[expect(clippy::mutable_key_type, reason = "what is mutable is a hint that comparing ignores")]
 fn references_are_equal_if_their_keys_are() {
     let set: BTreeSet<_> = [player("Bob"), player("Alice"), player("Bob").clone()].into();
     assert_eq!(set.len(), 2);

@@ -1,6 +1,8 @@
-//! Each file of `tests/ui` is a mistake that users make, with what the compiler tells them.
+//! Each file of `tests/ui` is a mistake that users make, with what the compiler tells them; `tests/pass` is none.
 
 #[test]
 fn mistakes_are_told_in_words_that_help() {
-    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+    let cases = trybuild::TestCases::new();
+    cases.compile_fail("tests/ui/*.rs");
+    cases.pass("tests/pass/*.rs");
 }
