@@ -301,6 +301,7 @@ pub(crate) struct CoreState {
     chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
     saving: save::Saving,
+    probes: cycle::ProbeLog,
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
@@ -376,6 +377,7 @@ impl Core {
             chaos: config.chaos.map(|seed| RefCell::new(fastrand::Rng::with_seed(seed))),
             actions: RefCell::new(Vec::new()),
             saving: save::Saving::default(),
+            probes: cycle::ProbeLog::default(),
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
@@ -674,11 +676,11 @@ impl CoreState {
     }
 
     fn call_id(&self, slot: SlotPtr) -> CallId {
-        CallId::new(
-            slot.root_ms.get(),
-            u64::from(slot.home.get()) | self.routes.borrow().place_bits(),
-            slot.counter.get(),
-        )
+        // The cores of a node have numbers that follow each other. The core's place in its node, as core numbers count up
+        // with every node of the process.
+        let home = slot.home.get().wrapping_sub(self.number - u32::from(self.config.index));
+        let place = u64::from(home) | self.routes.borrow().place_bits();
+        CallId::new(slot.root_ms.get(), place, slot.counter.get())
     }
 
     #[inline]

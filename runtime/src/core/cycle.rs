@@ -9,7 +9,8 @@
 //! A method that waits for one of several calls (`select!`) may be taken for part of a cycle: accepted, as a cycle that is
 //! missed would wait until its deadline.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{CoreState, CoreWord};
 use crate::error::CallError;
@@ -22,6 +23,8 @@ use crate::slot::{Away, Hold, SlotPtr, State, TaskRef};
 pub(crate) struct Probe {
     /// The queued call that looks for itself.
     initiator: TaskRef,
+    /// Tells this search from the initiator's others.
+    round: u64,
     /// Where the search goes on.
     at: TaskRef,
     /// The youngest queued call on the way, and the core that has it.
@@ -35,16 +38,48 @@ fn rule(slot: SlotPtr) -> (Hold, u32) {
     (slot.vtable.get().hold, slot.vtable.get().id)
 }
 
+/// The searches that came by of late, with what was looked at in each. Without it a search would set out again from a call
+/// for every way that leads to it, and ways multiply.
+#[derive(Default)]
+pub(super) struct ProbeLog(RefCell<VecDeque<Visited>>);
+
+struct Visited {
+    initiator: TaskRef,
+    round: u64,
+    calls: BTreeSet<usize>,
+}
+
+impl ProbeLog {
+    /// Takes out what was looked at in a search.
+    fn take(&self, probe: &Probe) -> Visited {
+        let mut log = self.0.borrow_mut();
+        let same = |visited: &Visited| visited.initiator == probe.initiator && visited.round == probe.round;
+        let place = log.iter().position(same);
+        let fresh = || Visited { initiator: probe.initiator, round: probe.round, calls: BTreeSet::new() };
+        place.and_then(|place| log.remove(place)).unwrap_or_else(fresh)
+    }
+
+    fn keep(&self, visited: Visited) {
+        let mut log = self.0.borrow_mut();
+        if log.len() == PROBES_KEPT {
+            log.pop_front();
+        }
+        log.push_back(visited);
+    }
+}
+
 const HOPS_MAX: u8 = 32;
+/// Searches that a core remembers; one that is older goes round in circles for at most [`HOPS_MAX`] hops.
+const PROBES_KEPT: usize = 256;
 
 type Children = BTreeMap<usize, Vec<SlotPtr>>;
 
 impl CoreState {
     pub(super) fn start_probe(&self, slot: SlotPtr) {
         let youngest = (self.call_id(slot), slot.task(), self.config.index);
-        let probe =
-            Probe { initiator: slot.task(), at: slot.task(), youngest, way: self.step_text(slot), hops: 0 };
-        self.search(&probe);
+        let round = self.next_counter();
+        let way = self.step_text(slot);
+        self.search(&Probe { initiator: slot.task(), round, at: slot.task(), youngest, way, hops: 0 });
     }
 
     pub(super) fn continue_probe(&self, mut probe: Probe) {
@@ -61,8 +96,16 @@ impl CoreState {
 
     /// Follows the edges on this core, depth first; each call is looked at once.
     fn search(&self, probe: &Probe) {
+        let mut visited = self.probes.take(probe);
+        let seen = &mut visited.calls;
+        if seen.insert(probe.at.slot.as_raw() as usize) || probe.hops == 0 {
+            self.search_from(probe, seen);
+        }
+        self.probes.keep(visited);
+    }
+
+    fn search_from(&self, probe: &Probe, seen: &mut BTreeSet<usize>) {
         let children = self.children();
-        let mut seen = BTreeSet::new();
         let mut stack = vec![probe.clone()];
         while let Some(step) = stack.pop() {
             let Some(slot) = step.at.live() else { continue };
@@ -122,6 +165,8 @@ impl CoreState {
                 children.entry(parent.as_raw() as usize).or_default().push(slot);
             }
         }
+        // In the order in which they were made: where a slot lies depends on what ran in this process before.
+        children.values_mut().for_each(|calls| calls.sort_by_key(|slot| slot.counter.get()));
         children
     }
 
