@@ -35,7 +35,8 @@ impl Profile {
     pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
         let store_faults = FaultRates {
             fail_per_mille: one_of(rng, &[0, 0, 30, 150]),
-            unknown_per_mille: one_of(rng, &[0, 0, 100]),
+            unknown_per_mille: one_of(rng, &[0, 0, 100, 500]),
+            sync_failed_per_mille: one_of(rng, &[0, 0, 0, 3]),
             delay_per_mille: one_of(rng, &[0, 200, 1000]),
             delay_ns_max: one_of(rng, &[20_000, 500_000, 20_000_000]),
             ..FaultRates::default()

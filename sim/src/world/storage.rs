@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use epicserver_runtime::core::Event;
-use epicserver_runtime::saving::{BatchImages, LoadAnswer, LoadTicket};
+use epicserver_runtime::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
 use epicserver_storage::{
     Batch, BatchName, FaultControl, FaultPlan, FaultyStore, MemoryStore, NodeId, Store, StoreError,
 };
@@ -60,7 +60,7 @@ enum State {
     Closing(u64),
     /// The store works until this time.
     Loading(u64, LoadTicket, LoadAnswer),
-    Committing(u64, u64, Result<(), StoreError>, Vec<(u16, Box<BatchImages>)>),
+    Committing(u64, u64, Committed, Vec<(u16, Box<BatchImages>)>),
 }
 
 impl Storage {
@@ -139,7 +139,7 @@ impl Storage {
                 for (core, images) in images {
                     cores[usize::from(core)].answer(Event::Recycled(images));
                 }
-                return self.end_batch(closed, outcome, scene);
+                return self.end_batch(closed, &outcome, scene);
             }
         }
         Ok(())
@@ -204,48 +204,45 @@ impl Storage {
                 scene.acknowledged.broken(format!("an image of core {core} does not fit a batch: {error}"));
             }
         }
-        let outcome = if images.is_empty() { Ok(()) } else { self.commit_until_known(&batch, scene) };
-        if outcome.is_ok() {
+        let outcome = if images.is_empty() { Committed::Durable } else { self.commit_batch(&batch, scene) };
+        if outcome == Committed::Durable || self.is_written(&batch) {
             scene.committed(&batch);
         }
         let until = if images.is_empty() { scene.now } else { self.until(scene) };
         let told = match &outcome {
-            Ok(()) => "written",
-            Err(StoreError::Failed { .. }) => "failed",
-            Err(_) => "broken",
+            Committed::Durable => "written",
+            Committed::Failed(_) => "failed",
+            Committed::Unknown(_) => "unknown",
         };
         let saves = batch.len();
         scene.happened(Happened::Committing { node: self.node, batch: closed, saves, outcome: told });
         self.state = State::Committing(until, closed, outcome, images);
     }
 
-    /// While the outcome is unknown the same batch is committed again, which the store recognises.
-    fn commit_until_known(&mut self, batch: &Batch, scene: &mut Scene) -> Result<(), StoreError> {
-        for _ in 0..UNKNOWN_TRIES {
-            match self.store.commit(batch) {
-                Err(StoreError::Unknown { .. }) => scene.fault("commit unknown"),
-                Err(StoreError::Failed { reason }) => {
-                    scene.fault("commit failed");
-                    return Err(StoreError::Failed { reason });
-                }
-                Err(error) => {
-                    scene.acknowledged.broken(format!("batch {}: {error}", batch.name()));
-                    return Err(error);
-                }
-                Ok(_) => return Ok(()),
-            }
-        }
-        Err(StoreError::Unknown { reason: "again and again".to_owned() })
+    /// What the store itself knows, whatever it said.
+    fn is_written(&mut self, batch: &Batch) -> bool {
+        self.store.inner_mut().last_committed(self.id).is_ok_and(|last| last == Some(batch.name()))
     }
 
-    fn end_batch(
-        &mut self,
-        closed: u64,
-        outcome: Result<(), StoreError>,
-        scene: &mut Scene,
-    ) -> Result<(), ()> {
+    fn commit_batch(&mut self, batch: &Batch, scene: &mut Scene) -> Committed {
+        let before = self.control.faults();
+        let outcome = commit_until_known(&mut self.store, batch);
+        match &outcome {
+            Committed::Failed(StoreError::Failed { .. }) => scene.fault("commit failed"),
+            Committed::Failed(error) => {
+                scene.acknowledged.broken(format!("batch {}: {error}", batch.name()));
+            }
+            Committed::Durable | Committed::Unknown(_) if self.control.faults() > before => {
+                scene.fault("commit unknown");
+            }
+            _ => {}
+        }
+        outcome
+    }
+
+    fn end_batch(&mut self, closed: u64, outcome: &Committed, scene: &mut Scene) -> Result<(), ()> {
         match outcome {
-            Err(StoreError::Failed { .. }) if scene.planted != Some(Planted::FailureAsSuccess) => {
+            Committed::Failed(_) if scene.planted != Some(Planted::FailureAsSuccess) => {
                 let failed = closed..=self.open;
                 self.open += 1;
                 self.take_requests();
@@ -254,16 +251,13 @@ impl Storage {
                 scene.happened(Happened::Failed { node: self.node, from: closed, to: *failed.end() });
                 self.failures.push(failed);
             }
-            Ok(()) | Err(StoreError::Failed { .. }) => {
+            Committed::Durable | Committed::Failed(_) => {
                 (self.durable, self.settled) = (closed, closed);
                 scene.happened(Happened::Committed { node: self.node, batch: closed });
             }
             // What is in the store is not known, so nobody may be told anything: the node must stop.
-            Err(_) => return Err(()),
+            Committed::Unknown(_) => return Err(()),
         }
         Ok(())
     }
 }
-
-/// How often a commit with an unknown outcome is asked for again.
-const UNKNOWN_TRIES: u32 = 10;
