@@ -267,7 +267,17 @@ impl<E: Entity> Catalog<E> {
 
     /// Makes an activation of `key`, in its default state. This runs user code (`Default`).
     pub(crate) fn insert(&self, vtable: &'static EntityVtable, key: Stored<E>, partition: u16) -> ObjectPtr {
-        let state = E::default();
+        self.insert_with(vtable, key, partition, E::default())
+    }
+
+    /// As [`insert`](Self::insert), in this state.
+    pub(crate) fn insert_with(
+        &self,
+        vtable: &'static EntityVtable,
+        key: Stored<E>,
+        partition: u16,
+        state: E,
+    ) -> ObjectPtr {
         let index = self.vacant_index();
         let place = self.at(index).expect("a vacant index lies inside the table");
         // SAFETY: the place is vacant, so its state is not initialised and nobody refers to it.
@@ -285,6 +295,16 @@ impl<E: Entity> Catalog<E> {
         self.by_key.borrow_mut().insert(key, index);
         self.len.set(self.len.get() + 1);
         ObjectPtr::of(place)
+    }
+
+    /// Looks at the state of an object of this catalog, between turns; `None` while somebody holds it exclusively.
+    pub(crate) fn read<R>(&self, object: ObjectPtr, read: impl FnOnce(&E) -> R) -> Option<R> {
+        let place = self.at(object.index.get())?;
+        let readable =
+            ObjectPtr::of(place) == object && object.status.get() != Status::Vacant && object.lock.get() >= 0;
+        // SAFETY: an object lives here, so its state is initialised; no `&mut` to it exists, as nobody holds it
+        // exclusively and no turn runs meanwhile.
+        readable.then(|| read(unsafe { (*place.state.get()).assume_init_ref() }))
     }
 
     fn vacant_index(&self) -> u32 {

@@ -39,6 +39,14 @@ impl<M: Method> Call<M> {
         Self { raw: RawCall { state: CallState::Fresh(fresh) } }
     }
 
+    /// What it is to say, unless it was made already.
+    pub(crate) fn message(&self) -> Option<&Message<M>> {
+        match &self.raw.state {
+            CallState::Fresh(fresh) => Some(&fresh.message),
+            _ => None,
+        }
+    }
+
     /// Gives the call, and all that it calls, at most this long. The caller's own remaining time still holds.
     pub fn within(mut self, budget: Duration) -> Self {
         if let CallState::Fresh(fresh) = &mut self.raw.state {

@@ -34,6 +34,7 @@ use crate::key::StoredKey;
 use crate::registry::Desk;
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
+use crate::script::Tape;
 use crate::slot::{Away, ReplyTo, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
 use crate::timer::{TimerKey, TimerWheel};
 
@@ -44,6 +45,7 @@ mod objects;
 pub mod operations;
 mod remote;
 mod save;
+mod script;
 mod tasks;
 mod turn;
 
@@ -307,7 +309,7 @@ pub(crate) struct CoreState {
     draining: Cell<bool>,
     sweep_at: Cell<(usize, u32)>,
     counters: CounterCells,
-    script: Option<operations::Script>,
+    script: Option<Tape>,
     desk: Arc<Desk>,
 }
 
@@ -349,7 +351,7 @@ impl Core {
         config: CoreConfig,
         entities: &[BoundEntity],
         routes: Arc<Routes>,
-        script: Option<operations::Script>,
+        script: Option<Tape>,
     ) -> Self {
         let number = config.number;
         let places = entities.iter().map(|bound| bound.number + 1).max().unwrap_or(0);

@@ -50,6 +50,7 @@ mod registry;
 pub mod remote;
 pub mod routes;
 pub mod saving;
+pub mod script;
 pub mod session;
 #[expect(unsafe_code, reason = "calls live in recycled untyped memory")]
 mod slot;

@@ -15,7 +15,6 @@ mod hooks;
 mod operations;
 mod order;
 mod remote;
-mod rules;
 mod saving;
 mod thing;
 mod threads;

@@ -101,7 +101,7 @@ impl CoreState {
     }
 
     /// The state is there: the hook runs first, then those that wait.
-    fn activated(&self, object: ObjectPtr) {
+    pub(super) fn activated(&self, object: ObjectPtr) {
         match object.vtable.get().on_activate {
             Some(hook) if self.start_hook(object, hook) => object.status.set(Status::Activating),
             _ => {

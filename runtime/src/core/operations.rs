@@ -1,7 +1,6 @@
 //! What entity code asks of its core: time, randomness, waiting, work elsewhere. Each is a syscall that the core answers;
 //! none does IO.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +15,7 @@ pub use crate::entity::object;
 use crate::entity::{Entity, RawRef, Ref, Stored};
 use crate::error::{CallError, Rejection};
 use crate::key::StoredKey;
-use crate::slot::SlotPtr;
+use crate::script::Syscall;
 use crate::timer::TimerKey;
 
 /// The time since 1970 by the node's clock. One turn sees one time.
@@ -288,50 +287,7 @@ impl Future for Gate {
     }
 }
 
-/// What entity code asked for, as a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Syscall {
-    /// A call of an object's method, or a one-way send.
-    Call {
-        /// Entity and key.
-        object: String,
-        /// The method.
-        method: &'static str,
-        /// Nobody waits for a reply.
-        one_way: bool,
-    },
-    /// A wait.
-    Sleep(Duration),
-    /// The time was read.
-    Now,
-    /// A random number was drawn.
-    Random,
-    /// A future was started beside the object.
-    Spawn,
-    /// Work for the blocking pool.
-    Blocking,
-    /// A future for the edge runtime.
-    Edge,
-    /// The object is to be forgotten.
-    Forget,
-}
-
-/// What a core that is driven by a test keeps: the syscalls so far, and the calls that wait for the test's answer.
-#[derive(Default)]
-pub(crate) struct Script {
-    pub(crate) syscalls: RefCell<Vec<Syscall>>,
-    pub(crate) calls: RefCell<Vec<SlotPtr>>,
-    /// The number of calls that the test itself makes next; those are not intercepted.
-    pub(crate) own: std::cell::Cell<usize>,
-}
-
 impl CoreState {
-    pub(super) fn note(&self, syscall: Syscall) {
-        if let Some(script) = &self.script {
-            script.syscalls.borrow_mut().push(syscall);
-        }
-    }
-
     fn start(&self, request: Request) {
         let number = self.dependence();
         match request {
@@ -344,29 +300,5 @@ impl CoreState {
                 self.act_gated(number, Action::Edge(future));
             }
         }
-    }
-
-    /// In a test of one object, calls of other objects wait for the test's answer. Gives whether this one does.
-    pub(super) fn intercept(&self, slot: SlotPtr) -> bool {
-        let Some(script) = &self.script else { return false };
-        if slot
-            .parent
-            .get()
-            .is_none_or(|parent| parent.live().is_none_or(|parent| !parent.vtable.get().holds))
-            && script.own.get() > 0
-        {
-            script.own.set(script.own.get() - 1);
-            return false;
-        }
-        let vtable = slot.vtable.get();
-        let object = slot.key(|key| format!("{}/{key}", vtable.entity)).unwrap_or_default();
-        let one_way = slot.reply_to.get() == crate::slot::ReplyTo::Nobody;
-        script.syscalls.borrow_mut().push(Syscall::Call { object, method: vtable.name, one_way });
-        script.calls.borrow_mut().push(slot);
-        true
-    }
-
-    pub(crate) fn script(&self) -> Option<&Script> {
-        self.script.as_ref()
     }
 }

@@ -49,7 +49,7 @@ pub(crate) struct Storage {
     /// The failures each core has heard of.
     heard: Vec<usize>,
     passed: Vec<u64>,
-    handed_over: Vec<Box<BatchImages>>,
+    handed_over: Vec<BatchImages>,
     pub(crate) loads: Vec<LoadTicket>,
     pub(crate) images_written: usize,
 }
@@ -223,7 +223,7 @@ impl Cluster {
             self.storage.passed
         );
         let mut batch = Batch::new(BatchName { node: NODE, number });
-        let closed = |images: &mut Box<BatchImages>| images.number <= number;
+        let closed = |images: &mut BatchImages| images.number <= number;
         let images: Vec<_> = self.storage.handed_over.extract_if(.., closed).collect();
         for images in images {
             assert!(!self.is_failed(images.number), "images of a failed batch are thrown away");
@@ -309,7 +309,7 @@ impl Cluster {
             Action::HandOver(images) => {
                 if !self.is_failed(images.number) {
                     assert!(self.storage.passed[core] <= images.number, "a core hands over before it passes");
-                    self.storage.handed_over.push(images);
+                    self.storage.handed_over.push(*images);
                 }
             }
             Action::Passed(number) => {

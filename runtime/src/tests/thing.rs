@@ -277,19 +277,17 @@ impl<const POLICY: u8, const AT_END: u8> Method for CallSelf<POLICY, AT_END> {
     type Receiver<'a> = &'a Thing<POLICY>;
     const NAME: &'static str = ["on_activate", "on_drop"][AT_END as usize];
     const LAYOUT: u64 = 1;
-    fn run<'a>(self, _: Self::Receiver<'a>) -> impl Future<Output = u64> {
-        async move {
-            note(format!("{}+", Self::NAME));
-            let nested = shared(async |thing: &Thing<POLICY>| {
-                note("nested");
-                thing.tick()
-            });
-            let this = crate::context::this::<Thing<POLICY>>();
-            let count = this.call(nested).await.expect("shared under shared");
-            crate::context::sleep(std::time::Duration::from_millis(2)).await;
-            note(format!("{}-", Self::NAME));
-            count
-        }
+    async fn run<'a>(self, _: Self::Receiver<'a>) -> u64 {
+        note(format!("{}+", Self::NAME));
+        let nested = shared(async |thing: &Thing<POLICY>| {
+            note("nested");
+            thing.tick()
+        });
+        let this = crate::context::this::<Thing<POLICY>>();
+        let count = this.call(nested).await.expect("shared under shared");
+        crate::context::sleep(std::time::Duration::from_millis(2)).await;
+        note(format!("{}-", Self::NAME));
+        count
     }
     fn output(result: Result<u64, CallError>) -> Self::Output {
         result
