@@ -34,6 +34,8 @@ pub(crate) struct Header {
     /// Changed since its last image; used by the policies that do not save at once.
     pub(crate) dirty: Cell<bool>,
     pub(crate) partition: Cell<u16>,
+    /// The hash in the labels of its images; 0 until the first one is taken.
+    pub(crate) key_hash: Cell<u64>,
     pub(crate) index: Cell<u32>,
     pub(crate) waiting_len: Cell<u32>,
     /// Calls that were granted the object and wait for their first turn in the run queue.
@@ -200,6 +202,7 @@ impl<E: Entity> Activation<E> {
                 forget: Cell::new(false),
                 dirty: Cell::new(false),
                 partition: Cell::new(0),
+                key_hash: Cell::new(0),
                 index: Cell::new(index),
                 waiting_len: Cell::new(0),
                 unstarted: Cell::new(0),
@@ -254,13 +257,18 @@ impl<E: Entity> Catalog<E> {
     }
 
     /// The activation of `key`; `hint` is where it was last time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, hint: u32, key: &Stored<E>) -> Option<ObjectPtr> {
         if let Some(found) = self.at(hint)
             && found.stored() == Some(key)
         {
             return Some(ObjectPtr::of(found));
         }
+        self.find_by_key(key)
+    }
+
+    #[inline(never)]
+    fn find_by_key(&self, key: &Stored<E>) -> Option<ObjectPtr> {
         let index = *self.by_key.borrow().get(key)?;
         self.at(index).map(ObjectPtr::of)
     }
@@ -285,6 +293,7 @@ impl<E: Entity> Catalog<E> {
         place.header.vtable.set(vtable);
         place.header.status.set(Status::Live);
         place.header.partition.set(partition);
+        place.header.key_hash.set(0);
         place.header.depends_on.set(0);
         place.header.version.set(0);
         place.header.image_batch.set(0);

@@ -16,7 +16,7 @@ use crate::entity::{Entity, Method, NodeTag, Stored};
 use crate::entry::EntryCall;
 use crate::error::{CallError, Loss, Rejection};
 use crate::slot::{ReplyTo, SlotPtr};
-use crate::task::{Message, new_call};
+use crate::task::{Message, SlotPoll, new_call, take_reply};
 
 /// How deep calls nest.
 pub const DEPTH_MAX: u8 = 32;
@@ -35,7 +35,8 @@ pub struct Call<M: Method> {
 impl<M: Method> Call<M> {
     #[inline]
     pub(crate) fn new(key: Stored<M::Entity>, found: Option<Found>, node: NodeTag, arguments: M) -> Self {
-        let fresh = Fresh { message: Message { key, arguments }, found, node, budget_ns: u64::MAX };
+        let message = Some(Message { key, arguments });
+        let fresh = Fresh { message, found, node, budget_ns: u64::MAX };
         Self { raw: RawCall { state: CallState::Fresh(fresh) } }
     }
 
@@ -74,13 +75,14 @@ impl<M: Method> Call<M> {
 }
 
 /// Sends a call one way from the core that this thread steps.
-pub(crate) fn send_here<M: Method>(core: &CoreState, fresh: Fresh<M>) -> Result<(), CallError> {
-    begin(core, fresh, None).map(drop).ok_or(CallError::Rejected(Rejection::Overloaded))
+pub(crate) fn send_here<M: Method>(core: &CoreState, mut fresh: Fresh<M>) -> Result<(), CallError> {
+    begin(core, &mut fresh, None).map(drop).ok_or(CallError::Rejected(Rejection::Overloaded))
 }
 
 /// Makes a call on the core that this thread steps. Whoever polls it then waits for the reply.
-pub(crate) fn make_here<M: Method>(core: &CoreState, fresh: Fresh<M>) -> Result<RawCall<M>, CallError> {
-    let slot = begin(core, fresh, Some(Waker::noop())).ok_or(CallError::Rejected(Rejection::Overloaded))?;
+pub(crate) fn make_here<M: Method>(core: &CoreState, mut fresh: Fresh<M>) -> Result<RawCall<M>, CallError> {
+    let slot =
+        begin(core, &mut fresh, Some(Waker::noop())).ok_or(CallError::Rejected(Rejection::Overloaded))?;
     Ok(RawCall::made(slot, core.number()))
 }
 
@@ -119,7 +121,8 @@ impl Early {
 
 /// A call that has not been made.
 pub(crate) struct Fresh<M: Method> {
-    pub(crate) message: Message<M>,
+    /// Taken when the call is made.
+    pub(crate) message: Option<Message<M>>,
     /// The object, if it was in the memory of the core that the reference was used on.
     pub(crate) found: Option<Found>,
     pub(crate) node: NodeTag,
@@ -160,13 +163,14 @@ impl<M: Method> RawCall<M> {
             CallState::Fresh(_) => self.poll_fresh(context),
             CallState::Local(slot, home) => {
                 let (slot, home) = (*slot, *home);
-                match current::with(|core| core.poll_slot::<M>(slot, home, context)).flatten() {
-                    Some(Poll::Pending) => Poll::Pending,
-                    Some(Poll::Ready(reply)) => {
+                match current::with(|core| core.poll_slot(slot, home, context)) {
+                    Some(SlotPoll::Done) => {
                         self.state = CallState::Ended;
-                        Poll::Ready(reply)
+                        take_reply::<M>(slot)
                     }
-                    None => self.poll_away(slot, home, context),
+                    Some(SlotPoll::Pending) => Poll::Pending,
+                    Some(SlotPoll::Early(early)) => self.end_early(slot, early),
+                    Some(SlotPoll::Away) | None => self.poll_away(slot, home, context),
                 }
             }
             CallState::Entered(entered) => entered.poll_reply(context),
@@ -177,32 +181,46 @@ impl<M: Method> RawCall<M> {
     /// Makes the call on the core that this thread steps; without one it enters a node.
     #[inline]
     fn poll_fresh(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
-        let CallState::Fresh(fresh) = std::mem::replace(&mut self.state, CallState::Ended) else {
-            unreachable!("checked by the caller");
-        };
-        if !current::is_here() {
-            return self.enter(fresh, context);
-        }
-        let made = current::with(|core| match begin(core, fresh, Some(context.waker())) {
-            Some(slot) => {
-                self.state = CallState::Local(slot, core.number());
-                true
+        let CallState::Fresh(fresh) = &mut self.state else { unreachable!("checked by the caller") };
+        let made =
+            current::with(|core| begin(core, fresh, Some(context.waker())).map(|slot| (slot, core.number())));
+        match made {
+            Some(Some((slot, home))) => {
+                self.state = CallState::Local(slot, home);
+                Poll::Pending
             }
-            None => false,
-        });
-        if made == Some(true) {
-            return Poll::Pending;
+            Some(None) => self.refuse(),
+            None => self.enter(context),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
+        if let CallState::Fresh(fresh) = std::mem::replace(&mut self.state, CallState::Ended) {
+            self.state = CallState::Entered(EntryCall::new(fresh));
+        }
+        self.poll_reply(context)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self) -> Poll<Result<M::Value, CallError>> {
+        self.state = CallState::Ended;
         Poll::Ready(Err(CallError::Rejected(Rejection::Overloaded)))
     }
 
     #[cold]
-    fn enter(&mut self, fresh: Fresh<M>, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
-        self.state = CallState::Entered(EntryCall::new(fresh));
-        self.poll_reply(context)
+    #[inline(never)]
+    fn end_early(&mut self, slot: SlotPtr, early: Early) -> Poll<Result<M::Value, CallError>> {
+        self.state = CallState::Ended;
+        current::with(|core| core.abandon(slot));
+        Poll::Ready(Err(early.into_error()))
     }
 
     /// A call that was made on another core than the one that polls it: its reply is sent after it.
+    #[cold]
+    #[inline(never)]
     fn poll_away(
         &mut self,
         slot: SlotPtr,
@@ -229,8 +247,8 @@ impl<M: Method> Drop for RawCall<M> {
 /// Makes the call: takes a slot, fills it, and leaves it in the core's outbox. No waker: nobody waits for the reply.
 /// Gives nothing when as many calls as allowed are under way.
 #[inline]
-fn begin<M: Method>(core: &CoreState, fresh: Fresh<M>, waker: Option<&Waker>) -> Option<SlotPtr> {
-    let slot = new_call(&core.slots, fresh.message)?;
+fn begin<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: Option<&Waker>) -> Option<SlotPtr> {
+    let slot = new_call(&core.slots, fresh.message.take()?)?;
     slot.reply_to.set(if waker.is_some() { ReplyTo::Caller } else { ReplyTo::Nobody });
     slot.caller.waker.set(waker.map(crate::waker::copy));
     core.post(slot, fresh.budget_ns, fresh.found.and_then(|found| found.still(core.stamp())));

@@ -559,7 +559,7 @@ impl CoreState {
     }
 
     /// Gives a slot of this core back. Its body is empty.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, slot: SlotPtr) {
         if let Some(key) = slot.caller.timer.get() {
             slot.caller.timer.set(None);

@@ -21,12 +21,6 @@ pub(crate) fn with<R>(run: impl FnOnce(&CoreState) -> R) -> Option<R> {
     unsafe { core.as_ref() }.map(run)
 }
 
-/// Whether this thread is stepping a core.
-#[inline]
-pub(crate) fn is_here() -> bool {
-    !CURRENT.get().is_null()
-}
-
 /// Notes that the running turn changed a `Field`.
 #[inline]
 pub(crate) fn mark_touched() {

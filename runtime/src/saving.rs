@@ -78,6 +78,7 @@ struct Image {
 pub(crate) struct ImageLabel {
     pub(crate) entity: u64,
     pub(crate) partition: u16,
+    pub(crate) key_hash: u64,
     pub(crate) epoch: u64,
     pub(crate) version: u64,
     pub(crate) schema: u32,
@@ -134,14 +135,17 @@ impl BatchImages {
         let (place, len) = self.write_image(write)?;
         let start = self.keys.len();
         self.keys.extend_from_slice(key.bytes);
-        let record = RecordKeyRef { entity: label.entity, kind: key.kind, bytes: key.bytes };
-        let mut header = EnvelopeHeader::state(record);
-        header.codec = crate::codec::CODEC_RKYV;
-        header.epoch = label.epoch;
-        header.version = label.version;
-        header.schema = label.schema;
-        header.layout = label.layout;
-        header.partition = Partition::new(label.partition).unwrap_or(header.partition);
+        let header = EnvelopeHeader {
+            kind: EnvelopeKind::State,
+            codec: crate::codec::CODEC_RKYV,
+            entity: label.entity,
+            key_hash: label.key_hash,
+            partition: Partition::new(label.partition).unwrap_or(Partition::from_hash(label.key_hash)),
+            epoch: label.epoch,
+            version: label.version,
+            schema: label.schema,
+            layout: label.layout,
+        };
         let key_range = start..self.keys.len();
         self.images.push(Image {
             header,

@@ -365,7 +365,7 @@ impl SlotPool {
     }
 
     /// Takes a slot for a body of this vtable; `None` when as many calls as allowed are under way.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn allocate(&self, vtable: &'static TaskVtable) -> Option<SlotPtr> {
         if self.live.get() >= self.live_max {
             return None;
@@ -658,7 +658,6 @@ impl SlotList {
     }
 
     #[inline]
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = SlotPtr> + '_ {
         std::iter::successors(self.head.get(), |slot| slot.list_next.get())
     }

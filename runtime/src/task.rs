@@ -14,6 +14,7 @@ use epicserver_transport::Frame;
 use crate::activation::ObjectPtr;
 use crate::codec::{self, CodecError, Encoder};
 use crate::core::{CoreState, Located};
+use crate::current;
 use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
 use crate::error::{CallError, Rejection};
 use crate::key::{KeyView, StoredKey};
@@ -125,17 +126,19 @@ unsafe fn poll<M: Method, F: Future<Output = M::Value>>(body: *mut u8, context: 
     let Poll::Ready(value) = polled else { return Polled::Pending };
     // SAFETY: the future is finished and never touched again, also if its destructor panics.
     let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { body.cast::<F>().drop_in_place() }));
-    let (reply, outcome): (Reply<M>, _) = match dropped {
-        Ok(()) => (Ok(value), Polled::Ready),
+    match dropped {
+        // SAFETY: the body is empty.
+        Ok(()) => unsafe { body.cast::<Reply<M>>().write(Ok(value)) },
         Err(panic) => {
             // A second panic must not leave here: the body is empty, which the caller would not know.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
-            (Err(CallError::Panicked(panic_text(&*panic))), Polled::Broken)
+            let error = CallError::Panicked(panic_text(&*panic));
+            // SAFETY: the body is empty.
+            unsafe { body.cast::<Reply<M>>().write(Err(error)) };
+            return Polled::Broken;
         }
-    };
-    // SAFETY: the body is empty.
-    unsafe { body.cast::<Reply<M>>().write(reply) };
-    outcome
+    }
+    Polled::Ready
 }
 
 /// What a poll of a task came to.
@@ -253,35 +256,76 @@ unsafe fn put_message<M: Method>(slot: SlotPtr, message: Message<M>) {
     slot.state.set(State::Message);
 }
 
+/// What a look at a call's slot came to.
+#[derive(Clone, Copy)]
+pub(crate) enum SlotPoll {
+    /// The reply is there.
+    Done,
+    /// The caller will be woken.
+    Pending,
+    /// The caller need not wait for the reply.
+    Early(crate::call::Early),
+    /// The slot is another core's.
+    Away,
+}
+
 impl CoreState {
-    /// The reply in a slot of this core, if it is there; `None` if the slot is another core's.
+    /// Looks whether the reply is in a slot of this core.
     #[inline]
-    pub(crate) fn poll_slot<M: Method>(
-        &self,
-        slot: SlotPtr,
-        home: u32,
-        context: &mut Context<'_>,
-    ) -> Option<Poll<Result<M::Value, CallError>>> {
+    pub(crate) fn poll_slot(&self, slot: SlotPtr, home: u32, context: &mut Context<'_>) -> SlotPoll {
         if home != self.number() {
-            return None;
+            return SlotPoll::Away;
         }
         if slot.caller.done.get() {
-            self.adopt(slot.depends_on.get());
-            // SAFETY: `done` says that the body holds the reply, and only a call of `M` asks for it, with the slot that was
-            // allocated for it; `release` counts the body as empty.
-            let reply = unsafe { slot.body.get().cast::<Reply<M>>().read() };
-            self.release(slot);
-            return Some(Poll::Ready(reply));
+            return SlotPoll::Done;
         }
+        self.wait_for_reply(slot, context)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_reply(&self, slot: SlotPtr, context: &mut Context<'_>) -> SlotPoll {
         if let Some(early) = slot.caller.early.get() {
-            self.abandon(slot);
-            return Some(Poll::Ready(Err(early.into_error())));
+            return SlotPoll::Early(early);
         }
         let waker = slot.caller.waker.take();
         let same = waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
         slot.caller.waker.set(if same { waker } else { Some(context.waker().clone()) });
-        Some(Poll::Pending)
+        SlotPoll::Pending
     }
+
+    /// The caller has read the reply: what it depends on is the caller's now, and the slot is free.
+    #[inline]
+    fn take_back(&self, slot: SlotPtr) {
+        self.adopt(slot.depends_on.get());
+        self.release(slot);
+    }
+}
+
+/// Takes the reply out of a slot of the current core that is `Done`, and gives the slot back.
+///
+/// Value and error go separate ways on purpose: a reply that is moved as a whole right after one part of it was written
+/// stalls the processor for longer than the rest of the call takes.
+#[inline(always)]
+pub(crate) fn take_reply<M: Method>(slot: SlotPtr) -> Poll<Result<M::Value, CallError>> {
+    assert!(slot.caller.done.get());
+    let reply = slot.body.get().cast::<Reply<M>>();
+    // SAFETY: `done` says that the body holds the reply, and only a call of `M` asks for it, with the slot that was
+    // allocated for it.
+    let Ok(value) = (unsafe { &*reply }) else { return take_error::<M>(slot) };
+    // SAFETY: as above; `release` counts the body as empty.
+    let value = unsafe { std::ptr::from_ref(value).read() };
+    current::with(|core| core.take_back(slot));
+    Poll::Ready(Ok(value))
+}
+
+#[cold]
+#[inline(never)]
+fn take_error<M: Method>(slot: SlotPtr) -> Poll<Result<M::Value, CallError>> {
+    // SAFETY: as in `take_reply`, its only caller.
+    let reply = unsafe { slot.body.get().cast::<Reply<M>>().read() };
+    current::with(|core| core.take_back(slot));
+    Poll::Ready(reply)
 }
 
 fn inbound<M: Method>(

@@ -13,7 +13,7 @@ pub(super) const PROBE_INTERVAL_NS: u64 = 50_000_000;
 
 impl CoreState {
     /// A message has reached its object: it runs, waits, or is refused.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit(&self, slot: SlotPtr, object: ObjectPtr) {
         slot.object.set(Some(object));
         if object.waiting.is_empty() && object.status.get() == Status::Live && may_hold(object, slot) {
@@ -25,6 +25,7 @@ impl CoreState {
     }
 
     #[cold]
+    #[inline(never)]
     fn admit_contended(&self, slot: SlotPtr, object: ObjectPtr) {
         match self.held_by_ancestor(slot, object) {
             Some(Ancestor::Excludes(path)) => self.refuse(slot, CallError::Deadlock(path)),

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::task::Waker;
 
+use epicserver_storage::RecordKeyRef;
+
 use super::{Action, CoreState, Timer, count};
 use crate::activation::{ObjectPtr, Status};
 use crate::codec::{CodecError, Encoder};
@@ -147,6 +149,7 @@ impl CoreState {
         ImageLabel {
             entity: vtable.id.0,
             partition,
+            key_hash: key_hash(object),
             epoch: self.routes.borrow().epoch(partition),
             version: object.version.get() + 1,
             schema: vtable.version,
@@ -342,6 +345,17 @@ impl CoreState {
             self.grant_waiting(object);
         }
     }
+}
+
+/// The hash that labels the object's images. Hashing costs more than the rest of an image, so it is kept.
+#[inline]
+fn key_hash(object: ObjectPtr) -> u64 {
+    if object.key_hash.get() == 0 {
+        let entity = object.vtable.get().id.0;
+        let hash = object.key(|key| RecordKeyRef { entity, kind: key.kind, bytes: key.bytes }.hash());
+        object.key_hash.set(hash.unwrap_or(0));
+    }
+    object.key_hash.get()
 }
 
 const SPARE_MAX: usize = 4;

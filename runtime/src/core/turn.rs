@@ -251,6 +251,7 @@ impl CoreState {
     }
 
     /// The task panicked: its object cannot be trusted any more. Without a text the body holds the reply already.
+    #[cold]
     fn broken(&self, slot: SlotPtr, panic: Option<String>) {
         self.unschedule(slot);
         let vtable = slot.vtable.get();
@@ -289,6 +290,7 @@ impl CoreState {
     }
 
     /// Ends a call whose method never started with an error.
+    #[cold]
     pub(crate) fn refuse(&self, slot: SlotPtr, error: CallError) {
         debug_assert!(!is_started(slot.state.get()), "a call that runs was to be refused");
         self.drop_safely(slot, Content::Message);
@@ -298,11 +300,13 @@ impl CoreState {
     }
 
     /// Ends a call that nobody waits for any more and that never started.
+    #[cold]
     pub(super) fn discard(&self, slot: SlotPtr) {
         self.refuse(slot, CallError::Rejected(Rejection::Expired));
     }
 
     /// Brings the reply in a slot's body to whoever waits for it.
+    #[inline(always)]
     pub(super) fn reply(&self, slot: SlotPtr) {
         if let Some(key) = slot.timer.get() {
             slot.timer.set(None);
@@ -311,26 +315,36 @@ impl CoreState {
         match slot.reply_to.get() {
             ReplyTo::Node => self.reply_to_node(slot),
             _ if slot.home.get() == self.number => self.hand_back(slot),
-            _ => {
-                slot.object.set(None);
-                slot.path.take();
-                slot.own_path.take();
-                drop(slot.cancel_waker.take());
-                // The cores of a node have numbers that follow each other.
-                let first = self.number - u32::from(self.config.index);
-                slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
-                self.tell((slot.home.get() - first) as u16, CoreWord::Reply(slot));
-            }
+            _ => self.send_home(slot),
         }
     }
 
+    /// The slot goes back to the core that its caller is on.
+    #[inline(never)]
+    fn send_home(&self, slot: SlotPtr) {
+        slot.object.set(None);
+        slot.path.take();
+        slot.own_path.take();
+        drop(slot.cancel_waker.take());
+        // The cores of a node have numbers that follow each other.
+        let first = self.number - u32::from(self.config.index);
+        slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
+        self.tell((slot.home.get() - first) as u16, CoreWord::Reply(slot));
+    }
+
+    /// Nobody waits for the reply.
+    #[inline(never)]
+    fn drop_reply(&self, slot: SlotPtr) {
+        self.drop_safely(slot, Content::Reply);
+        self.release(slot);
+    }
+
     /// The slot is home again and holds the reply.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hand_back(&self, slot: SlotPtr) {
         slot.caller.away.set(Away::Here);
         if slot.reply_to.get() == ReplyTo::Nobody || slot.caller.gone.get() {
-            self.drop_safely(slot, Content::Reply);
-            return self.release(slot);
+            return self.drop_reply(slot);
         }
         slot.caller.done.set(true);
         if let Some(key) = slot.caller.timer.get() {

@@ -50,8 +50,10 @@ fn the_allocator_counts() {
 const CALLEES: u64 = 1000;
 const WARM_UP_CALLS: u64 = 10 * CALLEES;
 const ROUNDS: usize = if cfg!(debug_assertions) { 1 } else { 31 };
-/// A batch is closed after so many turns and deliveries.
-const TURNS_PER_BATCH: u32 = 5_000;
+/// Turns and deliveries of one pass of a core's thread, as its driver has them.
+const TURNS_PER_PASS: u32 = 256;
+/// A batch is closed after so many passes.
+const PASSES_PER_BATCH: u64 = 20;
 
 /// What some calls cost altogether.
 #[derive(Clone, Copy, Debug, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -117,11 +119,12 @@ where
 /// Steps the core to its end, and plays store and storage thread.
 fn drive(core: &mut Core) {
     let mut actions = Vec::new();
-    let mut batch = 1;
+    let mut passes = 0;
     core.step(0, Event::Desk, &mut actions);
     while core.is_ready() {
-        core.step(0, Event::Turns(TURNS_PER_BATCH), &mut actions);
-        batch += 1;
+        core.step(0, Event::Turns(TURNS_PER_PASS), &mut actions);
+        passes += 1;
+        let batch = passes / PASSES_PER_BATCH + 1;
         let news = SaveNews { open: batch, durable: batch - 1, failed: Vec::new() };
         core.step(0, Event::Save(news), &mut actions);
         while let Some(action) = actions.pop() {
