@@ -202,7 +202,15 @@ pub mod layout {
             }
             part += 1;
         }
-        hash
+        mix(hash)
+    }
+
+    /// Spreads every bit over all others (the finalizer of MurmurHash3): frames carry only the low half, and the low half
+    /// of FNV-1a knows nothing of the high one.
+    const fn mix(hash: u64) -> u64 {
+        let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        hash ^ (hash >> 33)
     }
 
     const fn step(hash: u64, byte: u8) -> u64 {

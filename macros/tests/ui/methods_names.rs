@@ -23,11 +23,11 @@ struct Barrel {
 
 #[methods]
 impl Barrel {
-    async fn silver_get_hit(&self) -> u64 {
+    async fn give_tower_give_stone(&self) -> u64 {
         self.hits
     }
 
-    async fn load_level_enter(&self) -> u64 {
+    async fn open_barrel_close_barrel(&self) -> u64 {
         self.hits
     }
 }
