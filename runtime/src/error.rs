@@ -149,10 +149,10 @@ impl CallError {
 
 /// An error type that a method returns: says how errors of the method's *own* calls are marked when they reach its caller.
 ///
-/// `#[message]` implements it for your error types, marking the fields named by `#[nested]`.
+/// `#[message(error)]` implements it for your error types, marking the fields named by `#[nested]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a method",
-    note = "put `#[message]` on your error type and implement `From<CallError>` for it, or use `CallError`"
+    note = "put `#[message(error)]` on your error type and implement `From<CallError>` for it, or use `CallError`"
 )]
 pub trait MethodError: From<CallError> {
     /// Wraps what is an error of an inner call in [`CallError::Nested`]; everything else stays.
