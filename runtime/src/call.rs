@@ -43,7 +43,7 @@ impl<M: Method> Call<M> {
     /// What it is to say, unless it was made already.
     pub(crate) fn message(&self) -> Option<&Message<M>> {
         match &self.raw.state {
-            CallState::Fresh(fresh) => Some(&fresh.message),
+            CallState::Fresh(fresh) => fresh.message.as_ref(),
             _ => None,
         }
     }
