@@ -67,7 +67,8 @@ impl Routes {
     }
 }
 
-/// A view that never changes: the partitions are dealt out to the members in turn, at epoch 1.
+/// A view that never changes: the members own equal ranges of the partitions, at epoch 1. Ranges, because a partition's
+/// number also says its core: dealt out in turn, two nodes of two cores would use one core each.
 pub fn fixed_view(members: &[Member]) -> View {
     let mut view = View::empty(StoreId(0));
     let mut owners: Vec<NodeId> =
@@ -78,7 +79,8 @@ pub fn fixed_view(members: &[Member]) -> View {
     }
     for number in 0..PARTITIONS {
         let partition = Partition::new(number).expect("below the number of partitions");
-        view.assign(partition, owners.get(usize::from(number) % owners.len().max(1)).copied());
+        let place = usize::from(number) * owners.len() / usize::from(PARTITIONS);
+        view.assign(partition, owners.get(place).copied());
     }
     view.version = 1;
     view

@@ -12,7 +12,7 @@ use std::time::Duration;
 use epicserver_transport::{FrameKind, LoopbackOptions};
 
 use crate::context;
-use crate::core::CoreConfig;
+use crate::core::{Core, CoreConfig};
 use crate::error::{CallError, Executed, Loss, Rejection};
 use world::{Add, Blow, Chain, Echo, Fan, Nap, Note, Notes, Options, World, post};
 
@@ -36,22 +36,22 @@ fn a_call_runs_on_the_other_node_and_brings_the_result() {
 }
 
 #[test]
-fn three_nodes_of_two_cores_reach_every_object() {
-    let mut world = World::with(3, Options { cores: 2, ..strict() });
-    for from in 0..3 {
-        for key in 0..60u64 {
-            assert_eq!(
-                world.call(from, async move { post(key).call(Add { by: 1 }).await }),
-                Ok(from as u64 + 1)
-            );
+fn nodes_of_two_cores_reach_every_object_and_use_every_core() {
+    for nodes in [2, 3] {
+        let mut world = World::with(nodes, Options { cores: 2, ..strict() });
+        for from in 0..nodes {
+            for key in 0..60u64 {
+                let result = world.call(from, async move { post(key).call(Add { by: 1 }).await });
+                assert_eq!(result, Ok(from as u64 + 1));
+            }
         }
+        let per_core: Vec<usize> = (0..nodes)
+            .flat_map(|node| world.process(node).cores.iter().map(Core::activations).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(per_core.iter().sum::<usize>(), 60);
+        assert!(per_core.iter().all(|count| *count > 0), "{per_core:?}");
+        world.end();
     }
-    let per_core: Vec<usize> = (0..3)
-        .flat_map(|node| world.process(node).cores.iter().map(|core| core.activations()).collect::<Vec<_>>())
-        .collect();
-    assert_eq!(per_core.iter().sum::<usize>(), 60);
-    assert!(per_core.iter().all(|count| *count > 0), "{per_core:?}");
-    world.end();
 }
 
 #[test]
