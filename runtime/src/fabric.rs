@@ -82,7 +82,14 @@ pub struct FabricConfig {
 
 impl FabricConfig {
     /// The usual bounds over a transport with these capabilities.
-    pub fn new(me: NodeId, cores: u16, members: &FixedMembers, cluster: u128, secret: &[u8; 32], caps: &Caps) -> Self {
+    pub fn new(
+        me: NodeId,
+        cores: u16,
+        members: &FixedMembers,
+        cluster: u128,
+        secret: &[u8; 32],
+        caps: &Caps,
+    ) -> Self {
         let mut session = SessionConfig::for_transport(0, caps);
         session.without_link_max_ns = WITHOUT_LINK_NS;
         Self {
@@ -481,7 +488,10 @@ impl Fabric {
 
 impl std::fmt::Debug for Fabric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fabric").field("me", &self.config.me).field("peers", &self.peers.len()).finish_non_exhaustive()
+        f.debug_struct("Fabric")
+            .field("me", &self.config.me)
+            .field("peers", &self.peers.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use epicserver_storage::NodeId;
 use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, HEADER_LEN};
 
-use super::{Action, CoreState};
+use super::{Action, CoreState, CoreWord};
 use crate::codec::{self, CodecError, Encoder};
 use crate::error::{CallError, Loss, Rejection};
 use crate::id::EntityId;
@@ -70,6 +70,11 @@ impl CoreState {
     pub(super) fn send_to_node(&self, slot: SlotPtr, node: NodeId, partition: u16) {
         if slot.reply_to.get() == ReplyTo::Node {
             return self.answer_moved(slot, partition);
+        }
+        if slot.home.get() != self.number {
+            // Its object went away while it came here: only its home core may send it to another node.
+            let first = self.number - u32::from(self.config.index);
+            return self.tell((slot.home.get() - first) as u16, CoreWord::Call(slot));
         }
         super::count(&self.counters.remote_calls);
         self.detach_from_parent(slot);
@@ -315,7 +320,10 @@ impl CoreState {
         match header.kind() {
             FrameKind::Reply | FrameKind::Error => {
                 let header = FrameHeader { kind_number: FrameKind::Error as u8, ..*header };
-                self.act(Action::Frame(PeerFrame { peer, frame: self.error_frame(header, &CallError::SaveFailed) }));
+                self.act(Action::Frame(PeerFrame {
+                    peer,
+                    frame: self.error_frame(header, &CallError::SaveFailed),
+                }));
             }
             FrameKind::Request => {
                 let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };

@@ -280,7 +280,10 @@ impl CoreState {
 
     /// Keeps a request until this node has read the view that its sender routed by.
     fn park(&self, from: &Inbound, header: &FrameHeader, deadline: u64, frame: &PeerFrame) {
-        if self.remote.parked.borrow().len() >= PARKED_MAX {
+        let bytes: usize = self.remote.parked.borrow().iter().map(|parked| parked.frame.frame.len()).sum();
+        let is_full =
+            self.remote.parked.borrow().len() >= PARKED_MAX || bytes + frame.frame.len() > PARKED_LEN_MAX;
+        if is_full {
             return self.answer(from, header, &CallError::Rejected(Rejection::Overloaded));
         }
         // A copy: the receive buffer is not to wait for the view.
@@ -384,3 +387,5 @@ fn root_ms(path: &[PathEntry]) -> Option<u64> {
 
 /// Requests that may wait for the view.
 const PARKED_MAX: usize = 1024;
+/// Bytes that these may take together.
+const PARKED_LEN_MAX: usize = 32 << 20;

@@ -7,6 +7,7 @@ use epicserver_transport::FrameKind;
 use super::world::{Add, Note, Notes, Options, World, post};
 use crate::core::CoreConfig;
 use crate::error::{CallError, Loss, Rejection};
+use crate::key::StoredKey;
 
 /// Calls that are under way when their object moves are sent again in the order they were made in, and new ones wait
 /// for them.
@@ -89,4 +90,27 @@ fn a_view_that_catches_up_ends_what_was_known_beyond_it() {
     assert_eq!(world.call(0, async move { post(key).call(Add { by: 1 }).await }), Ok(1));
     assert_eq!(world.process(0).cores[0].activations(), 1);
     world.end();
+}
+
+/// A call is on its way to another core of its node when the object leaves the node: the core that made it sends it on.
+#[test]
+fn a_call_between_cores_whose_object_leaves_the_node_is_sent_by_its_own_core() {
+    for is_dropped in [false, true] {
+        let mut world = World::with(2, Options { cores: 2, ..Options::default() });
+        let on_core_1 = |key: &u64| key.canonical(|key| key.partition()) % 2 == 1;
+        let key = (0..).map(|nth| world.key_on(0, nth)).find(on_core_1).unwrap();
+        let within = Duration::from_millis(if is_dropped { 1 } else { 5_000 });
+        let mut call = world.start(0, async move { post(key).call(Add { by: 1 }).within(within).await });
+        world.pass();
+        world.show(1, key, 1, 2);
+        world.show(0, key, 1, 2);
+        if is_dropped {
+            world.now += 2_000_000;
+        }
+        world.settle();
+        let expected = if is_dropped { Err(()) } else { Ok(1) };
+        assert_eq!(call.result().unwrap().map_err(drop), expected);
+        assert_eq!(world.process(1).cores[1].activations(), usize::from(!is_dropped));
+        world.end();
+    }
 }
