@@ -69,6 +69,59 @@ mod transports;
 
 pub use epicserver_macros::{entity, main, message, methods};
 pub use epicserver_runtime::context;
+/// Tests of one object, without a runtime:
+///
+/// ```
+/// use epicserver::context::object;
+/// use epicserver::prelude::*;
+/// use epicserver::test::{Script, Syscall};
+///
+/// #[entity(name = "game.Barrel")]
+/// #[derive(Default)]
+/// struct Barrel {
+///     hits: u32,
+/// }
+///
+/// #[methods]
+/// impl Barrel {
+///     async fn on_hit(&mut self) -> bool {
+///         self.hits += 1;
+///         self.hits >= 3
+///     }
+/// }
+///
+/// #[entity(name = "game.Player", key = String)]
+/// #[derive(Default)]
+/// struct Player {
+///     score: Field<u64>,
+/// }
+///
+/// #[methods]
+/// impl Player {
+///     async fn enter_level(&self, barrels: Vec<Ref<Barrel>>) -> Result<(), CallError> {
+///         for barrel in barrels {
+///             if barrel.on_hit().await? {
+///                 self.score.update(|score| score + 1);
+///             }
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let barrels: Vec<Ref<Barrel>> = (0..2).map(object::<Barrel>).collect();
+/// let mut script = Script::<Player>::new("Bob").with_state(Player { score: Field::new(10) });
+///
+/// let level = script.send(|player| player.enter_level(barrels.clone()));
+/// assert_eq!(script.syscalls(), [Syscall::call(&barrels[0].on_hit())]);
+///
+/// script.answer(barrels[0].on_hit(), true);
+/// assert_eq!(script.state(|player| player.score.get()), 11);
+/// assert_eq!(script.syscalls(), [Syscall::call(&barrels[1].on_hit())]);
+///
+/// script.fail(barrels[1].on_hit(), CallError::NotSent);
+/// assert_eq!(level.result(), Some(Err(CallError::Nested(Box::new(CallError::NotSent)))));
+/// ```
+pub use epicserver_runtime::script as test;
 pub use epicserver_runtime::entity::Entities;
 pub use epicserver_runtime::{
     Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,
