@@ -111,6 +111,8 @@ fn a_call_between_cores_whose_object_leaves_the_node_is_sent_by_its_own_core() {
         let expected = if is_dropped { Err(()) } else { Ok(1) };
         assert_eq!(call.result().unwrap().map_err(drop), expected);
         assert_eq!(world.process(1).cores[1].activations(), usize::from(!is_dropped));
+        let sent: Vec<u64> = world.process(0).cores.iter().map(|core| core.counters().remote_calls).collect();
+        assert_eq!(sent, [u64::from(!is_dropped), 0], "only the core that made the call sends it");
         world.end();
     }
 }
