@@ -64,7 +64,7 @@ impl std::error::Error for SettingsError {}
 
 /// The flags of every program that is started by `#[epicserver::main]`.
 #[derive(clap::Parser, Clone, Debug, Default)]
-#[command(after_help = AFTER_HELP)]
+#[command(about = "A program of virtual objects. The flags say how its node runs.", after_help = AFTER_HELP)]
 pub struct Flags {
     /// Execution threads [default: one for each processor]
     #[arg(long, value_name = "N")]
