@@ -69,6 +69,7 @@ mod transports;
 
 pub use epicserver_macros::{entity, main, message, methods};
 pub use epicserver_runtime::context;
+pub use epicserver_runtime::entity::Entities;
 /// Tests of one object, without a runtime:
 ///
 /// ```
@@ -122,7 +123,6 @@ pub use epicserver_runtime::context;
 /// assert_eq!(level.result(), Some(Err(CallError::Nested(Box::new(CallError::NotSent)))));
 /// ```
 pub use epicserver_runtime::script as test;
-pub use epicserver_runtime::entity::Entities;
 pub use epicserver_runtime::{
     Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,
     Stats, Wait,

@@ -207,6 +207,21 @@ fn what_a_turn_sends_after_a_change_depends_on_that_change() {
     assert_eq!(notes(), ["told the world"]);
 }
 
+#[test]
+fn the_error_of_a_state_that_is_too_large_waits_as_well() {
+    let mut cluster = Cluster::with(1, CoreConfig { state_len_max: 8_192, ..CoreConfig::default() });
+    let grows = exclusive(async |thing: &mut Thing<DURABLE>| {
+        let seen = durable(2).call(tick()).await.expect("served");
+        *thing.text.get_mut() = "large ".repeat(5_000);
+        seen
+    });
+    let mut outside = ByHand::start(cluster.outside::<DURABLE>(0, 1).call(grows));
+    cluster.run();
+    assert_eq!(outside.result(), None);
+    cluster.commit();
+    assert_eq!(outside.result().expect("ended").expect_err("too large").executed(), Executed::Yes);
+}
+
 /// Moves one from an object to another, each move a call of an object that depends on both.
 fn transfer(from: u64, to: u64) -> impl Future<Output = Result<u64, CallError>> {
     durable(from).call(exclusive(async move |thing| {
