@@ -302,6 +302,8 @@ impl CoreState {
             }
         }
         self.act(Action::Passed(range.end() + 1));
+        // Messages before objects: the end of one object may let a call go on that waits for another one.
+        self.fail_messages(&range);
         for object in self.objects() {
             let tainted =
                 range.contains(&object.depends_on.get()) || range.contains(&object.image_batch.get());
@@ -309,7 +311,7 @@ impl CoreState {
                 self.kill(object, &CallError::SaveFailed);
             }
         }
-        self.fail_messages(&range);
+        self.objects().into_iter().for_each(|object| self.grant_waiting(object));
         self.open_gate();
     }
 
@@ -342,7 +344,6 @@ impl CoreState {
                 self.dequeue(slot, object);
                 self.refuse(slot, CallError::SaveFailed);
             }
-            self.grant_waiting(object);
         }
     }
 }
