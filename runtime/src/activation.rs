@@ -15,7 +15,7 @@ use crate::entity::{Entity, MethodEntry, MethodTable, Methods, Stored};
 use crate::id::{EntityId, ObjectHash};
 use crate::key::{KeyView, StoredKey};
 use crate::saving::SavePolicy;
-use crate::slot::SlotList;
+use crate::slot::{SlotList, archive};
 use crate::task::Hook;
 
 #[expect(clippy::disallowed_types, reason = "the hasher has a fixed seed, and the map is never iterated")]
@@ -139,9 +139,13 @@ impl ObjectPtr {
 
     /// Writes the state's archive. Nothing may be written while an exclusive method is in progress.
     pub(crate) fn image(self, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
+        // Held meanwhile, as an archiver may be user code: whatever that lets go of, nobody gets or resets the state.
+        self.lock.set(self.lock.get() + 1);
         // SAFETY: the vtable is the one of this entity; callers take images only between turns and, of exclusive
         // methods, only after their end.
-        unsafe { (self.vtable.get().image)(self, encoder) }
+        let written = archive(|| unsafe { (self.vtable.get().image)(self, encoder) });
+        self.lock.set(self.lock.get() - 1);
+        written
     }
 
     /// Replaces the state by a saved one. Nothing may borrow the state.

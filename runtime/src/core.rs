@@ -18,6 +18,7 @@
 //! on the wire (`wire`).
 
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -197,6 +198,13 @@ pub(crate) enum CoreWord {
     Break(TaskRef, Box<str>),
 }
 
+impl CoreMessage {
+    /// Whether it may be left out when there is no room for it: it is asked again in a while.
+    pub(crate) fn may_be_left_out(&self) -> bool {
+        matches!(self.0, CoreWord::Probe(_))
+    }
+}
+
 impl std::fmt::Debug for SlotPtr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SlotPtr({:p})", self.as_raw())
@@ -224,6 +232,8 @@ pub(crate) enum Located {
     Unowned,
     /// It belongs here, and its state's default panicked.
     Broken,
+    /// Nowhere: no object can be saved under so long a key.
+    TooLong,
 }
 
 /// Counts of what a core did, ever increasing.
@@ -601,10 +611,13 @@ impl CoreState {
 
     pub(crate) fn partition_of<E: Entity>(key: &Stored<E>) -> u16 {
         if E::PLACED {
-            E::placement(key).canonical(|key| key.partition())
-        } else {
-            key.canonical(|key| key.partition())
+            // User code, and the key may be another node's. Where it panics the key places itself, on every node alike.
+            match catch_unwind(AssertUnwindSafe(|| E::placement(key))) {
+                Ok(placement) => return placement.canonical(|key| key.partition()),
+                Err(_) => tracing::warn!(entity = E::NAME, ?key, "the placement of a key panicked"),
+            }
         }
+        key.canonical(|key| key.partition())
     }
 
     /// The batch number that what the running task does depends on.

@@ -46,7 +46,11 @@ impl<M: Method> EntryCall<M> {
         let (sender, reply) = oneshot::channel();
         match registry::desk(home) {
             None => answer(sender, lost()),
-            Some(desk) => Self::leave(&desk, sender, move |_| Ok(RawCall::made(slot, home))),
+            Some(desk) => {
+                // Made here: a desk that refuses the job drops the call, which frees its slot.
+                let call = RawCall::made(slot, home);
+                Self::leave(&desk, sender, move |_| Ok(call));
+            }
         }
         Self { reply, unanswered: lost }
     }

@@ -23,6 +23,7 @@
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -302,12 +303,12 @@ impl SlotPtr {
 
     pub(crate) fn encode_request(self, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
         // SAFETY: the state says that the body holds a message.
-        unsafe { (self.vtable.get().encode_request)(self.body.get(), encoder) }
+        archive(|| unsafe { (self.vtable.get().encode_request)(self.body.get(), encoder) })
     }
 
     pub(crate) fn encode_reply(self, encoder: &mut Encoder<'_>) -> Result<(Outcome, usize), CodecError> {
         // SAFETY: the state says that the body holds a reply.
-        unsafe { (self.vtable.get().encode_reply)(self.body.get(), encoder) }
+        archive(|| unsafe { (self.vtable.get().encode_reply)(self.body.get(), encoder) })
     }
 
     /// Replaces the message by the reply these bytes are, or by an error. This drops the message.
@@ -321,6 +322,12 @@ impl SlotPtr {
     fn boxed_body(self) -> bool {
         usize::from(self.class.get()) == BODY_LENS.len()
     }
+}
+
+/// Runs an archiver, which may be user code: a panic there is an error like others.
+pub(crate) fn archive<T>(write: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
+    catch_unwind(AssertUnwindSafe(write))
+        .unwrap_or_else(|_| Err(CodecError::Invalid("its archiver panicked".to_owned())))
 }
 
 /// The free slots of one core.
@@ -493,8 +500,11 @@ impl Slot {
         self.path.take();
         self.own_path.take();
         self.inbound.take();
-        self.cancel_waker.take();
-        self.caller.waker.take();
+        let wakers = [self.cancel_waker.take(), self.caller.waker.take()];
+        // A waker may be the user's own, and whoever frees the slot has taken its body's content already.
+        if catch_unwind(AssertUnwindSafe(|| drop(wakers))).is_err() {
+            tracing::warn!("the destructor of a waker panicked");
+        }
     }
 
     fn empty(class: u8, body: *mut u8) -> Self {

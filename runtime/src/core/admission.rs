@@ -96,6 +96,9 @@ impl CoreState {
     }
 
     fn grant_those_waiting(&self, object: ObjectPtr) {
+        if object.status.get() != Status::Live {
+            return;
+        }
         if object.forget.get() && object.lock.get() == 0 && !self.forget_now(object) {
             return;
         }

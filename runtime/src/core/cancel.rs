@@ -40,7 +40,8 @@ impl CoreState {
                 if let Some(object) = slot.object.get() {
                     self.dequeue(slot, object);
                     self.discard(slot);
-                    self.released(object);
+                    // It held nothing, so that no hook ends with it, nor the object.
+                    self.grant_waiting(object);
                 }
             }
             (State::Running, Hold::Exclusive) => {
@@ -62,9 +63,8 @@ impl CoreState {
             return false;
         }
         let Some(object) = slot.object.get() else { return false };
-        self.unschedule(slot);
         self.touched.set(false);
-        let whole = self.drop_safely(slot, Content::Future);
+        let whole = self.drop_future(slot);
         self.drop_hold(object, slot);
         slot.fail_in_place(None, CallError::OutcomeUnknown(Loss::Timeout));
         slot.depends_on.set(0);

@@ -3,12 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use epicserver_storage::{EnvelopeKind, RecordKey};
+use epicserver_storage::{EnvelopeKind, KEY_LENGTH_MAX, RecordKey};
 
 use super::{Action, CoreState, Located, count};
 use crate::activation::{Catalog, CatalogEntry, ObjectPtr, Status};
 use crate::entity::{Entity, Stored};
 use crate::error::{CallError, Rejection};
+use crate::key::StoredKey;
 use crate::routes::{Place, Routes};
 use crate::saving::{LoadAnswer, LoadTicket, SavePolicy};
 use crate::slot::{Content, ReplyTo, SlotPtr, State};
@@ -23,6 +24,9 @@ impl CoreState {
         catalog: &Catalog<E>,
         key: &Stored<E>,
     ) -> Located {
+        if !key.canonical(|key| key.bytes.len() <= KEY_LENGTH_MAX) {
+            return Located::TooLong;
+        }
         let partition = Self::partition_of::<E>(key);
         let place = self.routes.borrow().place(partition);
         match place {
@@ -131,6 +135,7 @@ impl CoreState {
         slot.root_ms.set(self.now_ms());
         slot.counter.set(self.next_counter());
         slot.parent.set(None);
+        slot.caller.parent.set(None);
         slot.cancelled.set(false);
         slot.depends_on.set(0);
         slot.caller.done.set(false);
@@ -235,6 +240,8 @@ impl CoreState {
                 continue;
             }
             let content = if slot.state.get() == State::Granted { Content::Message } else { Content::Future };
+            // Nothing that its destructors do may wake it.
+            slot.state.set(State::Reply);
             self.drop_safely(slot, content);
             self.drop_hold(object, slot);
             slot.fail_in_place(None, error.clone());
@@ -355,6 +362,8 @@ impl CoreState {
         while let Some(slot) = self.outbox.pop_front() {
             self.refuse(slot, CallError::Rejected(Rejection::ShuttingDown));
         }
+        // What destructors started meanwhile.
+        self.stop_loose(|_| true);
     }
 }
 

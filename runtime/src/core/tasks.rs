@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::CoreState;
 use crate::error::{CallError, Rejection};
 use crate::registry::{Job, Note};
-use crate::slot::{Content, ReplyTo, SlotPtr};
+use crate::slot::{Content, ReplyTo, SlotPtr, State};
 use crate::task::new_task;
 
 impl CoreState {
@@ -19,6 +19,8 @@ impl CoreState {
         slot.root_ms.set(self.now_ms());
         slot.counter.set(self.next_counter());
         slot.parent.set(None);
+        // Else a search for cycles could take it for a call of whoever used the slot before.
+        slot.caller.parent.set(None);
         slot.cancelled.set(false);
         slot.depends_on.set(self.dependence());
         slot.object.set(self.running.get().and_then(|task| task.object.get()));
@@ -30,16 +32,22 @@ impl CoreState {
     /// A task without an object is done; its body is empty.
     pub(super) fn finish_loose(&self, slot: SlotPtr) {
         self.loose.remove(slot);
+        slot.state.set(State::Reply);
         self.release(slot);
     }
 
     /// Ends the tasks that `ends` says.
     pub(super) fn stop_loose(&self, ends: impl Fn(SlotPtr) -> bool) {
         let ended: Vec<SlotPtr> = self.loose.iter().filter(|slot| ends(*slot)).collect();
+        // All out of the list and the run queue first: what their destructors do may come back here, and may wake them.
+        for slot in &ended {
+            self.unschedule(*slot);
+            self.loose.remove(*slot);
+            slot.state.set(State::Reply);
+        }
         for slot in ended {
-            self.unschedule(slot);
             self.drop_safely(slot, Content::Future);
-            self.finish_loose(slot);
+            self.release(slot);
         }
     }
 

@@ -4,6 +4,8 @@ use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Context;
 
+use epicserver_storage::KEY_LENGTH_MAX;
+
 use super::{CoreState, CoreWord, Located, count, is_started};
 use crate::activation::{ObjectPtr, Status};
 use crate::call::DEPTH_MAX;
@@ -119,6 +121,12 @@ impl CoreState {
                 let text = format!("{} panicked in its default()", slot.vtable.get().entity);
                 self.refuse(slot, CallError::Unavailable(text));
             }
+            Located::TooLong => {
+                let entity = slot.vtable.get().entity;
+                let text =
+                    format!("the key of {entity}, of which at most {KEY_LENGTH_MAX} bytes are allowed");
+                self.refuse(slot, CallError::Rejected(Rejection::TooLarge(text)));
+            }
             Located::Unowned => {
                 let text = "no node that binds its entity owns its partition".to_owned();
                 self.refuse(slot, CallError::Unavailable(text));
@@ -208,8 +216,7 @@ impl CoreState {
         }
         if self.touched.get() && slot.vtable.get().hold != Hold::Exclusive && self.take_image(object).is_err()
         {
-            self.unschedule(slot);
-            self.drop_safely(slot, Content::Future);
+            self.drop_future(slot);
             self.drop_hold(object, slot);
             return self.outgrown(slot, object);
         }
@@ -259,12 +266,13 @@ impl CoreState {
         let content = if panic.is_some() { Content::Future } else { Content::Reply };
         if !vtable.holds {
             if panic.is_some() {
-                self.drop_safely(slot, Content::Future);
+                self.drop_future(slot);
             }
             return self.finish_loose(slot);
         }
         let Some(object) = slot.object.get() else { return };
         self.drop_hold(object, slot);
+        slot.state.set(State::Reply);
         self.drop_safely(slot, content);
         let text = panic.unwrap_or_else(|| "while its future was dropped".to_owned());
         slot.fail_in_place(None, CallError::Panicked(text));
@@ -278,6 +286,14 @@ impl CoreState {
             );
         }
         self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
+    }
+
+    /// Drops the future of a task that ends before it is done; gives whether no destructor panicked. It can no longer be
+    /// woken then: one part of a future often wakes another when it is dropped, as the guard of a mutex does.
+    pub(super) fn drop_future(&self, slot: SlotPtr) -> bool {
+        self.unschedule(slot);
+        slot.state.set(State::Reply);
+        self.drop_safely(slot, Content::Future)
     }
 
     /// Drops what is in a slot's body. A destructor that panics stops nothing here; gives whether none did.
