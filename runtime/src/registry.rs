@@ -121,7 +121,14 @@ pub(crate) fn wake_from_outside(core: u32, slot: SlotPtr) {
     }
     match desk(core) {
         Some(desk) => desk.note(Note::Woken(slot)),
-        None => slot.woken.store(false, Ordering::Release),
+        None => {
+            // Of a core that has ended. Another may have the slot by now, and leave wakes out because of this one.
+            slot.woken.swap(false, Ordering::AcqRel);
+            let now = slot.exec.load(Ordering::Relaxed);
+            if now != core {
+                wake_from_outside(now, slot);
+            }
+        }
     }
 }
 
