@@ -109,7 +109,7 @@ impl CoreState {
         let mut stack = vec![probe.clone()];
         while let Some(step) = stack.pop() {
             let Some(slot) = step.at.live() else { continue };
-            for next in self.waited_for(slot, &children) {
+            for next in self.waited_for(slot, &children, &seen) {
                 if next.task() == step.initiator {
                     return self.found_cycle(&step);
                 }
@@ -139,11 +139,13 @@ impl CoreState {
     }
 
     /// The calls that `slot` waits for.
-    fn waited_for(&self, slot: SlotPtr, children: &Children) -> Vec<SlotPtr> {
+    fn waited_for(&self, slot: SlotPtr, children: &Children, seen: &BTreeSet<usize>) -> Vec<SlotPtr> {
         match (slot.state.get(), slot.object.get()) {
             (State::Waiting, Some(object)) => {
                 // Whoever stands before it in the queue is in its way, also one that it could share the object with.
-                let earlier = object.waiting.iter().take_while(|other| *other != slot);
+                // Those before one that was seen are followed from there: else a long queue is walked for each in it.
+                let earlier = std::iter::successors(slot.list_prev.get(), |other| other.list_prev.get())
+                    .take_while(|other| !seen.contains(&(other.as_raw() as usize)));
                 let excludes = |holder: &SlotPtr| conflict(rule(slot), rule(*holder));
                 object.running.iter().filter(excludes).chain(earlier).collect()
             }
