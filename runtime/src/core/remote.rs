@@ -25,7 +25,7 @@ use crate::error::{CallError, Loss, Rejection};
 use crate::id::EntityId;
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, UNDER_WAY};
 use crate::wire::extension::{
     self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
 };
@@ -74,6 +74,7 @@ impl CoreState {
         if slot.home.get() != self.number {
             // Its object went away while it came here: only its home core may send it to another node.
             let first = self.number - u32::from(self.config.index);
+            slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
             return self.tell((slot.home.get() - first) as u16, CoreWord::Call(slot));
         }
         super::count(&self.counters.remote_calls);

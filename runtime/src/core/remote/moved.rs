@@ -132,11 +132,18 @@ impl CoreState {
         let Some(mut motion) = motion else { return };
         motion.moved.sort_by_key(|(order, _)| *order);
         let place = self.routes.borrow().place(partition);
-        for call in motion.moved.into_iter().map(|(_, call)| call).chain(motion.held) {
-            match place {
-                Place::Here(_) => self.outbox.push_back(call.slot),
-                _ => self.route(call),
-            }
+        let calls = motion.moved.into_iter().map(|(_, call)| call).chain(motion.held);
+        if matches!(place, Place::Here(_)) {
+            self.dispatch_again(calls.collect());
+        } else {
+            calls.for_each(|call| self.route(call));
+        }
+    }
+
+    /// Leaves calls for dispatch: in their order, and before what was made later.
+    fn dispatch_again(&self, calls: Vec<Outgoing>) {
+        for call in calls.into_iter().rev() {
+            self.outbox.push_front(call.slot);
         }
     }
 
@@ -152,9 +159,7 @@ impl CoreState {
             let mut peers = self.remote.peers.borrow_mut();
             peers.values_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
         };
-        for call in waiting {
-            self.outbox.push_back(call.slot);
-        }
+        self.dispatch_again(waiting);
         self.unpark();
     }
 }
