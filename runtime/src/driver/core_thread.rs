@@ -79,6 +79,8 @@ pub(crate) struct Buffers {
     answers: Vec<FromStorage>,
     /// Requests that the storage thread had no room for, in order.
     storage: VecDeque<ToStorage>,
+    /// What the core has passed, once the storage thread has all of `storage`.
+    passed: Option<u64>,
     seen: Option<Observation>,
     draining: bool,
 }
@@ -208,8 +210,8 @@ impl CoreThread {
                     to_storage = true;
                 }
                 Action::Passed(number) => {
-                    self.flush_storage();
-                    self.batches.passed(number);
+                    self.buffers.passed = Some(number);
+                    to_storage = true;
                 }
                 Action::Blocking(work) => self.edge.run(work),
                 Action::Edge(future) => self.edge.spawn(future),
@@ -240,7 +242,9 @@ impl CoreThread {
         };
         neighbour.told = true;
         if !neighbour.waiting.is_empty() {
-            neighbour.waiting.push_back(message);
+            if !message.may_be_left_out() {
+                neighbour.waiting.push_back(message);
+            }
         } else if let Err(message) = neighbour.outgoing.try_push(message) {
             neighbour.waiting.push_back(message);
         }
@@ -267,6 +271,12 @@ impl CoreThread {
                 self.buffers.storage.push_front(request);
                 break;
             }
+        }
+        // Not while an image of a batch below has no room yet: that batch would be committed without it.
+        if self.buffers.storage.is_empty()
+            && let Some(number) = self.buffers.passed.take()
+        {
+            self.batches.passed(number);
         }
         self.storage.wake();
     }
@@ -328,6 +338,18 @@ impl CoreThread {
         self.core.step(now, Event::Rest, &mut self.buffers.actions);
         self.perform();
         self.batches.idle();
+    }
+}
+
+impl Drop for CoreThread {
+    /// A core that panics is a defect of the runtime, and takes its node along: the storage thread would wait for its images
+    /// for ever, and nobody may hear that a batch without them is durable.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a core thread panicked: the node must stop");
+            self.storage.broken.store(true, Ordering::Release);
+            self.storage.wake();
+        }
     }
 }
 

@@ -148,12 +148,17 @@ impl StorageThread {
         self.clock.publish_next();
         // A core that runs passes at its next look; one that sleeps counts as passed; one in a long turn is waited for.
         while !self.clock.all_passed(closed) {
-            self.parker.prepare();
-            if self.clock.all_passed(closed) {
-                self.parker.cancel();
-                break;
+            // A core that finds no room to hand over does not pass.
+            self.take_requests(requests);
+            if self.desk.broken.load(Ordering::Acquire) {
+                return;
             }
-            self.parker.park(Some(SLEEP_NS));
+            self.parker.prepare();
+            if self.clock.all_passed(closed) || !self.desk.requests.is_empty() {
+                self.parker.cancel();
+            } else {
+                self.parker.park(Some(SLEEP_NS));
+            }
         }
         self.take_requests(requests);
         match self.commit(closed) {
@@ -182,6 +187,8 @@ impl StorageThread {
 
     /// Commits the images of all batches up to `closed`.
     fn commit(&mut self, closed: u64) -> Committed {
+        // A core that went to sleep before it heard of a failure has handed over what it had changed in the failed batch.
+        self.images.retain(|(_, images)| !self.clock.is_failed(images.number));
         let (now, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.images).into_iter().partition(|(_, images)| images.number <= closed);
         self.images = later;
@@ -249,3 +256,58 @@ const REQUESTS_MAX: usize = 1 << 16;
 pub(crate) const ANSWERS_MAX: usize = 1 << 16;
 /// A wait that nobody ends is looked at again after this long.
 const SLEEP_NS: u64 = 100_000_000;
+
+#[cfg(test)]
+mod tests {
+    use epicserver_storage::{Fence, KeyKind, MemoryStore, RecordKey, StoreId};
+
+    use super::*;
+    use crate::key::KeyView;
+    use crate::saving::ImageLabel;
+    use crate::sync::batch_clock::batch_clock;
+
+    const NODE: NodeId = NodeId { id: 1, incarnation: 1 };
+
+    fn image_in_batch(number: u64) -> Box<BatchImages> {
+        let key = 1u64.to_le_bytes();
+        let record = RecordKey::u64(1, 1);
+        let (partition, key_hash) = (record.as_ref().partition().number(), record.as_ref().hash());
+        let label = ImageLabel { entity: 1, partition, key_hash, epoch: 1, version: 1, schema: 1, layout: 1 };
+        let mut images = Box::<BatchImages>::default();
+        images.reset(number);
+        images
+            .add(&label, KeyView { kind: KeyKind::U64, bytes: &key }, |_| Ok::<_, ()>(Some(0)))
+            .expect("there is room");
+        images
+    }
+
+    #[test]
+    fn an_image_of_a_failed_batch_that_is_handed_over_late_is_not_committed() {
+        for (number, saved) in [(2, 0), (3, 1)] {
+            let parker = Parker::new();
+            let (mut clock, _cores) = batch_clock(1, parker.unparker());
+            clock.publish_next();
+            assert_eq!(clock.fail(1), 1..=2);
+            clock.publish_next();
+            let mut store = MemoryStore::new(StoreId(1));
+            let partition = RecordKey::u64(1, 1).as_ref().partition();
+            store.open_fences(&[Fence { partition, epoch: 1, holder: NODE }]).expect("memory");
+            let core_parker = Parker::new();
+            let mut thread = StorageThread {
+                desk: Arc::new(StorageDesk::new(parker.unparker())),
+                clock,
+                parker,
+                store: Box::new(store),
+                node: NODE,
+                cores: vec![CorePort { answers: Arc::new(Inbox::new(1)), unparker: core_parker.unparker() }],
+                waiting_loads: VecDeque::new(),
+                images: vec![(0, image_in_batch(number))],
+                batch: Batch::new(BatchName { node: NODE, number: 1 }),
+                durable: 2,
+            };
+            assert_eq!(thread.commit(3), Committed::Durable);
+            let record = thread.store.load(&[RecordKey::u64(1, 1).as_ref()]).expect("memory").remove(0);
+            assert_eq!(usize::from(record.is_some()), saved, "batch {number}");
+        }
+    }
+}

@@ -124,6 +124,11 @@ impl StorageClock {
         range
     }
 
+    /// Did batch `number` fail? For images that are handed over late.
+    pub(crate) fn is_failed(&self, number: u64) -> bool {
+        lock(&self.shared.failures).contains(number)
+    }
+
     fn publish_open(&mut self, open: u64) {
         self.open = open;
         self.shared.front.open.store(open, Ordering::Release);
