@@ -317,6 +317,8 @@ pub(crate) struct CoreState {
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
+    /// Calls that this tick's probes have looked at.
+    probed: Cell<usize>,
     sweep_at: Cell<(usize, u32)>,
     counters: CounterCells,
     script: Option<Tape>,
@@ -331,6 +333,8 @@ enum Timer {
     Queued(TaskRef),
     /// An exclusive method that was cancelled has had its time.
     Grace(TaskRef),
+    /// A method that nobody on this node waits for has had its time.
+    Overdue(TaskRef),
     Wake(std::task::Waker),
     /// An object with a policy of `behind` is due for saving.
     Behind(ObjectPtr, u32),
@@ -352,6 +356,9 @@ impl std::fmt::Debug for Core {
 
 impl Core {
     /// A core that serves these entities and starts at time `now` (nanoseconds of its node's clock).
+    ///
+    /// # Panics
+    /// If a core with the number in `config` exists, or it is none of [`CoreConfig::for_node`]: calls tell cores by it.
     pub fn new(now: u64, config: CoreConfig, entities: &[BoundEntity], routes: Arc<Routes>) -> Self {
         Self::with_script(now, config, entities, routes, None)
     }
@@ -364,6 +371,7 @@ impl Core {
         script: Option<Tape>,
     ) -> Self {
         let number = config.number;
+        assert_ne!(number, crate::slot::UNDER_WAY, "take the set-up of a core from `CoreConfig::for_node`");
         let places = entities.iter().map(|bound| bound.number + 1).max().unwrap_or(0);
         let mut table: Vec<Option<CatalogEntry>> = (0..places).map(|_| None).collect();
         for bound in entities {
@@ -393,6 +401,7 @@ impl Core {
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
+            probed: Cell::new(0),
             sweep_at: Cell::new((0, 0)),
             counters: CounterCells::default(),
             script,
@@ -478,6 +487,7 @@ impl CoreState {
             Event::Message(message) => self.handle_message(message.0),
             Event::Desk => self.clear_desk(),
             Event::Tick => {
+                self.probed.set(0);
                 self.fire_timers();
                 self.sweep();
             }
@@ -656,6 +666,7 @@ impl CoreState {
                 Timer::Deadline(task) => self.deadline_passed(task),
                 Timer::Queued(task) => self.still_queued(task),
                 Timer::Grace(task) => self.grace_over(task),
+                Timer::Overdue(task) => self.overdue(task),
                 Timer::Wake(waker) => waker.wake(),
                 Timer::Behind(object, generation) => self.save_behind(object, generation),
                 Timer::Parked => self.expire_parked(),

@@ -95,7 +95,8 @@ pub(crate) fn take_node_number() -> u32 {
 
 pub(crate) fn open_desk(core: u32) -> Arc<Desk> {
     let desk = Arc::new(Desk::new());
-    DESKS.write().unwrap_or_else(PoisonError::into_inner).insert(core, desk.clone());
+    let before = DESKS.write().unwrap_or_else(PoisonError::into_inner).insert(core, desk.clone());
+    assert!(before.is_none(), "two cores with the number {core}: take set-ups from `CoreConfig::for_node`");
     desk
 }
 

@@ -342,7 +342,9 @@ fn inbound<M: Method>(
     };
     let key = Stored::<M::Entity>::from_view(key).ok_or_else(layout_error)?;
     let archived = codec::access::<M>(payload).map_err(|_| layout_error())?;
-    let arguments = M::decode(archived, frame).map_err(|_| layout_error())?;
+    // Code of the user's own may be in there; a request of another node must not end this core.
+    let decoded = catch_unwind(AssertUnwindSafe(|| M::decode(archived, frame)));
+    let arguments = decoded.map_err(|_| layout_error())?.map_err(|_| layout_error())?;
     let message = Message { key, arguments };
     new_call(&core.slots, message).ok_or(CallError::Rejected(Rejection::Overloaded))
 }

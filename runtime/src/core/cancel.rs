@@ -8,6 +8,9 @@ use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State, TaskRef};
 /// How long a cancelled exclusive method may still run.
 const GRACE_NS: u64 = 5_000_000_000;
 
+/// How long a hook may run before it is told to stop.
+const HOOK_NS: u64 = 60_000_000_000;
+
 impl CoreState {
     /// The `Call` of this slot was dropped. Gives whether the slot is this core's.
     pub(crate) fn abandon(&self, slot: SlotPtr) -> bool {
@@ -110,9 +113,31 @@ impl CoreState {
         if slot.deadline.get() <= self.now.get() {
             return self.expire_waiting(slot);
         }
-        let again = slot.deadline.get().min(self.now.get() + super::admission::PROBE_INTERVAL_NS);
+        // When many wait, they take turns: a probe looks at every call of the core.
+        let may_probe = self.may_probe();
+        let wait = if may_probe { super::admission::PROBE_INTERVAL_NS } else { crate::timer::TICK_NS };
+        let again = slot.deadline.get().min(self.now.get() + wait);
         slot.timer.set(Some(self.set_timer(again, Timer::Queued(task))));
-        self.start_probe(slot);
+        if may_probe {
+            self.start_probe(slot);
+        }
+    }
+
+    /// Sets the timer that ends a method which nobody on this node waits for: a hook, a one-way call, a call of another
+    /// node. Without it one that hangs would hold its object for ever.
+    pub(super) fn arm_overdue(&self, slot: SlotPtr) {
+        if slot.reply_to.get() == ReplyTo::Caller || slot.timer.get().is_some() || slot.cancelled.get() {
+            return;
+        }
+        let hook = self.now.get().saturating_add(HOOK_NS);
+        let at = if slot.deadline.get() == u64::MAX { hook } else { slot.deadline.get() };
+        slot.timer.set(Some(self.set_timer(at, Timer::Overdue(slot.task()))));
+    }
+
+    pub(super) fn overdue(&self, task: TaskRef) {
+        let Some(slot) = task.live().filter(|slot| slot.state.get() == State::Running) else { return };
+        slot.timer.set(None);
+        self.cancel_here(slot);
     }
 
     /// A cancelled exclusive method did not end in its time: its activation goes, with what it changed.

@@ -69,12 +69,22 @@ impl ProbeLog {
 }
 
 const HOPS_MAX: u8 = 32;
+
+/// Calls that the probes of one tick look at, before others must wait for the next.
+const PROBED_PER_TICK: usize = 1 << 14;
 /// Searches that a core remembers; one that is older goes round in circles for at most [`HOPS_MAX`] hops.
 const PROBES_KEPT: usize = 256;
 
 type Children = BTreeMap<usize, Vec<SlotPtr>>;
 
 impl CoreState {
+    /// Whether one more probe may start at this tick.
+    pub(super) fn may_probe(&self) -> bool {
+        let looked_at = self.probed.get();
+        self.probed.set(looked_at + self.slots.live());
+        looked_at < PROBED_PER_TICK
+    }
+
     pub(super) fn start_probe(&self, slot: SlotPtr) {
         let youngest = (self.call_id(slot), slot.task(), self.config.index);
         let round = self.next_counter();

@@ -190,8 +190,24 @@ impl CoreState {
             return false;
         }
         count(&self.counters.calls);
-        slot.start(object);
-        true
+        // Generated methods make their future without running a line; one that is written by hand may do anything.
+        match catch_unwind(AssertUnwindSafe(|| slot.start(object))) {
+            Ok(()) => true,
+            Err(panic) => {
+                self.broken_at_start(slot, object, panic_text(&*panic));
+                false
+            }
+        }
+    }
+
+    /// A method panicked before there was a future; its message is gone.
+    #[cold]
+    fn broken_at_start(&self, slot: SlotPtr, object: ObjectPtr, text: String) {
+        self.drop_hold(object, slot);
+        slot.fail_in_place(None, CallError::Panicked(text));
+        slot.depends_on.set(object.depends_on.get());
+        self.reply(slot);
+        self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
     }
 
     /// One turn: user code runs here and nowhere else.
@@ -223,6 +239,7 @@ impl CoreState {
         if slot.home.get() == self.number {
             self.arm_deadline(slot);
         }
+        self.arm_overdue(slot);
     }
 
     /// The task is done; a method's body holds its reply.

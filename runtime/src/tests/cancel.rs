@@ -282,3 +282,26 @@ fn a_reply_that_comes_together_with_the_deadline_is_not_lost() {
     assert!(result == Ok(8) || result == Err(CallError::OutcomeUnknown(Loss::Timeout)), "{result:?}");
     assert_eq!(cluster.live(), 0);
 }
+
+/// Nobody waits for a one-way call, so nobody cancelled it, and one that hung held its object for ever.
+#[test]
+fn a_one_way_call_that_hangs_lets_its_object_go() {
+    for (mut cluster, key) in near_and_far() {
+        let sent = cluster.start(0, async move {
+            never(key)
+                .call(exclusive(async |_| {
+                    std::future::pending::<()>().await;
+                    0
+                }))
+                .send()
+        });
+        drop(sent);
+        cluster.pass_ms(5);
+        // Its budget of ten seconds, then the grace of five.
+        cluster.leap_ms(10_100);
+        cluster.pass_ms(5);
+        cluster.leap_ms(5_100);
+        cluster.pass_ms(5);
+        assert_eq!(count(&mut cluster, key), 0, "the object serves again");
+    }
+}
