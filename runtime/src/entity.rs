@@ -298,7 +298,6 @@ impl<E: Entity> RawRef<E> {
     pub fn key(&self) -> E::Key {
         E::Key::restore(&self.key)
     }
-
 }
 
 /// Where the object was last found in its core's table. Only a hint: the full key is compared before it is believed.

@@ -12,7 +12,7 @@ use crate::activation::{ObjectPtr, Status};
 use crate::codec::{CodecError, Encoder};
 use crate::error::CallError;
 use crate::saving::{BatchImages, ImageLabel, SaveNews, SavePolicy};
-use crate::slot::{Away, Content, Hold, SlotPtr, State};
+use crate::slot::{Away, Content, Hold, SlotPtr, State, TaskRef};
 
 /// What a core keeps about saving.
 pub(super) struct Saving {
@@ -333,7 +333,10 @@ impl CoreState {
             slot.caller.away.get() == Away::Here && slot.state.get() == State::Reply && slot.caller.done.get()
         };
         for slot in self.slots.all().into_iter().filter(|slot| unread(slot) && tainted(slot)) {
+            // Nobody can read it while it is dropped.
+            slot.caller.done.set(false);
             self.spoil_reply(slot);
+            self.hand_back(slot);
         }
         let fresh: Vec<SlotPtr> = self.outbox.iter().filter(tainted).collect();
         for slot in fresh {
@@ -341,10 +344,13 @@ impl CoreState {
             self.refuse(slot, CallError::SaveFailed);
         }
         for object in self.objects() {
-            let waiting: Vec<SlotPtr> = object.waiting.iter().filter(tainted).collect();
-            for slot in waiting {
-                self.dequeue(slot, object);
-                self.refuse(slot, CallError::SaveFailed);
+            let waiting: Vec<TaskRef> = object.waiting.iter().filter(tainted).map(SlotPtr::task).collect();
+            for task in waiting {
+                // The destructor of an earlier one's arguments may have cancelled it.
+                if let Some(slot) = task.live().filter(|slot| slot.state.get() == State::Waiting) {
+                    self.dequeue(slot, object);
+                    self.refuse(slot, CallError::SaveFailed);
+                }
             }
         }
     }
