@@ -93,6 +93,7 @@ fn tell_failure(report: &Report, options: &Options) {
 struct Totals {
     seeds: u64,
     calls: u64,
+    remote_calls: u64,
     events: u64,
     world_ns: u64,
     failed: Vec<u64>,
@@ -104,6 +105,7 @@ impl Totals {
     fn add(&mut self, report: &Report) {
         self.seeds += 1;
         self.calls += report.calls;
+        self.remote_calls += report.remote_calls;
         self.events += report.events;
         self.world_ns += report.world_ns;
         self.failed.extend(report.violation.as_ref().map(|_| report.seed));
@@ -141,16 +143,17 @@ impl Totals {
             .map(|((law, name), count)| (format!("law {law}: {name}"), json!(count)))
             .collect();
         json!({
-            "seeds": self.seeds, "failed": self.failed, "calls": self.calls, "events": self.events,
+            "seeds": self.seeds, "failed": self.failed, "calls": self.calls, "remote_calls": self.remote_calls, "events": self.events,
             "world_s": self.world_ns as f64 / 1e9, "checks": checks, "checks_never_made": idle, "faults": self.faults,
         })
     }
 
     fn print(&self, idle: &[&str]) {
         println!(
-            "{} seeds, {} calls, {} events, {:.1} s of world time, {} failed",
+            "{} seeds, {} calls and {} between nodes, {} events, {:.1} s of world time, {} failed",
             self.seeds,
             self.calls,
+            self.remote_calls,
             self.events,
             self.world_ns as f64 / 1e9,
             self.failed.len()

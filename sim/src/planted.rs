@@ -22,6 +22,8 @@ pub enum Planted {
     StaleLoad,
     /// Messages between two cores overtake each other.
     Overtake,
+    /// A frame for another node is sent twice now and then.
+    RepeatFrame,
 }
 
 impl Planted {
@@ -35,6 +37,7 @@ impl Planted {
         ("half-batch", Self::HalfBatch),
         ("stale-load", Self::StaleLoad),
         ("overtake", Self::Overtake),
+        ("repeat-frame", Self::RepeatFrame),
     ];
 
     /// The bug of this name.

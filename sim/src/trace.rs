@@ -33,6 +33,13 @@ pub(crate) enum Happened {
         calls: u64,
         polls: u64,
     },
+    /// A method had its first turn, or another one.
+    Ran {
+        place: (u16, u16),
+        object: u64,
+        serial: u64,
+        first: bool,
+    },
     /// What a core wanted was done.
     Performed {
         place: (u16, u16),
@@ -68,6 +75,18 @@ pub(crate) enum Happened {
         node: u16,
         from: u64,
         to: u64,
+    },
+    /// A link thread made a pass.
+    Linked {
+        node: u16,
+        sent: usize,
+        received: usize,
+        delivered: usize,
+        links: usize,
+    },
+    /// A link was cut.
+    Cut {
+        node: u16,
     },
     Crashed {
         node: u16,

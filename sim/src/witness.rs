@@ -1,7 +1,7 @@
 //! What entity code tells the checkers while it runs.
 //!
 //! Entity code is called by a core, which knows nothing of the world, so the way back is a place of the thread. A world
-//! [`install`]s its witness before it steps anything and takes it away at its end: worlds do not see each other.
+//! [`install`]s a witness of its own before it steps anything: worlds do not see each other.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -15,7 +15,7 @@ use crate::workload::Ticket;
 
 /// How a method holds its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub(crate) enum Manner {
     /// With others of its kind.
     Shared,
     /// Alone.
@@ -30,6 +30,8 @@ pub(crate) struct Witness {
     serial: u64,
     /// The node and the core that are being stepped.
     pub(crate) place: (u16, u16),
+    /// Turns since somebody last looked: object, call, and whether it is the call's first.
+    pub(crate) log: Vec<(u64, u64, bool)>,
     pub(crate) turns: TurnsApart,
     pub(crate) once: CallsOnce,
 }
@@ -41,11 +43,6 @@ thread_local! {
 /// Puts a fresh witness in its place.
 pub(crate) fn install() {
     WITNESS.take();
-}
-
-/// Takes the witness away.
-pub(crate) fn remove() -> Witness {
-    WITNESS.take()
 }
 
 /// Asks the witness, or tells it something. Nothing that runs in `with` may come back here.
@@ -103,6 +100,7 @@ impl<F: Future> Future for Watched<F> {
         let (object, serial, manner) = (self.object, self.serial, self.manner);
         let start = self.ticket.take();
         with(|witness| {
+            witness.log.push((object, serial, start.is_some()));
             if let Some(ticket) = start {
                 witness.once.started(&ticket);
                 witness.turns.hold(object, serial, manner, witness.place);

@@ -1,9 +1,11 @@
 //! The world: nodes, clients and a store in one thread, in an order that is drawn from a seed.
 //!
 //! ```text
-//!   clients --calls--> cores <--rings--> cores     each arrow is a queue; who goes on next, and how much of its queue
-//!                        |                         it takes, is drawn; time moves when the world says so
-//!                     storage thread --> store
+//!   clients --calls--> cores <--rings--> cores <--> link thread <--network--> link thread of the other node
+//!                        |                |
+//!                     storage thread -----+---> store
+//!
+//!   Each arrow is a queue. Who goes on next, and how much of its queue it takes, is drawn; time moves when the world says.
 //! ```
 //!
 //! Nothing here reads a clock, starts a thread or iterates over anything that is not ordered, so a seed is a whole run:
@@ -11,6 +13,7 @@
 //! store and everything that was promised must be there.
 
 mod client;
+mod links;
 mod node;
 mod profile;
 mod scene;
@@ -20,10 +23,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epicserver_runtime::core::CoreConfig;
+use epicserver_runtime::fabric::FixedMembers;
 use epicserver_runtime::routes::Routes;
 use epicserver_storage::{Fence, Member, MemoryStore, NodeId, Partition, Store, StoreId, View};
+use epicserver_transport::{Addr, LoopbackNetwork};
 
 use self::client::Client;
+use self::links::Links;
 use self::node::SimNode;
 use self::profile::Profile;
 use self::scene::Scene;
@@ -63,6 +69,8 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// Calls that clients made.
     pub calls: u64,
+    /// Calls from one node to the other.
+    pub remote_calls: u64,
     /// Nanoseconds that passed in the world.
     pub world_ns: u64,
 }
@@ -76,7 +84,6 @@ pub fn run(config: WorldConfig) -> Report {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 struct World {
     // Before the nodes: calls under way are let go while their cores are there.
     clients: Vec<Client>,
@@ -84,7 +91,10 @@ struct World {
     scene: Scene,
     view: View,
     store: MemoryStore,
+    network: LoopbackNetwork,
     calls: u64,
+    /// Of nodes that have ended.
+    remote_calls: u64,
 }
 
 /// Who goes on.
@@ -92,6 +102,7 @@ struct World {
 enum Actor {
     Core(usize, u16),
     Storage(usize),
+    Links(usize),
     Client(usize),
 }
 
@@ -114,17 +125,16 @@ impl World {
         };
         let store = MemoryStore::new(StoreId(1));
         let (nodes, clients) = (Vec::new(), Vec::new());
-        let mut world = Self { clients, nodes, scene, view: View::empty(StoreId(1)), store, calls: 0 };
+        let (view, network) = (View::empty(StoreId(1)), LoopbackNetwork::new());
+        let mut world = Self { clients, nodes, scene, view, store, network, calls: 0, remote_calls: 0 };
         world.populate();
         world
     }
 
     fn populate(&mut self) {
         let Profile { nodes, cores, clients, .. } = self.scene.profile;
-        for index in 0..nodes {
-            self.join(index, 1);
-            self.start(index);
-        }
+        (0..nodes).for_each(|index| self.join(index, 1));
+        (0..nodes).for_each(|index| self.start(index));
         for number in 0..clients {
             let entry = (self.scene.rng.u16(..nodes), self.scene.rng.u16(..cores));
             self.clients.push(Client::new(u64::from(number) + 1, entry));
@@ -172,18 +182,22 @@ impl World {
                     self.crash(node as u16);
                 }
             }
+            Actor::Links(node) => self.nodes[node].links.advance(&mut self.scene),
             Actor::Client(client) => self.client(client),
         }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
     }
 
-    fn actors(&self, calling: bool) -> Vec<Actor> {
+    fn actors(&mut self, calling: bool) -> Vec<Actor> {
         let mut actors = Vec::new();
-        for (index, node) in self.nodes.iter().enumerate() {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
             let cores = (0..self.scene.profile.cores).filter(|core| node.can_advance(*core, self.scene.now));
             actors.extend(cores.map(|core| Actor::Core(index, core)));
             if node.can_store(&self.scene) {
                 actors.push(Actor::Storage(index));
+            }
+            if node.links.can_advance(self.scene.now) {
+                actors.push(Actor::Links(index));
             }
         }
         let clients =
@@ -215,7 +229,10 @@ impl World {
     /// Nothing goes wrong from now on.
     fn heal(&mut self) {
         self.scene.healed = true;
-        self.nodes.iter().for_each(|node| node.storage.heal());
+        for node in &mut self.nodes {
+            node.storage.heal();
+            node.links.heal();
+        }
         self.scene.happened(Happened::FaultsEnd);
     }
 
@@ -259,9 +276,16 @@ impl World {
 
     /// All nodes start again from the store, and every account is read.
     fn start_again(&mut self) {
-        for index in 0..self.scene.profile.nodes {
-            self.crash(index);
+        let pools: Vec<_> = self.nodes.iter().map(|node| node.links.pool().clone()).collect();
+        self.remote_calls += self.nodes.iter().map(SimNode::remote_calls).sum::<u64>();
+        self.nodes.clear();
+        for pool in pools {
+            self.scene.bounds.returned("the buffers of frames", pool.outstanding());
         }
+        let nodes = 0..self.scene.profile.nodes;
+        nodes.clone().for_each(|index| self.join(index, self.me(index).incarnation + 1));
+        nodes.for_each(|index| self.start(index));
+        self.clients.iter_mut().for_each(Client::reborn);
         for account in 1..=self.scene.profile.accounts {
             let client = (account % self.clients.len() as u64) as usize;
             let node = &self.nodes[usize::from(self.clients[client].entry.0)];
@@ -272,11 +296,15 @@ impl World {
 
     /// A node ends in the middle of whatever it does, and another life of it begins.
     fn crash(&mut self, index: u16) {
-        let incarnation = self.nodes[usize::from(index)].id.incarnation + 1;
+        let incarnation = self.me(index).incarnation + 1;
         self.scene.happened(Happened::Crashed { node: index });
         self.scene.set_place((index, u16::MAX));
         self.join(index, incarnation);
         self.start(index);
+        for other in (0..self.scene.profile.nodes).filter(|other| *other != index) {
+            let routes = self.routes(other);
+            self.nodes[usize::from(other)].show(&routes);
+        }
         for client in self.clients.iter_mut().filter(|client| client.entry.0 == index) {
             client.reborn();
             client.hear(&mut self.scene);
@@ -286,7 +314,7 @@ impl World {
     /// Puts a node's life into the view: it owns its share of the partitions at the next epoch.
     fn join(&mut self, index: u16, incarnation: u32) {
         let Profile { nodes, cores, .. } = self.scene.profile;
-        let node = NodeId { id: u64::from(index) + 1, incarnation };
+        let node = self.members(index).me(incarnation);
         let member = Member { node, address: String::new(), cores: cores as u8, entities: Vec::new() };
         self.view.put_member(member);
         self.view.version += 1;
@@ -298,18 +326,42 @@ impl World {
         self.store.open_fences(&fences).expect("epochs grow");
     }
 
+    /// Everybody, as a node knows them from the start.
+    fn members(&self, index: u16) -> FixedMembers {
+        let name = |index: u16| Addr::new(&format!("node-{index}"));
+        let all: Vec<Addr> = (0..self.scene.profile.nodes).map(name).collect();
+        FixedMembers::new(&all, &name(index)).expect("it is in the list")
+    }
+
+    /// A node in its present life.
+    fn me(&self, index: u16) -> NodeId {
+        let id = self.members(index).me(0).id;
+        let member = self.view.members.iter().find(|member| member.node.id == id);
+        member.expect("it has joined").node
+    }
+
+    fn routes(&self, index: u16) -> Arc<Routes> {
+        Arc::new(Routes::new(self.me(index), self.scene.profile.cores, Arc::new(self.view.clone())))
+    }
+
     fn start(&mut self, index: u16) {
         let epoch = self.view.version;
-        let member = self.view.members[usize::from(index)].node;
-        let routes = Arc::new(Routes::new(member, self.scene.profile.cores, Arc::new(self.view.clone())));
-        let config = CoreConfig { seed: self.scene.rng.u64(..), ..self.scene.profile.core.clone() };
+        let me = self.me(index);
+        let routes = self.routes(index);
+        let core = self.scene.profile.core.clone();
+        let chaos = core.chaos.map(|_| self.scene.rng.u64(..));
+        let config = CoreConfig { seed: self.scene.rng.u64(..), chaos, ..core };
         let store = self.store.clone();
         let place = usize::from(index);
         // The old life ends before the new one begins.
-        let old = (place < self.nodes.len()).then(|| self.nodes.remove(place));
-        drop(old);
+        if place < self.nodes.len() {
+            let old = self.nodes.remove(place);
+            self.remote_calls += old.remote_calls();
+        }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
-        let node = SimNode::start(index, member, &config, &routes, store, &mut self.scene);
+        let members = self.members(index);
+        let links = Links::new(index, me, &members, &self.network, &mut self.scene);
+        let node = SimNode::start(index, me, &config, &routes, store, links, &mut self.scene);
         self.nodes.insert(place, node);
         self.scene.happened(Happened::Started { node: index, epoch });
     }
@@ -325,6 +377,7 @@ impl World {
             checks: scene.checks(),
             faults: scene.faults.clone(),
             calls: self.calls,
+            remote_calls: self.remote_calls + self.nodes.iter().map(SimNode::remote_calls).sum::<u64>(),
             world_ns: scene.now,
         }
     }

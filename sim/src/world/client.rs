@@ -195,7 +195,7 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// One of the many ways to call something.
-    fn draw(mut self, account: u64) -> (Kind, u64, Made) {
+    fn draw(self, account: u64) -> (Kind, u64, Made) {
         match self.scene.rng.u8(..20) {
             0..3 => self.deposit(account),
             3..7 => self.add(account),

@@ -1,5 +1,5 @@
-//! One node of the world: its cores, the rings between them, and its storage thread, each of which goes a step when the
-//! world says so.
+//! One node of the world: its cores, the rings between them, its storage thread and its link thread, each of which goes a
+//! step when the world says so.
 //!
 //! A core goes through the phases of the driver's loop (take messages, work, do what was wanted), and other actors may
 //! come between any two of them; a core with nothing to do hands over and sleeps, as its thread would.
@@ -13,19 +13,21 @@ use epicserver_runtime::saving::SaveNews;
 use epicserver_runtime::stepping::SteppedNode;
 use epicserver_storage::{MemoryStore, NodeId};
 
+use super::links::Links;
 use super::scene::Scene;
 use super::storage::{Storage, ToStorage};
 use crate::planted::Planted;
 use crate::trace::Happened;
+use crate::witness;
 use crate::workload::{Account, Board};
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct SimNode {
-    pub(crate) index: u16,
-    pub(crate) id: NodeId,
+    index: u16,
     pub(crate) stepped: SteppedNode,
     pub(crate) storage: Storage,
+    pub(crate) links: Links,
     cores: Vec<CoreSide>,
     /// Messages under way: by receiver, then by sender.
     rings: Vec<Vec<VecDeque<CoreMessage>>>,
@@ -68,9 +70,15 @@ impl SimNode {
         config: &CoreConfig,
         routes: &Arc<Routes>,
         store: MemoryStore,
+        links: Links,
         scene: &mut Scene,
     ) -> Self {
         let cores = scene.profile.cores;
+        let config = CoreConfig {
+            frames: Some(links.pool().clone()),
+            lent_max: links.lent_max(cores),
+            ..config.clone()
+        };
         let core = |_| CoreSide {
             phase: Phase::Drain,
             messages: Vec::new(),
@@ -82,9 +90,9 @@ impl SimNode {
         };
         Self {
             index,
-            id,
-            stepped: SteppedNode::new::<(Account, Board)>(scene.now, config, routes, cores),
+            stepped: SteppedNode::new::<(Account, Board)>(scene.now, &config, routes, cores),
             storage: Storage::new(index, id, store, scene),
+            links,
             cores: (0..cores).map(core).collect(),
             rings: (0..cores).map(|_| (0..cores).map(|_| VecDeque::new()).collect()).collect(),
             // Each call of a core is in one ring at a time; cancels, probes and their answers come on top.
@@ -104,6 +112,7 @@ impl SimNode {
             || self.rings[usize::from(core)].iter().any(|ring| !ring.is_empty())
             || side.seen != Some(self.news())
             || !side.answers.is_empty()
+            || self.links.has_input(core)
             || self.stepped.is_desk_occupied(core)
             || self.stepped.core(core).is_ready()
             || self.stepped.core(core).next_timer().is_some_and(|at| at <= now)
@@ -151,6 +160,7 @@ impl SimNode {
         self.observe(core, scene);
         let side = &mut self.cores[usize::from(core)];
         let mut events: Vec<Event> = side.messages.drain(..).map(Event::Message).collect();
+        events.extend(self.links.take(core, scene));
         events.extend(side.answers.drain(..));
         side.phase = Phase::Perform;
         if self.stepped.is_desk_occupied(core) {
@@ -193,6 +203,10 @@ impl SimNode {
     fn step(&mut self, core: u16, event: Event, scene: &mut Scene) {
         let actions = &mut self.cores[usize::from(core)].actions;
         self.stepped.step(core, scene.now, event, actions);
+        let place = (self.index, core);
+        for (object, serial, first) in witness::with(|witness| std::mem::take(&mut witness.log)) {
+            scene.happened(Happened::Ran { place, object, serial, first });
+        }
     }
 
     /// Does what the core wants.
@@ -220,7 +234,14 @@ impl SimNode {
             Action::HandOver(images) => self.storage.requests.push_back(ToStorage::Images(core, images)),
             Action::Passed(number) => self.cores[usize::from(core)].passed = number,
             Action::Load(ticket) => self.storage.requests.push_back(ToStorage::Load(ticket)),
-            Action::Blocking(_) | Action::Edge(_) | Action::Frame(_) => {
+            Action::Frame(frame) => {
+                if scene.strikes(Planted::RepeatFrame, 10) {
+                    self.links.send(core, frame.clone());
+                }
+                self.links.send(core, frame);
+                scene.bounds.queue("the frames of a core", self.links.outgoing_len(core), self.ring_len_max);
+            }
+            Action::Blocking(_) | Action::Edge(_) => {
                 unreachable!("no entity of the world asks for work elsewhere")
             }
         }
@@ -253,7 +274,7 @@ impl SimNode {
     /// When something happens here by itself.
     pub(crate) fn next_time(&self) -> Option<u64> {
         let timers = (0..self.cores.len() as u16).filter_map(|core| self.stepped.core(core).next_timer());
-        timers.chain(self.storage.next_time()).min()
+        timers.chain(self.storage.next_time()).chain(self.links.next_time()).min()
     }
 
     /// Whether no call is under way here, and nothing waits for a batch.
@@ -262,6 +283,12 @@ impl SimNode {
         cores.clone().all(|core| self.stepped.core(core).is_quiet() && !self.stepped.is_desk_occupied(core))
             && self.rings.iter().flatten().all(VecDeque::is_empty)
             && self.storage.is_quiet()
+            && self.links.is_quiet()
+    }
+
+    /// Calls that it made to the other node.
+    pub(crate) fn remote_calls(&self) -> u64 {
+        (0..self.cores.len() as u16).map(|core| self.stepped.core(core).counters().remote_calls).sum()
     }
 
     /// Looks at a node that rests.
@@ -270,6 +297,15 @@ impl SimNode {
             scene.bounds.slots(self.index, core, self.stepped.live_calls(core));
         }
         scene.bounds.returned("the buffers of batches", self.storage.kept());
+    }
+}
+
+impl SimNode {
+    /// The view has changed: every core is told in its next pass.
+    pub(crate) fn show(&mut self, routes: &Arc<Routes>) {
+        for side in &mut self.cores {
+            side.answer(Event::View(routes.clone()));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use epicserver_runtime::core::CoreConfig;
 use epicserver_storage::FaultRates;
+use epicserver_transport::{FaultPlan, LoopbackOptions};
 
 /// Drawn from the seed before anything else.
 #[derive(Clone, Debug)]
@@ -21,6 +22,11 @@ pub(crate) struct Profile {
     pub(crate) store_faults: FaultRates,
     /// How long a commit or a load takes at least, in nanoseconds.
     pub(crate) store_ns_max: u64,
+    pub(crate) loopback: LoopbackOptions,
+    /// What the network does, links that break aside.
+    pub(crate) network: FaultPlan,
+    /// How often a link is cut, for each pass of a link thread.
+    pub(crate) cuts_per_mille: u16,
     /// Nodes that crash, and start again at once.
     pub(crate) crashes: u32,
     /// Whether some methods panic.
@@ -42,7 +48,7 @@ impl Profile {
             ..FaultRates::default()
         };
         Self {
-            nodes: 1,
+            nodes: one_of(rng, &[1, 2, 2]),
             cores: 2,
             clients: rng.u16(2..=5),
             accounts: rng.u64(2..=10),
@@ -52,11 +58,23 @@ impl Profile {
             core: draw_core(rng),
             store_faults,
             store_ns_max: one_of(rng, &[1_000, 50_000, 2_000_000]),
+            loopback: if rng.bool() { LoopbackOptions::plain() } else { LoopbackOptions::strict() },
+            network: draw_network(rng),
+            cuts_per_mille: one_of(rng, &[0, 0, 5, 30]),
             crashes: one_of(rng, &[0, 0, 1, 2]),
             panics: rng.u8(..3) == 0,
             cancels: rng.u8(..3) == 0,
             hurries: rng.u8(..3) == 0,
         }
+    }
+}
+
+fn draw_network(rng: &mut fastrand::Rng) -> FaultPlan {
+    let calm = FaultPlan::calm(0);
+    match rng.u8(..3) {
+        0 => FaultPlan { delay_ns: 0..2_000, ..calm },
+        1 => FaultPlan::legal(0),
+        _ => FaultPlan { delay_ns: 0..1_000_000, ..FaultPlan::legal(0) },
     }
 }
 
@@ -70,7 +88,9 @@ fn draw_core(rng: &mut fastrand::Rng) -> CoreConfig {
         state_len_max: 1 << 20,
         message_len_max: 1 << 20,
         dirty_len_max: one_of(rng, &[64 << 20, 1 << 10]),
-        chaos: (rng.u8(..8) > 0).then(|| rng.u64(..)),
+        window_max: one_of(rng, &[64, 4]),
+        // Which seed is drawn at each start.
+        chaos: (rng.u8(..8) > 0).then_some(0),
         idle_ns: one_of(rng, &[15 * 60 * 1_000_000_000, 300_000]),
         ..CoreConfig::default()
     }

@@ -96,11 +96,6 @@ impl Storage {
         self.control.set_plan(FaultPlan::none());
     }
 
-    /// Faults so far.
-    pub(crate) fn faults(&self) -> u64 {
-        self.control.faults()
-    }
-
     pub(crate) fn can_advance(&self, now: u64, all_passed: impl Fn(u64) -> bool) -> bool {
         match &self.state {
             State::Idle => {

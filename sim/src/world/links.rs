@@ -1,0 +1,214 @@
+//! The link thread of a node, as steps: the real fabric on a loopback network that is slow, refuses and breaks by plan.
+//!
+//! One step is one pass of the driver's loop, but how many frames each core's queue gives and takes is drawn.
+
+use std::collections::VecDeque;
+
+use epicserver_runtime::core::Event;
+use epicserver_runtime::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
+use epicserver_runtime::remote::PeerFrame;
+use epicserver_storage::NodeId;
+use epicserver_transport::{
+    BufferPool, Event as TransportEvent, FaultPlan, Faulty, LinkId, LoopbackNetwork, LoopbackTransport,
+    Transport,
+};
+
+use super::scene::Scene;
+use crate::trace::Happened;
+
+/// See the module's documentation.
+pub(crate) struct Links {
+    node: u16,
+    transport: Faulty<LoopbackTransport>,
+    fabric: Fabric,
+    /// Links that are up.
+    up: Vec<LinkId>,
+    /// Frames that cores have for peers, by core.
+    outgoing: Vec<VecDeque<PeerFrame>>,
+    /// What cores have not taken yet, by core.
+    incoming: Vec<VecDeque<LinkInput>>,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").field("fabric", &self.fabric).finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    /// Binds the node's address on the network, and starts to look for its peers.
+    pub(crate) fn new(
+        node: u16,
+        me: NodeId,
+        members: &FixedMembers,
+        network: &LoopbackNetwork,
+        scene: &mut Scene,
+    ) -> Self {
+        let cores = scene.profile.cores;
+        let options = scene.profile.loopback.clone();
+        let transport =
+            network.bind(members.own_address().as_str(), options).expect("the life before has let go of it");
+        let mut transport = Faulty::new(transport, FaultPlan::calm(0));
+        transport.set_plan(plan(scene));
+        let mut config = FabricConfig::new(me, cores, members, CLUSTER, &SECRET, transport.caps());
+        config.seed = scene.rng.u64(..);
+        let fabric = Fabric::new(scene.now, config, Some(transport.pool()));
+        let queues = || (0..cores).map(|_| VecDeque::new()).collect();
+        let (outgoing, incoming) = ((0..cores).map(|_| VecDeque::new()).collect(), queues());
+        Self { node, transport, fabric, up: Vec::new(), outgoing, incoming }
+    }
+
+    /// Where frames of this node lie.
+    pub(crate) fn pool(&self) -> &BufferPool {
+        self.transport.pool()
+    }
+
+    /// The receive buffers that each core may lend to methods.
+    pub(crate) fn lent_max(&self, cores: u16) -> usize {
+        let caps = self.transport.caps();
+        match caps.receive_window_frames {
+            Some(_) => usize::MAX,
+            None => caps.receive_buffers_per_link / 2 / usize::from(cores),
+        }
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(crate) fn heal(&mut self) {
+        self.transport.set_plan(FaultPlan::calm(0));
+    }
+
+    /// A core has a frame for a peer.
+    pub(crate) fn send(&mut self, core: u16, frame: PeerFrame) {
+        self.outgoing[usize::from(core)].push_back(frame);
+    }
+
+    pub(crate) fn outgoing_len(&self, core: u16) -> usize {
+        self.outgoing[usize::from(core)].len()
+    }
+
+    pub(crate) fn has_input(&self, core: u16) -> bool {
+        !self.incoming[usize::from(core)].is_empty()
+    }
+
+    /// What a core takes now: some of what there is.
+    pub(crate) fn take(&mut self, core: u16, scene: &mut Scene) -> Vec<Event> {
+        let queue = &mut self.incoming[usize::from(core)];
+        let len = if scene.rng.bool() { queue.len() } else { scene.rng.usize(..=queue.len()) };
+        let event = |input| match input {
+            LinkInput::Frame(frame) => Event::Frame(frame),
+            LinkInput::News(news) => Event::Link(*news),
+        };
+        queue.drain(..len).map(event).collect()
+    }
+
+    pub(crate) fn can_advance(&mut self, now: u64) -> bool {
+        let cores = 0..self.outgoing.len() as u16;
+        self.outgoing.iter().any(|queue| !queue.is_empty())
+            || cores.into_iter().any(|core| self.fabric.has_output(core))
+            || self.next_time().is_some_and(|at| at <= now)
+            || !self.transport.arm()
+    }
+
+    pub(crate) fn next_time(&self) -> Option<u64> {
+        self.fabric.poll_timeout().into_iter().chain(self.transport.poll_timeout()).min()
+    }
+
+    /// One pass.
+    pub(crate) fn advance(&mut self, scene: &mut Scene) {
+        let now = scene.now;
+        let sent = self.take_frames(scene);
+        if self.fabric.poll_timeout().is_some_and(|at| at <= now) {
+            self.fabric.handle_timeout(now);
+        }
+        self.transmit(now);
+        let mut events = Vec::new();
+        self.transport.poll(now, &mut events);
+        let received = events.len();
+        for event in events {
+            match event {
+                TransportEvent::LinkUp { link, .. } => self.up.push(link),
+                TransportEvent::LinkDown { link, .. } => self.up.retain(|up| *up != link),
+                _ => {}
+            }
+            self.fabric.handle_event(now, event);
+        }
+        self.fabric.report_taken();
+        let delivered = self.deliver(scene);
+        let links = self.up.len();
+        scene.happened(Happened::Linked { node: self.node, sent, received, delivered, links });
+        self.break_link(scene);
+    }
+
+    fn take_frames(&mut self, scene: &mut Scene) -> usize {
+        let mut taken = 0;
+        for (core, queue) in (0..).zip(&mut self.outgoing) {
+            let len = if scene.rng.bool() { queue.len() } else { scene.rng.usize(..=queue.len()) };
+            for frame in queue.drain(..len) {
+                taken += 1;
+                self.fabric.handle_frame(scene.now, core, frame);
+            }
+        }
+        taken
+    }
+
+    fn transmit(&mut self, now: u64) {
+        let transport = &mut self.transport;
+        self.fabric.poll_transmit(now, |link, frames| {
+            // A link that takes nothing any more says so by its last event.
+            let _ = transport.send(link, frames);
+        });
+        self.transport.flush();
+        while let Some(command) = self.fabric.poll_command() {
+            match command {
+                Command::Connect { peer, addr } => {
+                    let link = self.transport.connect(&addr, now);
+                    self.fabric.handle_connect(now, peer, link);
+                }
+                Command::Close(link) => self.transport.close(link),
+            }
+        }
+    }
+
+    fn deliver(&mut self, scene: &mut Scene) -> usize {
+        let mut delivered = 0;
+        for (core, queue) in (0..).zip(&mut self.incoming) {
+            while queue.len() < INCOMING_MAX
+                && let Some(input) = self.fabric.poll_output(core)
+            {
+                queue.push_back(input);
+                delivered += 1;
+            }
+            scene.bounds.queue("the frames for a core", queue.len(), INCOMING_MAX);
+        }
+        delivered
+    }
+
+    fn break_link(&mut self, scene: &mut Scene) {
+        let chance = scene.profile.cuts_per_mille;
+        if scene.healed || self.up.is_empty() || scene.rng.u16(..1000) >= chance {
+            return;
+        }
+        let link = self.up.remove(scene.rng.usize(..self.up.len()));
+        self.transport.fail_link(link);
+        scene.fault("link cut");
+        scene.happened(Happened::Cut { node: self.node });
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        let cores = 0..self.outgoing.len() as u16;
+        self.outgoing.iter().all(VecDeque::is_empty)
+            && self.incoming.iter().all(VecDeque::is_empty)
+            && !cores.into_iter().any(|core| self.fabric.has_output(core))
+    }
+}
+
+/// What any network does on a good day, and more of it in some worlds. Links are cut by the world itself.
+fn plan(scene: &mut Scene) -> FaultPlan {
+    let seed = scene.rng.u64(..);
+    if scene.healed { FaultPlan::calm(seed) } else { FaultPlan { seed, ..scene.profile.network.clone() } }
+}
+
+const CLUSTER: u128 = 7;
+const SECRET: [u8; 32] = [7; 32];
+/// Slots of the ring between the link thread and a core: few, so that it fills.
+const INCOMING_MAX: usize = 16;

@@ -1,0 +1,5 @@
+//! The simulator itself: the same seed is the same run, and bugs that are planted are found.
+
+mod determinism;
+mod planted;
+mod regressions;
