@@ -1,2 +1,62 @@
-//! Latency suites of Epic Server with raw baselines.
-fn main() {}
+//! Latency suites of Epic Server: what a call costs beside what the machine itself would take for it.
+//!
+//! ```text
+//!   bench-harness rtt --transport loopback --placement same-core --payload 64 --json
+//!   bench-harness list
+//! ```
+//! The figures are ratios: ours and a raw baseline are measured in turns, in one run and on the same threads, and medians are
+//! taken, so that they hold on a noisy machine. Everything that is timed runs inside entity code: the driver is an object
+//! that calls other objects. `bench-harness rtt --help` tells what each row and column means.
+//!
+//! Not here: load tests in open loop, and limits that a test would hold times against; `--check` is for people.
+//! Start at `rtt.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed).
+
+#[expect(unsafe_code, reason = "an allocator that counts")]
+mod allocations;
+mod bench;
+mod callees;
+mod driver;
+mod lanes;
+mod options;
+mod raw;
+mod row;
+mod rtt;
+mod ticks;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::driver::Case;
+use self::options::{Options, Suite};
+
+fn main() -> ExitCode {
+    let outcome = match Options::parse().suite {
+        Suite::Rtt(options) => run(rtt::run(&options)),
+        Suite::List => {
+            list();
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(suite: impl Future<Output = Result<(), rtt::Failure>>) -> Result<(), rtt::Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(suite)
+}
+
+fn list() {
+    println!("rtt: round trips between entities (bench-harness rtt --help)");
+    for case in Case::ALL {
+        println!("  {:<22}{}", case.name(), case.meaning());
+    }
+    for (name, meaning) in bench::BASELINES {
+        println!("  {name:<22}{meaning}");
+    }
+}

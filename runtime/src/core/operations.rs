@@ -106,6 +106,15 @@ pub fn is_cancelled() -> bool {
     on_core("is_cancelled()", |core| core.poll_cancelled(Waker::noop()))
 }
 
+/// The number of the core this code runs on, from 0 up. An object keeps its core for as long as it is in memory; which one
+/// that is follows from its key, and means nothing beyond measurements and diagnosis.
+///
+/// # Panics
+/// Outside of entity code.
+pub fn core() -> u16 {
+    on_core("core()", |core| core.config.index)
+}
+
 /// A reference to the object whose method this is.
 ///
 /// # Panics

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   pass: drain rings, desk, answers -> observe batches -> step events -> run turns -> push actions -> wake others
-//!         nothing to do: spin a while, hand over, go idle, park
+//!         nothing to do: look out for a while, hand over, go idle, park
 //! ```
 
 use std::collections::VecDeque;
@@ -83,28 +83,63 @@ pub(crate) struct Buffers {
     passed: Option<u64>,
     seen: Option<Observation>,
     draining: bool,
+    /// Passes that did something since the gauge was brought up to date.
+    unpublished: u32,
 }
 
 impl CoreThread {
     /// Runs until the node stops. Returns with the core dropped, and so with everything ended that ran on it.
     pub(crate) fn run(mut self) {
         self.batches.wake();
-        let mut idle_since = None;
+        self.publish();
+        let mut now = self.clock.now();
+        let mut busy_at = now;
         while !self.orders.stop.load(Ordering::Relaxed) {
-            let now = self.clock.now();
-            if self.pass(now) {
-                idle_since = None;
+            let worked = self.pass(now);
+            // After the pass, when its messages are on their way: whoever waits for them does not wait for the clock.
+            now = self.clock.now();
+            if worked {
+                busy_at = now;
+            }
+            if self.core.is_ready() {
                 continue;
             }
-            let since = *idle_since.get_or_insert(now);
-            if self.wait == Wait::Spin || now - since < self.spin_ns {
-                std::hint::spin_loop();
-            } else {
+            if self.wait == Wait::Spin || now - busy_at < self.spin_ns {
+                self.look_out();
+            } else if !worked {
                 self.sleep(now);
-                idle_since = None;
+                now = self.clock.now();
+                busy_at = now;
             }
         }
         self.finish();
+    }
+
+    /// Spins until something comes, and not for long: timers and orders are looked at in passes. The clock is not read
+    /// here, so that what comes is handled at once, at a time that is less than a microsecond old.
+    fn look_out(&mut self) {
+        for look in 0..LOOKS_MAX {
+            if self.sees_input() {
+                return;
+            }
+            if look == LOOKS_BEFORE_PUBLISHING && self.buffers.unpublished > 0 {
+                self.publish();
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Whether a pass would find something; loads of lines that rarely change hands.
+    #[inline]
+    fn sees_input(&mut self) -> bool {
+        let ring =
+            |neighbour: &mut Neighbour| !neighbour.incoming.is_empty() || !neighbour.waiting.is_empty();
+        self.neighbours.iter_mut().any(ring)
+            || self.links.as_mut().is_some_and(super::links::CoreLinks::has_input)
+            || !self.core.desk().is_empty()
+            || !self.answers.is_empty()
+            || !self.buffers.storage.is_empty()
+            || Some(self.batches.observe()) != self.buffers.seen
     }
 
     /// One round; `false` if there was nothing to do.
@@ -129,6 +164,9 @@ impl CoreThread {
         if self.core.is_ready() {
             self.core.step(now, Event::Turns(TURNS_PER_PASS), &mut self.buffers.actions);
             worked = true;
+        }
+        if worked {
+            self.note_work();
         }
         self.perform();
         worked
@@ -233,7 +271,9 @@ impl CoreThread {
         if let Some(links) = &mut self.links {
             links.flush();
         }
-        self.publish();
+        if self.buffers.unpublished >= PASSES_PER_PUBLISHING {
+            self.publish();
+        }
     }
 
     fn send(&mut self, core: u16, message: CoreMessage) {
@@ -283,6 +323,7 @@ impl CoreThread {
 
     /// Hands over, declares itself idle, and sleeps until something comes or a timer is due.
     fn sleep(&mut self, now: u64) {
+        self.publish();
         self.core.step(now, Event::Rest, &mut self.buffers.actions);
         self.perform();
         if !self.buffers.storage.is_empty() {
@@ -318,7 +359,16 @@ impl CoreThread {
             || self.orders.drain.load(Ordering::Acquire) != self.buffers.draining
     }
 
-    fn publish(&self) {
+    /// The gauge is brought up to date now and then; that the core is busy shows at once.
+    fn note_work(&mut self) {
+        if self.buffers.unpublished == 0 {
+            self.gauge.quiet.store(false, Ordering::Release);
+        }
+        self.buffers.unpublished += 1;
+    }
+
+    fn publish(&mut self) {
+        self.buffers.unpublished = 0;
         let Counters { calls, turns, cross_core_calls, remote_calls, activations, images } =
             self.core.counters();
         let gauge = &self.gauge;
@@ -357,5 +407,11 @@ impl Drop for CoreThread {
 const TURNS_PER_PASS: u32 = 256;
 /// Messages taken from one ring in one pass.
 const MESSAGES_PER_PASS: usize = 256;
+/// Passes that did something until the gauge is brought up to date although more comes.
+const PASSES_PER_PUBLISHING: u32 = 64;
+/// Looks in vain before the gauge is brought up to date.
+const LOOKS_BEFORE_PUBLISHING: u32 = 16;
+/// Looks between two passes of a core that spins.
+const LOOKS_MAX: u32 = 64;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.
 const SLEEP_NS: u64 = if cfg!(test) { 3_600_000_000_000 } else { 1_000_000_000 };

@@ -1,0 +1,343 @@
+//! The rounds of one case: ours and the baselines in turns, on the same threads.
+
+use std::future::{Future, poll_fn};
+use std::hint::black_box;
+use std::task::Poll;
+use std::time::Duration;
+
+use epicserver::prelude::*;
+use epicserver::{CallError, Entity, context};
+
+use crate::allocations;
+use crate::callees::{Account, Still};
+use crate::driver::{Case, Measured, Plan};
+use crate::lanes::{Cost, Lanes, Latencies, latencies};
+use crate::raw::{self, Exchange, PAYLOAD, WORDS_MAX};
+use crate::ticks::{self, Ticks};
+
+/// A plan for arguments of `N` bytes.
+pub(crate) struct Bench<const N: usize> {
+    plan: Plan,
+    clock: Ticks,
+}
+
+impl<const N: usize> Bench<N> {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self { plan, clock: Ticks::calibrate() }
+    }
+
+    /// Measures the plan's case, with the methods given, and its baselines.
+    pub(crate) async fn run<C, D>(
+        &self,
+        read: impl Fn(&Ref<Still>) -> C + Copy + 'static,
+        deposit: impl Fn(&Ref<Account>) -> D + Copy + 'static,
+    ) -> Result<Vec<Measured>, CallError>
+    where
+        C: Future<Output = Result<u64, CallError>>,
+        D: Future<Output = Result<u64, CallError>>,
+    {
+        match self.plan.case {
+            Case::Call | Case::CallMillion => self.measure(self.callees::<Still>().await?, read).await,
+            Case::CallDurable | Case::CallDurableMillion => {
+                self.measure(self.callees::<Account>().await?, deposit).await
+            }
+        }
+    }
+
+    async fn measure<R, C>(
+        &self,
+        callees: Vec<R>,
+        call: impl Fn(&R) -> C + Copy + 'static,
+    ) -> Result<Vec<Measured>, CallError>
+    where
+        R: 'static,
+        C: Future<Output = Result<u64, CallError>>,
+    {
+        let lanes = Lanes::new(callees, self.plan.outstanding as usize, self.clock, call);
+        lanes.visit_all().await?;
+        let far = self.far().await?;
+        let mut ours = Part::new(self.plan.case.name(), false);
+        let mut baselines: Vec<(Baseline, Part)> =
+            self.baselines().iter().map(|one| (*one, Part::new(one.name(), true))).collect();
+        for round in 0..WARM_UP_ROUNDS + self.plan.rounds {
+            if round == WARM_UP_ROUNDS {
+                ours.forget();
+                baselines.iter_mut().for_each(|(_, part)| part.forget());
+            }
+            self.our_round(&lanes, &mut ours, far.as_ref()).await?;
+            for (baseline, part) in &mut baselines {
+                self.raw_round(*baseline, part, far.as_ref()).await?;
+            }
+        }
+        let parts = std::iter::once(ours).chain(baselines.into_iter().map(|(_, part)| part));
+        Ok(parts.map(Part::into_measured).collect())
+    }
+
+    async fn our_round<R, F, C>(
+        &self,
+        lanes: &Lanes<R, F>,
+        part: &mut Part,
+        far: Option<&Ref<Still>>,
+    ) -> Result<(), CallError>
+    where
+        R: 'static,
+        F: Fn(&R) -> C + Copy + 'static,
+        C: Future<Output = Result<u64, CallError>>,
+    {
+        let calls = part.calls_of_a_round(self.plan.round_ns);
+        let before = allocations_at(far).await?;
+        let mut cost = lanes.batch(calls).await?;
+        cost.allocations += allocations_at(far).await? - before;
+        part.add(cost);
+        let clocked = calls.min(CLOCKED_CALLS_MAX);
+        part.latencies = Some(lanes.clocked(clocked, part.take_latencies()).await?);
+        Ok(())
+    }
+
+    async fn raw_round(
+        &self,
+        baseline: Baseline,
+        part: &mut Part,
+        far: Option<&Ref<Still>>,
+    ) -> Result<(), CallError> {
+        let calls = part.calls_of_a_round(self.plan.round_ns);
+        let clocked = calls.min(CLOCKED_CALLS_MAX);
+        match (baseline, far) {
+            (Baseline::Function, _) => {
+                let call = |value| std::future::ready(raw::function(value, [PAYLOAD; N]));
+                self.raw_calls(part, calls, clocked, call).await;
+            }
+            (Baseline::BoxFuture, _) => {
+                self.raw_calls(part, calls, clocked, raw::boxed_future::<N>).await;
+            }
+            (Baseline::PingPong, Some(far)) => {
+                self.exchange(part, calls, false, far).await?;
+                self.exchange(part, clocked, true, far).await?;
+            }
+            (Baseline::PingPong, None) => {}
+        }
+        Ok(())
+    }
+
+    async fn raw_calls<C: Future<Output = u64>>(
+        &self,
+        part: &mut Part,
+        calls: u64,
+        clocked: u64,
+        call: impl Fn(u64) -> C,
+    ) {
+        let (before, start) = (allocations::of_this_thread(), ticks::now());
+        for value in 0..calls {
+            black_box(call(value).await);
+        }
+        let allocations = allocations::of_this_thread() - before;
+        part.add(Cost { calls, took: start.elapsed(), allocations });
+        let mut latencies = part.take_latencies();
+        for value in 0..clocked {
+            let start = ticks::ticks();
+            black_box(call(value).await);
+            latencies.saturating_record(self.clock.ns_since(start).max(1));
+        }
+        part.latencies = Some(latencies);
+    }
+
+    /// Plays ping-pong with the thread of the other core, which answers from within a method there.
+    async fn exchange(
+        &self,
+        part: &mut Part,
+        calls: u64,
+        clocked: bool,
+        far: &Ref<Still>,
+    ) -> Result<(), CallError> {
+        let exchange = Exchange { calls, outstanding: self.plan.outstanding, park: self.plan.park };
+        exchange.prepare();
+        far.echo(exchange).within(ECHO_BUDGET).send()?;
+        while !exchange.is_answered() {
+            let_others_run().await;
+        }
+        let mut sent = [0; WORDS_MAX];
+        let mut latencies = part.take_latencies();
+        let (before, start) = (allocations::of_this_thread(), ticks::now());
+        let outcome = if clocked {
+            let sent = std::cell::Cell::from_mut(&mut sent[..]).as_slice_of_cells();
+            let answered =
+                |place: usize| latencies.saturating_record(self.clock.ns_since(sent[place].get()).max(1));
+            exchange.call(|place| sent[place].set(ticks::ticks()), answered)
+        } else {
+            exchange.call(|_| (), |_| ())
+        };
+        let cost = Cost { calls, took: start.elapsed(), allocations: allocations::of_this_thread() - before };
+        part.latencies = Some(latencies);
+        if !clocked {
+            part.add(cost);
+        }
+        outcome.map_err(|stalled| CallError::Unavailable(stalled.to_string()))
+    }
+
+    fn baselines(&self) -> &'static [Baseline] {
+        match (self.plan.case, self.plan.cores, self.plan.outstanding) {
+            (Case::Call, 1, 1) => &[Baseline::BoxFuture, Baseline::Function],
+            (Case::Call, 2.., _) => &[Baseline::PingPong],
+            _ => &[],
+        }
+    }
+
+    /// The objects to call. They are all on one core, which follows from an object's key alone.
+    async fn callees<E: Entity<Key = u64>>(&self) -> Result<Vec<Ref<E>>, CallError> {
+        let wanted = self.plan.objects as usize;
+        let mut callees = Vec::with_capacity(wanted);
+        let mut key = 0;
+        while callees.len() < wanted {
+            if self.is_callee(key).await? {
+                callees.push(context::object::<E>(key));
+            }
+            key += 1;
+        }
+        if self.plan.case.is_million() {
+            fastrand::Rng::with_seed(SHUFFLE_SEED).shuffle(&mut callees);
+        }
+        Ok(callees)
+    }
+
+    async fn is_callee(&self, key: u64) -> Result<bool, CallError> {
+        let last = self.plan.cores - 1;
+        Ok(last == 0 || context::object::<Still>(key).core().await? == last)
+    }
+
+    /// An object on the other core, if there is one, that speaks for its thread.
+    async fn far(&self) -> Result<Option<Ref<Still>>, CallError> {
+        if self.plan.cores == 1 {
+            return Ok(None);
+        }
+        let mut key = 0;
+        while !self.is_callee(key).await? {
+            key += 1;
+        }
+        Ok(Some(context::object::<Still>(key)))
+    }
+}
+
+async fn allocations_at(far: Option<&Ref<Still>>) -> Result<u64, CallError> {
+    match far {
+        Some(far) => far.allocations().await,
+        None => Ok(0),
+    }
+}
+
+/// Ends the turn; the core goes on with others and comes back.
+async fn let_others_run() {
+    let mut again = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut again, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What our calls are held against.
+#[derive(Clone, Copy, Debug)]
+enum Baseline {
+    BoxFuture,
+    Function,
+    PingPong,
+}
+
+impl Baseline {
+    fn name(self) -> &'static str {
+        BASELINES[self as usize].0
+    }
+}
+
+/// The baselines, in the order of [`Baseline`], and what they are.
+pub(crate) const BASELINES: [(&str, &str); 3] = [
+    ("raw-box-future", "same-core: awaiting an async block behind Box<dyn Future>"),
+    ("raw-function", "same-core: a plain call that is not inlined"),
+    ("raw-ping-pong", "cross-core: an atomic word to the other thread and back, without the payload"),
+];
+
+/// One row in the making.
+struct Part {
+    name: &'static str,
+    raw: bool,
+    calls: u64,
+    /// Of each round, for each call.
+    took_ns: Vec<f64>,
+    allocations: Vec<f64>,
+    latencies: Option<Latencies>,
+    ns_per_call: Option<f64>,
+}
+
+impl Part {
+    fn new(name: &'static str, raw: bool) -> Self {
+        Self {
+            name,
+            raw,
+            calls: 0,
+            took_ns: Vec::new(),
+            allocations: Vec::new(),
+            latencies: Some(latencies()),
+            ns_per_call: None,
+        }
+    }
+
+    /// As many calls as fill the time of a round, by what was learnt so far.
+    fn calls_of_a_round(&self, round_ns: u64) -> u64 {
+        self.ns_per_call.map_or(CALLS_FIRST, |ns| ((round_ns as f64 / ns) as u64).max(CALLS_MIN))
+    }
+
+    fn add(&mut self, cost: Cost) {
+        let calls = cost.calls as f64;
+        let ns = cost.took.as_nanos() as f64 / calls;
+        self.calls += cost.calls;
+        self.took_ns.push(ns);
+        self.allocations.push(cost.allocations as f64 / calls);
+        // The first guess may come from a moment in which the machine did something else.
+        self.ns_per_call = Some(self.ns_per_call.map_or(ns, |before| before.min(ns)).max(NS_PER_CALL_MIN));
+    }
+
+    fn take_latencies(&mut self) -> Latencies {
+        self.latencies.take().unwrap_or_else(latencies)
+    }
+
+    /// What was measured so far was to warm up.
+    fn forget(&mut self) {
+        self.calls = 0;
+        self.took_ns.clear();
+        self.allocations.clear();
+        self.latencies = None;
+    }
+
+    fn into_measured(mut self) -> Measured {
+        let latencies = self.take_latencies();
+        let at = |quantile| latencies.value_at_quantile(quantile);
+        Measured {
+            case: self.name.to_owned(),
+            raw: self.raw,
+            calls: self.calls + latencies.len(),
+            mean_ns: median(&mut self.took_ns),
+            allocations: median(&mut self.allocations),
+            p50_ns: at(0.5),
+            p99_ns: at(0.99),
+            p999_ns: at(0.999),
+            max_ns: latencies.max(),
+        }
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+const WARM_UP_ROUNDS: u32 = 3;
+const CALLS_FIRST: u64 = 2_000;
+/// A few for each caller that may be under way.
+const CALLS_MIN: u64 = 256;
+const CLOCKED_CALLS_MAX: u64 = 200_000;
+/// A call takes some time, whatever the clock says.
+const NS_PER_CALL_MIN: f64 = 0.1;
+const SHUFFLE_SEED: u64 = 20_260_701;
+const ECHO_BUDGET: Duration = Duration::from_secs(60);

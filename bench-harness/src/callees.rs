@@ -1,0 +1,83 @@
+//! The objects that are called. Their bodies do next to nothing, so that what is measured is the call.
+
+use epicserver::prelude::*;
+use epicserver::{CallError, context};
+
+use crate::allocations;
+use crate::raw::{self, Exchange};
+
+/// An object whose methods change nothing. It is durable, as objects are unless said otherwise: the call pays for the gate.
+#[entity(name = "bench.Still")]
+#[derive(Default)]
+pub(crate) struct Still {
+    value: u64,
+}
+
+#[methods]
+impl Still {
+    pub(crate) async fn read_0(&self) -> u64 {
+        self.value
+    }
+
+    pub(crate) async fn read_64(&self, payload: [u8; 64]) -> u64 {
+        self.value + u64::from(payload[0])
+    }
+
+    pub(crate) async fn read_1024(&self, payload: [u8; 1024]) -> u64 {
+        self.value + u64::from(payload[0])
+    }
+
+    pub(crate) async fn read_4096(&self, payload: [u8; 4096]) -> u64 {
+        self.value + u64::from(payload[0])
+    }
+
+    /// The core the object lives on.
+    pub(crate) async fn core(&self) -> u16 {
+        context::core()
+    }
+
+    /// What the thread of the object's core has allocated so far.
+    pub(crate) async fn allocations(&self) -> u64 {
+        allocations::of_this_thread()
+    }
+
+    /// Answers a raw ping-pong on the thread of the object's core, which does nothing else meanwhile.
+    pub(crate) async fn echo(&self, exchange: Exchange) -> Result<(), CallError> {
+        raw::echo(&exchange).map_err(|stalled| CallError::Unavailable(stalled.to_string()))
+    }
+}
+
+/// An object of 64 bytes that every call changes and the runtime saves.
+#[entity(name = "bench.Account")]
+#[derive(Default)]
+pub(crate) struct Account {
+    balance: u64,
+    deposits: u64,
+    limits: [u64; 6],
+}
+
+#[methods]
+impl Account {
+    pub(crate) async fn deposit_0(&mut self) -> u64 {
+        self.deposit(1)
+    }
+
+    pub(crate) async fn deposit_64(&mut self, payload: [u8; 64]) -> u64 {
+        self.deposit(payload[0])
+    }
+
+    pub(crate) async fn deposit_1024(&mut self, payload: [u8; 1024]) -> u64 {
+        self.deposit(payload[0])
+    }
+
+    pub(crate) async fn deposit_4096(&mut self, payload: [u8; 4096]) -> u64 {
+        self.deposit(payload[0])
+    }
+
+    fn deposit(&mut self, amount: u8) -> u64 {
+        self.balance += u64::from(amount);
+        self.deposits += 1;
+        self.limits[0] = self.balance;
+        self.balance
+    }
+}

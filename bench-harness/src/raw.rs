@@ -1,0 +1,169 @@
+//! The raw baselines: what a call would cost without a runtime. They run on the very threads that the measured calls run
+//! on, between the rounds of these, so that a noisy machine disturbs both alike.
+
+use std::fmt;
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use epicserver::message;
+
+/// Words go back and forth over shared memory between two threads: each has a cache line of its own for each word.
+#[message]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exchange {
+    /// Round trips.
+    pub(crate) calls: u64,
+    /// Words under way at a time, [`WORDS_MAX`] at most.
+    pub(crate) outstanding: u32,
+    /// Whether the threads sleep instead of spinning.
+    pub(crate) park: bool,
+}
+
+/// One half of an exchange waited for the other in vain.
+#[derive(Debug)]
+pub(crate) struct Stalled;
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the other side of the raw ping-pong does not answer")
+    }
+}
+
+impl Exchange {
+    /// Makes the line ready. Nobody may use it; then [`echo`] starts on the other thread.
+    pub(crate) fn prepare(&self) {
+        for word in LINE.requests.iter().chain(&LINE.replies) {
+            word.0.store(0, Ordering::Relaxed);
+        }
+        *lock(&LINE.caller) = Some(std::thread::current());
+        LINE.answers.store(false, Ordering::Release);
+    }
+
+    /// Whether the other thread is there.
+    pub(crate) fn is_answered(&self) -> bool {
+        LINE.answers.load(Ordering::Acquire)
+    }
+
+    /// The caller's half. `sent` is told of each word before it is sent, `answered` after its answer has come; both get the
+    /// word's place.
+    ///
+    /// # Errors
+    /// [`Stalled`] if the other half does not answer.
+    pub(crate) fn call(
+        &self,
+        mut sent: impl FnMut(usize),
+        mut answered: impl FnMut(usize),
+    ) -> Result<(), Stalled> {
+        let other = lock(&LINE.echo).clone().filter(|_| self.park);
+        let window = u64::from(self.outstanding).min(self.calls);
+        let mut send = |place: usize, call: u64| {
+            sent(place);
+            LINE.requests[place].0.store(call + 1, Ordering::Release);
+        };
+        (0..window).for_each(|call| send(call as usize, call));
+        let mut place = 0;
+        for call in 0..self.calls {
+            wait_for(&LINE.replies[place], call, other.as_ref())?;
+            answered(place);
+            if call + window < self.calls {
+                send(place, call + window);
+            }
+            place = if place as u64 + 1 == window { 0 } else { place + 1 };
+        }
+        Ok(())
+    }
+}
+
+/// The other half of an exchange: blocks its thread until all words were answered.
+///
+/// # Errors
+/// [`Stalled`] if the caller's half stops sending.
+pub(crate) fn echo(exchange: &Exchange) -> Result<(), Stalled> {
+    *lock(&LINE.echo) = Some(std::thread::current());
+    let caller = lock(&LINE.caller).clone().filter(|_| exchange.park);
+    LINE.answers.store(true, Ordering::Release);
+    let window = u64::from(exchange.outstanding).min(exchange.calls);
+    let mut place = 0;
+    for call in 0..exchange.calls {
+        wait_for(&LINE.requests[place], call, caller.as_ref())?;
+        LINE.replies[place].0.store(call + 1, Ordering::Release);
+        place = if place as u64 + 1 == window { 0 } else { place + 1 };
+    }
+    if let Some(caller) = caller {
+        caller.unpark();
+    }
+    Ok(())
+}
+
+/// Waits for a word. Who is given the other thread wakes it before it sleeps itself, and so once for each burst.
+#[inline]
+fn wait_for(word: &Word, call: u64, other: Option<&Thread>) -> Result<(), Stalled> {
+    let mut looks = 0u32;
+    while word.0.load(Ordering::Acquire) <= call {
+        looks += 1;
+        if looks == LOOKS_MAX {
+            return Err(Stalled);
+        }
+        let Some(other) = other else {
+            std::hint::spin_loop();
+            continue;
+        };
+        other.unpark();
+        if word.0.load(Ordering::Acquire) <= call {
+            std::thread::park_timeout(PATIENCE);
+        }
+    }
+    Ok(())
+}
+
+/// What both threads use. There is one: one exchange runs at a time.
+static LINE: Line = Line {
+    requests: [const { Word(AtomicU64::new(0)) }; WORDS_MAX],
+    replies: [const { Word(AtomicU64::new(0)) }; WORDS_MAX],
+    caller: Mutex::new(None),
+    echo: Mutex::new(None),
+    answers: AtomicBool::new(false),
+};
+
+struct Line {
+    requests: [Word; WORDS_MAX],
+    replies: [Word; WORDS_MAX],
+    caller: Mutex<Option<Thread>>,
+    echo: Mutex<Option<Thread>>,
+    answers: AtomicBool,
+}
+
+/// Two lines, as processors fetch pairs of them.
+#[repr(align(128))]
+struct Word(AtomicU64);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A call through `Box<dyn Future>`: what async costs without a runtime.
+#[inline]
+pub(crate) fn boxed_future<const N: usize>(value: u64) -> Pin<Box<dyn Future<Output = u64>>> {
+    let payload = [PAYLOAD; N];
+    black_box(Box::pin(async move { value + u64::from(payload.first().copied().unwrap_or(0)) }))
+}
+
+/// A plain call that the compiler cannot see through.
+#[inline(never)]
+pub(crate) fn function<const N: usize>(value: u64, payload: [u8; N]) -> u64 {
+    black_box(value) + u64::from(payload.first().copied().unwrap_or(0))
+}
+
+/// What every byte of a payload is.
+pub(crate) const PAYLOAD: u8 = 1;
+/// Words under way at a time.
+pub(crate) const WORDS_MAX: usize = 64;
+/// Looks for a word before it counts as lost: half a minute of spinning.
+const LOOKS_MAX: u32 = 1 << 31;
+/// The longest sleep; a guard, as every look is preceded by a wake-up.
+const PATIENCE: Duration = Duration::from_secs(1);
