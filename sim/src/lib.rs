@@ -4,6 +4,15 @@
 //! by one thread in an order that is drawn from the seed. Checkers watch the laws of the design; a seed that breaks one
 //! prints the command that replays it. Same seed, same trace.
 //!
+//! ```
+//! use epicserver_sim::world::{WorldConfig, run};
+//!
+//! let world = || run(WorldConfig { seed: 7, planted: None, verbose: false });
+//! let (first, second) = (world(), world());
+//! assert!(first.violation.is_none(), "{:?}", first.violation);
+//! assert_eq!(first.trace_hash, second.trace_hash, "same seed, same trace");
+//! ```
+//!
 //! Start at [`world::run`]; the laws are in `checkers`, what the objects do in [`workload`].
 
 mod checkers;

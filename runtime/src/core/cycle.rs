@@ -119,7 +119,7 @@ impl CoreState {
         let mut stack = vec![probe.clone()];
         while let Some(step) = stack.pop() {
             let Some(slot) = step.at.live() else { continue };
-            for next in self.waited_for(slot, &children, &seen) {
+            for next in self.waited_for(slot, &children, seen) {
                 if next.task() == step.initiator {
                     return self.found_cycle(&step);
                 }
