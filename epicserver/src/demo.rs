@@ -100,7 +100,7 @@ async fn one_process(options: &Options) -> Result<Phase, Failure> {
 
 async fn two_processes(options: &Options) -> Result<Phase, Failure> {
     let cores = cores(options).div_ceil(2);
-    let mut pair = peer::Pair::start(cores, options.log).await?;
+    let pair = peer::Pair::start(cores, options.log).await?;
     let plan = Plan::new(options.players, options.barrels, options.rounds, "pair");
     let (tally, seconds) = timed(&pair.node, &plan, "two processes over tcp").await;
     let mine = pair.node.stats();
