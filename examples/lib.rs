@@ -8,6 +8,19 @@
 //! | `graph.rs` | a breadth-first search over objects as vertices, with arguments that are read in place |
 //! | `own_node.rs` | a program that sets up its own node and brings its own store |
 //!
+//! Run one with `cargo run -p epicserver-examples --example game`. All of them begin like this:
+//!
 //! ```
-//! // Run one with: cargo run -p epicserver-examples --example game
+//! use epicserver::prelude::*;
+//!
+//! #[entity(name = "examples.Greeter", key = String)]
+//! #[derive(Default)]
+//! struct Greeter {}
+//!
+//! #[methods]
+//! impl Greeter {
+//!     async fn greet(&self) -> String {
+//!         "hello".to_owned()
+//!     }
+//! }
 //! ```

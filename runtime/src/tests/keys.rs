@@ -1,6 +1,5 @@
 //! Keys come from anywhere, from other nodes too: what is wrong with one is its caller's trouble and nobody else's.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use epicserver_storage::{KEY_LENGTH_MAX, NodeId};
@@ -55,8 +54,8 @@ impl Method for Len {
     type Receiver<'a> = &'a Named;
     const NAME: &'static str = "len";
     const LAYOUT: u64 = 1;
-    fn run<'a>(self, _: Self::Receiver<'a>) -> impl Future<Output = u64> {
-        async { crate::context::this::<Named>().key().len() as u64 }
+    async fn run<'a>(self, _: Self::Receiver<'a>) -> u64 {
+        crate::context::this::<Named>().key().len() as u64
     }
     fn output(result: Result<u64, CallError>) -> Self::Output {
         result

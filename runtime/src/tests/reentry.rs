@@ -215,9 +215,10 @@ fn a_call_that_is_followed_by_a_desk_without_room_is_cancelled() {
             Poll::Ready(())
         })
         .await;
-        call
+        // Boxed, as the block would otherwise be a future of a future.
+        Box::new(Some(call))
     });
-    let call = made.result().expect("made");
+    let call = made.result().expect("made").expect("just put there");
     let desk = cluster.cores[0].desk().clone();
     while desk.leave(Box::new(|_| ())).is_ok() {}
     let mut followed = ByHand::started(call);

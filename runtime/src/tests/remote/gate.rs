@@ -1,6 +1,5 @@
 //! What leaves a node waits until it is durable, and is never heard of when the save failed.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use epicserver_storage::NodeId;
@@ -63,11 +62,9 @@ impl Method for Put {
     type Receiver<'a> = &'a mut Ledger;
     const NAME: &'static str = "Put";
     const LAYOUT: u64 = 1;
-    fn run<'a>(self, object: Self::Receiver<'a>) -> impl Future<Output = u64> {
-        async move {
-            *object.sum.get_mut() += self.by;
-            object.sum.get()
-        }
+    async fn run<'a>(self, object: Self::Receiver<'a>) -> u64 {
+        *object.sum.get_mut() += self.by;
+        object.sum.get()
     }
     fn output(result: Result<u64, CallError>) -> Self::Output {
         result
@@ -90,8 +87,8 @@ impl Method for Tell {
     type Receiver<'a> = &'a Ledger;
     const NAME: &'static str = "Tell";
     const LAYOUT: u64 = 1;
-    fn run<'a>(self, _: Self::Receiver<'a>) -> impl Future<Output = u64> {
-        async move { post(self.to).call(Add { by: 1 }).await.unwrap_or(0) }
+    async fn run<'a>(self, _: Self::Receiver<'a>) -> u64 {
+        post(self.to).call(Add { by: 1 }).await.unwrap_or(0)
     }
     fn output(result: Result<u64, CallError>) -> Self::Output {
         result
