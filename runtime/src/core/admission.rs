@@ -159,7 +159,9 @@ impl CoreState {
         let mut holders = Vec::new();
         let mut at = slot;
         while let Some(parent) = at.parent.get().and_then(crate::slot::TaskRef::live) {
-            if parent.object.get() == Some(object) && parent.vtable.get().holds {
+            // A method that was ended with its activation still names the place, where the object may live anew.
+            let runs = parent.state.get() == State::Running && parent.vtable.get().holds;
+            if runs && parent.object.get() == Some(object) {
                 holders.push(parent);
             }
             at = parent;
