@@ -2,7 +2,7 @@
 //! the tests of this crate, with the corpus in `fuzz/corpus` and a seeded generator.
 //!
 //! The bytes of [`fuzz_hello`] and [`fuzz_session`] are little programs that a stranger and a proven peer run against
-//! us; see [`Program`].
+//! us; see `Program`.
 
 use epicserver_transport::{FRAME_ALIGN, Frame, FrameHeader, FrameKind, HEADER_LEN};
 use zerocopy::IntoBytes;
