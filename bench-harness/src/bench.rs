@@ -59,10 +59,14 @@ impl<const N: usize> Bench<N> {
         let mut ours = Part::new(self.plan.case.name(), false);
         let mut baselines: Vec<(Baseline, Part)> =
             self.baselines().iter().map(|one| (*one, Part::new(one.name(), true))).collect();
+        let mut start = ticks::now();
         for round in 0..WARM_UP_ROUNDS + self.plan.rounds {
             if round == WARM_UP_ROUNDS {
                 ours.forget();
                 baselines.iter_mut().for_each(|(_, part)| part.forget());
+                start = ticks::now();
+            } else if round > WARM_UP_ROUNDS && start.elapsed() >= Duration::from_nanos(self.plan.time_ns) {
+                break;
             }
             self.our_round(&lanes, &mut ours, far.as_ref()).await?;
             for (baseline, part) in &mut baselines {
@@ -84,7 +88,7 @@ impl<const N: usize> Bench<N> {
         F: Fn(&R) -> C + Copy + 'static,
         C: Future<Output = Result<u64, CallError>>,
     {
-        let calls = part.calls_of_a_round(self.plan.round_ns);
+        let calls = part.calls_of_a_round(self.plan.outstanding);
         let before = allocations_at(far).await?;
         let mut cost = lanes.batch(calls).await?;
         cost.allocations += allocations_at(far).await? - before;
@@ -100,7 +104,7 @@ impl<const N: usize> Bench<N> {
         part: &mut Part,
         far: Option<&Ref<Still>>,
     ) -> Result<(), CallError> {
-        let calls = part.calls_of_a_round(self.plan.round_ns);
+        let calls = part.calls_of_a_round(self.plan.outstanding);
         let clocked = calls.min(CLOCKED_CALLS_MAX);
         match (baseline, far) {
             (Baseline::Function, _) => {
@@ -283,9 +287,10 @@ impl Part {
         }
     }
 
-    /// As many calls as fill the time of a round, by what was learnt so far.
-    fn calls_of_a_round(&self, round_ns: u64) -> u64 {
-        self.ns_per_call.map_or(CALLS_FIRST, |ns| ((round_ns as f64 / ns) as u64).max(CALLS_MIN))
+    /// As many calls as fill the time of a batch, by what was learnt so far, and some for each that may be under way.
+    fn calls_of_a_round(&self, outstanding: u32) -> u64 {
+        let calls = self.ns_per_call.map_or(CALLS_FIRST, |ns| (BATCH_NS / ns) as u64);
+        calls.max(u64::from(outstanding) * CALLS_OF_A_LANE).max(CALLS_MIN)
     }
 
     fn add(&mut self, cost: Cost) {
@@ -332,11 +337,13 @@ fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-const WARM_UP_ROUNDS: u32 = 3;
-const CALLS_FIRST: u64 = 2_000;
-/// A few for each caller that may be under way.
-const CALLS_MIN: u64 = 256;
-const CLOCKED_CALLS_MAX: u64 = 200_000;
+/// Short enough that most batches are over before another process takes the processor away: a median is then undisturbed.
+const BATCH_NS: f64 = 200_000.0;
+const WARM_UP_ROUNDS: u32 = 20;
+const CALLS_FIRST: u64 = 1_000;
+const CALLS_MIN: u64 = 16;
+const CALLS_OF_A_LANE: u64 = 4;
+const CLOCKED_CALLS_MAX: u64 = 5_000;
 /// A call takes some time, whatever the clock says.
 const NS_PER_CALL_MIN: f64 = 0.1;
 const SHUFFLE_SEED: u64 = 20_260_701;

@@ -21,10 +21,10 @@ pub(crate) struct Plan {
     pub(crate) cores: u16,
     /// Whether threads of a raw ping-pong sleep.
     pub(crate) park: bool,
-    /// How often ours and raw take turns.
+    /// How often ours and raw take turns at most.
     pub(crate) rounds: u32,
-    /// How long each part of a round lasts, in nanoseconds.
-    pub(crate) round_ns: u64,
+    /// How long all rounds may take, in nanoseconds.
+    pub(crate) time_ns: u64,
 }
 
 /// Which call is measured.

@@ -52,13 +52,13 @@ pub(crate) struct Rtt {
     /// Which calls; all unless given
     #[arg(long, value_delimiter = ',')]
     pub(crate) case: Vec<Case>,
-    /// How long each row is measured, raw baselines apart
-    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    /// How long a row and the baselines beside it are measured at most
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     pub(crate) seconds: f64,
-    /// How often ours and raw take turns within that time; medians are over these
-    #[arg(long, default_value_t = 501, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// How often ours and raw take turns at most, with batches of 0.2 ms; medians are over these
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rounds: u32,
-    /// A short look: few rounds of two milliseconds, and 20,000 objects in the place of a million
+    /// A short look: 9 rounds, and 20,000 objects in the place of a million
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
     pub(crate) quick: bool,
     /// One JSON object a line on standard output, and nothing else
@@ -181,13 +181,12 @@ const ROWS: &str = "\
 and in turns with it.
 
 Columns:
-  mean_ns       time for each call of unclocked batches: the median of the rounds; with several calls outstanding it is the
-                batch's time by its calls
+  mean_ns       time for each call of an unclocked batch, which is the batch's time by its calls; the median of all batches
   p50_ns ..     of calls that were clocked one by one, the clock's own time (about 10 ns) included
   msgs_per_s    calls per second: one second by mean_ns
   raw           true on a baseline's row, false on ours
   allocations   for each call, on the threads of the cores, in the steady state: the median of the rounds; a run in which
-                a same-core row of ours over 1,000 objects has any fails
+                a same-core row of ours over 1,000 objects, with up to 1024 bytes, has any fails
   n             calls that were timed; a warm-up is not among them
   threads       cores that take part, each a pinned thread
   objects       objects called
