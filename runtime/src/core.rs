@@ -178,10 +178,31 @@ pub enum Action {
     Frame(crate::remote::PeerFrame),
 }
 
+/// What a core wants done, sorted.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// In order for each core.
+    pub(crate) messages: Vec<(u16, CoreMessage)>,
+    /// Everything else.
+    pub(crate) actions: Vec<Action>,
+}
+
 /// What one core says to another. It fits the 64-byte slots of their ring.
 #[derive(Debug)]
 pub struct CoreMessage(pub(crate) CoreWord);
 
+impl CoreMessage {
+    /// Has what the message is about brought here while other things are done.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let CoreWord::Call(slot) | CoreWord::Reply(slot) = self.0 {
+            slot.prefetch();
+        }
+    }
+}
+
+/// One pointer each, so that a message is a pair of words and never copied by way of memory: between two cores such copies
+/// wait for the lines written before them.
 #[derive(Debug)]
 pub(crate) enum CoreWord {
     /// A call for an object of the receiving core, and the batch number it depends on.
@@ -189,13 +210,13 @@ pub(crate) enum CoreWord {
     /// The slot comes home with the reply.
     Reply(SlotPtr),
     /// The caller no longer waits.
-    Cancel(TaskRef),
+    Cancel(Box<TaskRef>),
     /// A frame of another node that came to the wrong core.
     Frame(Box<crate::remote::PeerFrame>),
     /// A probe for cycles of waiting calls.
     Probe(Box<cycle::Probe>),
     /// A probe came back: end this call with `Deadlock` if it still waits.
-    Break(TaskRef, Box<str>),
+    Break(Box<(TaskRef, Box<str>)>),
 }
 
 impl CoreMessage {
@@ -312,6 +333,7 @@ pub(crate) struct CoreState {
     random: RefCell<fastrand::Rng>,
     chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
+    messages: RefCell<Vec<(u16, CoreMessage)>>,
     saving: save::Saving,
     probes: cycle::ProbeLog,
     remote: remote::Remote,
@@ -396,6 +418,7 @@ impl Core {
             random: RefCell::new(fastrand::Rng::with_seed(config.seed)),
             chaos: config.chaos.map(|seed| RefCell::new(fastrand::Rng::with_seed(seed))),
             actions: RefCell::new(Vec::new()),
+            messages: RefCell::new(Vec::new()),
             saving: save::Saving::default(),
             probes: cycle::ProbeLog::default(),
             remote: remote::Remote::default(),
@@ -415,13 +438,38 @@ impl Core {
     ///
     /// Events are handled at once; turns of user code run only on [`Event::Turns`]. `now` must not fall.
     pub fn step(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
+        self.advance(now, event);
+        let core = &*self.state;
+        let mut messages = core.messages.borrow_mut();
+        actions.extend(messages.drain(..).map(|(core, message)| Action::Message(core, message)));
+        actions.append(&mut core.actions.borrow_mut());
+    }
+
+    /// As [`step`](Self::step), with the messages to other cores apart from everything else, as there are more of them than
+    /// of all else and they are small. What is given back of [`Wanted`] is used again.
+    #[inline]
+    pub(crate) fn step_apart(&mut self, now: u64, event: Event, wanted: &mut Wanted) {
+        self.advance(now, event);
+        let core = &*self.state;
+        let mut messages = core.messages.borrow_mut();
+        if wanted.messages.is_empty() {
+            std::mem::swap(&mut *messages, &mut wanted.messages);
+        } else {
+            wanted.messages.append(&mut messages);
+        }
+        let mut actions = core.actions.borrow_mut();
+        if !actions.is_empty() {
+            wanted.actions.append(&mut actions);
+        }
+    }
+
+    fn advance(&mut self, now: u64, event: Event) {
         let core = &*self.state;
         debug_assert!(now >= core.now.get(), "the clock fell");
         core.now.set(now);
         let entered = Entered::new(core);
         core.handle(event);
         drop(entered);
-        actions.append(&mut core.actions.borrow_mut());
     }
 
     /// Whether there are turns to run now.
@@ -528,7 +576,7 @@ impl CoreState {
             }
             CoreWord::Frame(frame) => self.handle_frame(*frame),
             CoreWord::Probe(probe) => self.continue_probe(*probe),
-            CoreWord::Break(task, path) => self.break_cycle(task, &path),
+            CoreWord::Break(broken) => self.break_cycle(broken.0, &broken.1),
         }
     }
 
@@ -688,7 +736,7 @@ impl CoreState {
     }
 
     fn tell(&self, core: u16, word: CoreWord) {
-        self.act(Action::Message(core, CoreMessage(word)));
+        self.messages.borrow_mut().push((core, CoreMessage(word)));
     }
 
     #[inline]

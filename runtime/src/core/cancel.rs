@@ -26,7 +26,7 @@ impl CoreState {
         }
         match slot.caller.away.get() {
             Away::Here => self.cancel_here(slot),
-            Away::Core(core) => self.tell(core, CoreWord::Cancel(slot.task())),
+            Away::Core(core) => self.tell(core, CoreWord::Cancel(Box::new(slot.task()))),
             Away::Node(place) => self.cancel_remote(slot, place),
         }
         true

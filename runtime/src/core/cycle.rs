@@ -187,7 +187,7 @@ impl CoreState {
         if core == self.config.index {
             self.break_cycle(victim, &probe.way);
         } else {
-            self.tell(core, CoreWord::Break(victim, probe.way.clone().into()));
+            self.tell(core, CoreWord::Break(Box::new((victim, probe.way.clone().into()))));
         }
     }
 

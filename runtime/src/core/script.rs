@@ -73,7 +73,7 @@ impl CoreState {
     /// The object dropped a call that waited for the test.
     pub(crate) fn forget_scripted(&self, message: CoreMessage) {
         let (Some(tape), CoreWord::Cancel(task)) = (self.tape(), message.0) else { return };
-        if let Some(slot) = tape.take_task(task) {
+        if let Some(slot) = tape.take_task(*task) {
             self.end_scripted(slot, Err(CallError::NotSent));
         }
     }

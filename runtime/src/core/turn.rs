@@ -356,7 +356,7 @@ impl CoreState {
     #[inline(never)]
     fn send_home(&self, slot: SlotPtr) {
         slot.object.set(None);
-        slot.path.take();
+        // The path stays: it is counted at home, and to let go of it here would move the counter's line to and fro.
         slot.own_path.take();
         drop(slot.cancel_waker.take());
         // The cores of a node have numbers that follow each other.

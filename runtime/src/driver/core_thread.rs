@@ -13,7 +13,7 @@ use super::Wait;
 use super::clock::Clock;
 use super::edge::EdgeHandle;
 use super::storage_thread::{FromStorage, StorageDesk, ToStorage};
-use crate::core::{Action, Core, CoreMessage, Counters, Event};
+use crate::core::{Action, Core, CoreMessage, Counters, Event, Wanted};
 use crate::saving::SaveNews;
 use crate::sync::batch_clock::{CoreClock, Observation};
 use crate::sync::inbox::Inbox;
@@ -73,8 +73,7 @@ pub(crate) struct CoreThread {
 /// Vectors that are used again in every pass.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    actions: Vec<Action>,
-    spare_actions: Vec<Action>,
+    wanted: Wanted,
     messages: Vec<CoreMessage>,
     answers: Vec<FromStorage>,
     /// Requests that the storage thread had no room for, in order.
@@ -104,6 +103,9 @@ impl CoreThread {
             if self.core.is_ready() {
                 continue;
             }
+            if worked && !self.sees_input() {
+                self.publish();
+            }
             if self.wait == Wait::Spin || now - busy_at < self.spin_ns {
                 self.look_out();
             } else if !worked {
@@ -116,14 +118,11 @@ impl CoreThread {
     }
 
     /// Spins until something comes, and not for long: timers and orders are looked at in passes. The clock is not read
-    /// here, so that what comes is handled at once, at a time that is less than a microsecond old.
+    /// here, so that what comes is handled at once, at a time that is about a microsecond old.
     fn look_out(&mut self) {
-        for look in 0..LOOKS_MAX {
+        for _ in 0..LOOKS_MAX {
             if self.sees_input() {
                 return;
-            }
-            if look == LOOKS_BEFORE_PUBLISHING && self.buffers.unpublished > 0 {
-                self.publish();
             }
             std::hint::spin_loop();
         }
@@ -151,18 +150,18 @@ impl CoreThread {
         worked |= self.deliver_links(now);
         worked |= self.deliver_answers(now);
         if !self.core.desk().is_empty() {
-            self.core.step(now, Event::Desk, &mut self.buffers.actions);
+            self.core.step_apart(now, Event::Desk, &mut self.buffers.wanted);
             worked = true;
         }
         if self.core.next_timer().is_some_and(|at| at <= now) {
-            self.core.step(now, Event::Tick, &mut self.buffers.actions);
+            self.core.step_apart(now, Event::Tick, &mut self.buffers.wanted);
             worked = true;
         }
         if self.orders.drain.load(Ordering::Relaxed) && !std::mem::replace(&mut self.buffers.draining, true) {
-            self.core.step(now, Event::Drain, &mut self.buffers.actions);
+            self.core.step_apart(now, Event::Drain, &mut self.buffers.wanted);
         }
         if self.core.is_ready() {
-            self.core.step(now, Event::Turns(TURNS_PER_PASS), &mut self.buffers.actions);
+            self.core.step_apart(now, Event::Turns(TURNS_PER_PASS), &mut self.buffers.wanted);
             worked = true;
         }
         if worked {
@@ -176,6 +175,7 @@ impl CoreThread {
         for neighbour in &mut self.neighbours {
             for _ in 0..MESSAGES_PER_PASS {
                 let Some(message) = neighbour.incoming.try_pop() else { break };
+                message.prefetch();
                 self.buffers.messages.push(message);
             }
             if neighbour.incoming.room_wanted() {
@@ -194,13 +194,13 @@ impl CoreThread {
             if seen.failure_generation == failed_before { Vec::new() } else { self.batches.take_failures() };
         self.buffers.seen = Some(seen);
         let news = SaveNews { open: seen.open, durable: seen.durable, failed };
-        self.core.step(now, Event::Save(news), &mut self.buffers.actions);
+        self.core.step_apart(now, Event::Save(news), &mut self.buffers.wanted);
     }
 
     fn deliver_messages(&mut self, now: u64) -> bool {
         let worked = !self.buffers.messages.is_empty();
         for message in self.buffers.messages.drain(..) {
-            self.core.step(now, Event::Message(message), &mut self.buffers.actions);
+            self.core.step_apart(now, Event::Message(message), &mut self.buffers.wanted);
         }
         worked
     }
@@ -210,7 +210,7 @@ impl CoreThread {
         let mut worked = false;
         for _ in 0..MESSAGES_PER_PASS {
             let Some(event) = links.next_event() else { break };
-            self.core.step(now, event, &mut self.buffers.actions);
+            self.core.step_apart(now, event, &mut self.buffers.wanted);
             worked = true;
         }
         worked
@@ -226,17 +226,19 @@ impl CoreThread {
                 FromStorage::Loaded(ticket, answer) => Event::Loaded(ticket, answer),
                 FromStorage::Recycled(images) => Event::Recycled(images),
             };
-            self.core.step(now, event, &mut self.buffers.actions);
+            self.core.step_apart(now, event, &mut self.buffers.wanted);
         }
         true
     }
 
     /// Does what the core wants, and wakes whom it concerns, once each.
     fn perform(&mut self) {
-        let mut actions =
-            std::mem::replace(&mut self.buffers.actions, std::mem::take(&mut self.buffers.spare_actions));
+        let mut wanted = std::mem::take(&mut self.buffers.wanted);
+        for (core, message) in wanted.messages.drain(..) {
+            self.send(core, message);
+        }
         let mut to_storage = false;
-        for action in actions.drain(..) {
+        for action in wanted.actions.drain(..) {
             match action {
                 Action::Message(core, message) => self.send(core, message),
                 Action::HandOver(images) => {
@@ -260,7 +262,7 @@ impl CoreThread {
                 }
             }
         }
-        self.buffers.spare_actions = actions;
+        self.buffers.wanted = wanted;
         if to_storage || !self.buffers.storage.is_empty() {
             self.flush_storage();
         }
@@ -324,7 +326,7 @@ impl CoreThread {
     /// Hands over, declares itself idle, and sleeps until something comes or a timer is due.
     fn sleep(&mut self, now: u64) {
         self.publish();
-        self.core.step(now, Event::Rest, &mut self.buffers.actions);
+        self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
         self.perform();
         if !self.buffers.storage.is_empty() {
             // The storage thread has no room; it is awake, so look again at once.
@@ -359,7 +361,7 @@ impl CoreThread {
             || self.orders.drain.load(Ordering::Acquire) != self.buffers.draining
     }
 
-    /// The gauge is brought up to date now and then; that the core is busy shows at once.
+    /// The gauge is brought up to date when nothing more waits, and now and then; that the core is busy shows at once.
     fn note_work(&mut self) {
         if self.buffers.unpublished == 0 {
             self.gauge.quiet.store(false, Ordering::Release);
@@ -385,7 +387,7 @@ impl CoreThread {
     /// The last images go to the storage thread, which commits them before it ends.
     fn finish(mut self) {
         let now = self.clock.now();
-        self.core.step(now, Event::Rest, &mut self.buffers.actions);
+        self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
         self.perform();
         self.batches.idle();
     }
@@ -409,8 +411,6 @@ const TURNS_PER_PASS: u32 = 256;
 const MESSAGES_PER_PASS: usize = 256;
 /// Passes that did something until the gauge is brought up to date although more comes.
 const PASSES_PER_PUBLISHING: u32 = 64;
-/// Looks in vain before the gauge is brought up to date.
-const LOOKS_BEFORE_PUBLISHING: u32 = 16;
 /// Looks between two passes of a core that spins.
 const LOOKS_MAX: u32 = 64;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.
