@@ -299,8 +299,8 @@ impl Part {
         self.calls += cost.calls;
         self.took_ns.push(ns);
         self.allocations.push(cost.allocations as f64 / calls);
-        // The first guess may come from a moment in which the machine did something else.
-        self.ns_per_call = Some(self.ns_per_call.map_or(ns, |before| before.min(ns)).max(NS_PER_CALL_MIN));
+        // That of the last batch, so that one which was disturbed spoils one guess and not all.
+        self.ns_per_call = Some(ns.max(NS_PER_CALL_MIN));
     }
 
     fn take_latencies(&mut self) -> Latencies {
