@@ -39,6 +39,7 @@ where
         let code = tokio::select! {
             code = body(&node, settings.role, main) => code,
             () = stop_signal() => ExitCode::SUCCESS,
+            () = broken(&node) => fail(STORE_BROKEN),
         };
         let stopping = node.shutdown(PATIENCE);
         tokio::select! {
@@ -60,6 +61,14 @@ where
     match role {
         Role::App => main(node.pool()).await.exit_code(),
         Role::Node => std::future::pending().await,
+    }
+}
+
+/// Ends when the node cannot go on. Calls that wait for its store would wait for ever.
+async fn broken(node: &Node) {
+    let mut look = tokio::time::interval(HEALTH_INTERVAL);
+    while node.is_healthy() {
+        look.tick().await;
     }
 }
 
@@ -125,6 +134,9 @@ pub async fn stop_signal() {
     }
 }
 
+const STORE_BROKEN: &str =
+    "the store failed for good or refuses this node: the node stops; see the log for the reason";
+const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 const EDGE_THREADS: usize = 2;
 /// How long the orderly end of a node may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
