@@ -368,7 +368,7 @@ impl Parts {
         };
 
         let mesh = mesh(&unparkers);
-        let (started, desks) = std::sync::mpsc::channel();
+        let (started, desks) = crossbeam_channel::bounded(cores);
         let per_core = mesh.into_iter().zip(core_clocks).zip(parkers.drain(..)).enumerate();
         for (index, ((neighbours, batches), parker)) in per_core {
             let seed = CoreSeed {
@@ -447,7 +447,7 @@ struct CoreSeed {
     unparker: Unparker,
 }
 
-type Started = std::sync::mpsc::Sender<(usize, Arc<registry::Desk>)>;
+type Started = crossbeam_channel::Sender<(usize, Arc<registry::Desk>)>;
 
 impl CoreSeed {
     fn run(self, index: usize, started: Started) {
