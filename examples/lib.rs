@@ -6,7 +6,7 @@
 //! | `chat.rs` | references in state, one-way calls, errors of your own, `serial` and `join` |
 //! | `simulation.rs` | agents that act by themselves: `spawn`, `sleep`, `random`, policies of saving |
 //! | `graph.rs` | a breadth-first search over objects as vertices, with arguments that are read in place |
-//! | `own_node.rs` | a program that sets up its own node and brings its own store |
+//! | `own_node.rs` | a program that sets up its own node: hooks, `forget()`, an orderly end |
 //!
 //! Run one with `cargo run -p epicserver-examples --example game`. All of them begin like this:
 //!

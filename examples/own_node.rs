@@ -1,4 +1,4 @@
-//! A program that sets up its own node, outside of `#[epicserver::main]`, and with a setting of its own.
+//! A program that sets up its own node, outside of `#[epicserver::main]`: hooks, `forget()`, an orderly end.
 
 use std::time::Duration;
 
