@@ -16,7 +16,7 @@ use crate::entity::{Entity, Method, NodeTag, Stored};
 use crate::entry::EntryCall;
 use crate::error::{CallError, Loss, Rejection};
 use crate::slot::{ReplyTo, SlotPtr};
-use crate::task::{Message, SlotPoll, new_call, take_reply};
+use crate::task::{Made, Message, SlotPoll, make_call, new_call, take_reply};
 
 /// How deep calls nest.
 pub const DEPTH_MAX: u8 = 32;
@@ -182,14 +182,20 @@ impl<M: Method> RawCall<M> {
     #[inline]
     fn poll_fresh(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
         let CallState::Fresh(fresh) = &mut self.state else { unreachable!("checked by the caller") };
-        let made =
-            current::with(|core| begin(core, fresh, Some(context.waker())).map(|slot| (slot, core.number())));
-        match made {
-            Some(Some((slot, home))) => {
+        match current::with(|core| (make(core, fresh, context.waker()), core.number())) {
+            Some((Made::Answered(value), _)) => {
+                self.state = CallState::Ended;
+                Poll::Ready(Ok(value))
+            }
+            Some((Made::Replied(slot), _)) => {
+                self.state = CallState::Ended;
+                take_reply::<M>(slot)
+            }
+            Some((Made::UnderWay(slot), home)) => {
                 self.state = CallState::Local(slot, home);
                 Poll::Pending
             }
-            Some(None) => self.refuse(),
+            Some((Made::NoRoom, _)) => self.refuse(),
             None => self.enter(context),
         }
     }
@@ -244,7 +250,15 @@ impl<M: Method> Drop for RawCall<M> {
     }
 }
 
-/// Makes the call: takes a slot, fills it, and leaves it in the core's outbox. No waker: nobody waits for the reply.
+/// Makes the call of a running task: the callee runs at once if it can, inside this very poll.
+#[inline]
+fn make<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: &Waker) -> Made<M::Value> {
+    let Some(message) = fresh.message.take() else { return Made::NoRoom };
+    let found = fresh.found.and_then(|found| found.still(core.stamp()));
+    make_call(core, message, fresh.budget_ns, found, waker)
+}
+
+/// Makes a call and leaves it in the core's outbox: takes a slot and fills it. No waker: nobody waits for the reply.
 /// Gives nothing when as many calls as allowed are under way.
 #[inline]
 fn begin<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: Option<&Waker>) -> Option<SlotPtr> {
@@ -252,5 +266,6 @@ fn begin<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: Option<&Waker
     slot.reply_to.set(if waker.is_some() { ReplyTo::Caller } else { ReplyTo::Nobody });
     slot.caller.waker.set(waker.map(crate::waker::copy));
     core.post(slot, fresh.budget_ns, fresh.found.and_then(|found| found.still(core.stamp())));
+    core.queue_call(slot);
     Some(slot)
 }

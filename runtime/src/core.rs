@@ -50,7 +50,11 @@ mod script;
 mod tasks;
 mod turn;
 
+#[cfg(test)]
+pub(crate) use turn::IN_PLACE_MAX;
+
 pub use operations::{EdgeFuture, Work};
+pub(crate) use turn::InPlaceEnd;
 
 /// How a core is set up.
 #[derive(Clone, Debug)]
@@ -322,6 +326,10 @@ pub(crate) struct CoreState {
     /// The task whose turn it is.
     running: Cell<Option<SlotPtr>>,
     pub(crate) touched: Cell<bool>,
+    /// How many methods are polled inside the poll of their caller now.
+    nested: Cell<u8>,
+    /// How many more calls may run inside the poll that is under way.
+    in_place_left: Cell<u32>,
     /// Calls made in the last turns, not yet dispatched.
     outbox: SlotQueue,
     ready: SlotQueue,
@@ -329,7 +337,7 @@ pub(crate) struct CoreState {
     direct_left: Cell<u32>,
     /// Tasks without a hold on an object: spawned futures and calls from outside.
     loose: SlotList,
-    timers: RefCell<TimerWheel<Timer>>,
+    timers: RefCell<Box<TimerWheel<Timer>>>,
     random: RefCell<fastrand::Rng>,
     chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
@@ -409,12 +417,14 @@ impl Core {
             counter: Cell::new(0),
             running: Cell::new(None),
             touched: Cell::new(false),
+            nested: Cell::new(0),
+            in_place_left: Cell::new(0),
             outbox: SlotQueue::default(),
             ready: SlotQueue::default(),
             ready_len: Cell::new(0),
             direct_left: Cell::new(config.direct_max),
             loose: SlotList::default(),
-            timers: RefCell::new(TimerWheel::new(now)),
+            timers: RefCell::new(Box::new(TimerWheel::new(now))),
             random: RefCell::new(fastrand::Rng::with_seed(config.seed)),
             chaos: config.chaos.map(|seed| RefCell::new(fastrand::Rng::with_seed(seed))),
             actions: RefCell::new(Vec::new()),
@@ -589,7 +599,8 @@ impl CoreState {
         self.outbox.push_back(slot);
     }
 
-    /// Registers a fresh call of the running task and leaves it for dispatch. `found`: its object, if it is in memory.
+    /// Registers a fresh call of the running task. `found`: its object, if it is in memory. What follows is
+    /// [`begin_in_place`](Self::begin_in_place) or [`queue_call`](Self::queue_call).
     #[inline]
     pub(crate) fn post(&self, slot: SlotPtr, budget_ns: u64, found: Option<ObjectPtr>) {
         let running = self.running.get();
@@ -614,6 +625,11 @@ impl CoreState {
         slot.caller.done.set(false);
         slot.caller.gone.set(false);
         slot.caller.early.set(None);
+    }
+
+    /// Leaves a call that was posted for dispatch.
+    #[inline]
+    pub(crate) fn queue_call(&self, slot: SlotPtr) {
         self.outbox.push_back(slot);
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct Slot {
     pub(crate) in_queue: Cell<bool>,
     pub(crate) reply_to: Cell<ReplyTo>,
     pub(crate) cancelled: Cell<bool>,
+    /// Its future is being polled: it lies on the thread's stack, under whatever runs.
+    pub(crate) polled: Cell<bool>,
     class: Cell<u8>,
     pub(crate) depth: Cell<u8>,
     /// A wake from another thread is already on its way to the executing core.
@@ -396,7 +398,7 @@ impl SlotPool {
     }
 
     /// As [`allocate`](Self::allocate), also when as many calls as allowed are under way.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn allocate_beyond(&self, vtable: &'static TaskVtable) -> Option<SlotPtr> {
         let class = vtable.class;
         let list = &self.free[usize::from(class)];
@@ -533,6 +535,7 @@ impl Slot {
             in_queue: Cell::new(false),
             reply_to: Cell::new(ReplyTo::Nobody),
             cancelled: Cell::new(false),
+            polled: Cell::new(false),
             class: Cell::new(class),
             depth: Cell::new(0),
             generation: Cell::new(0),

@@ -5,20 +5,21 @@
 
 use std::alloc::Layout;
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use epicserver_transport::Frame;
 
 use crate::activation::ObjectPtr;
 use crate::codec::{self, CodecError, Encoder};
-use crate::core::{CoreState, Located};
+use crate::core::{CoreState, InPlaceEnd, Located};
 use crate::current;
 use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
 use crate::error::{CallError, Rejection};
 use crate::key::{KeyView, StoredKey};
-use crate::slot::{Content, Hold, Outcome, SlotPool, SlotPtr, State, TaskVtable, class_of};
+use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPool, SlotPtr, State, TaskVtable, class_of};
 
 /// What the body of a fresh call holds.
 pub(crate) struct Message<M: Method> {
@@ -124,21 +125,39 @@ unsafe fn poll<M: Method, F: Future<Output = M::Value>>(body: *mut u8, context: 
     // SAFETY: the future stays where it was made until it is dropped in place.
     let polled = unsafe { Pin::new_unchecked(&mut *body.cast::<F>()) }.poll(context);
     let Poll::Ready(value) = polled else { return Polled::Pending };
-    // SAFETY: the future is finished and never touched again, also if its destructor panics.
-    let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { body.cast::<F>().drop_in_place() }));
-    match dropped {
-        // SAFETY: the body is empty.
-        Ok(()) => unsafe { body.cast::<Reply<M>>().write(Ok(value)) },
+    // SAFETY: the future is finished; see above.
+    match unsafe { drop_finished::<F, M>(body, value) } {
+        Ok(value) => {
+            // SAFETY: the body is empty.
+            unsafe { body.cast::<Reply<M>>().write(Ok(value)) };
+            Polled::Ready
+        }
+        Err(()) => Polled::Broken,
+    }
+}
+
+/// Drops a future that gave its value, and leaves the body empty. If its destructor panics the value goes too, and the
+/// body holds a reply that says so.
+///
+/// # Safety
+/// The body holds the future `F`, finished, and is made for a reply of `M`.
+#[inline]
+unsafe fn drop_finished<F, M: Method>(body: *mut u8, value: M::Value) -> Result<M::Value, ()> {
+    if !std::mem::needs_drop::<F>() {
+        return Ok(value);
+    }
+    // SAFETY: the future is never touched again, also if its destructor panics.
+    match catch_unwind(AssertUnwindSafe(|| unsafe { body.cast::<F>().drop_in_place() })) {
+        Ok(()) => Ok(value),
         Err(panic) => {
             // A second panic must not leave here: the body is empty, which the caller would not know.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+            drop_guarded(value);
             let error = CallError::Panicked(panic_text(&*panic));
             // SAFETY: the body is empty.
             unsafe { body.cast::<Reply<M>>().write(Err(error)) };
-            return Polled::Broken;
+            Err(())
         }
     }
-    Polled::Ready
 }
 
 /// What a poll of a task came to.
@@ -254,6 +273,108 @@ unsafe fn put_message<M: Method>(slot: SlotPtr, message: Message<M>) {
     // SAFETY: see above.
     unsafe { slot.body.get().cast::<Message<M>>().write(message) };
     slot.state.set(State::Message);
+}
+
+/// What became of a call that a running task makes.
+pub(crate) enum Made<V> {
+    /// The method ran and gave this.
+    Answered(V),
+    /// The method ran, or was refused, and the reply is in the slot.
+    Replied(SlotPtr),
+    /// The waker will be used.
+    UnderWay(SlotPtr),
+    /// As many calls as allowed are under way.
+    NoRoom,
+}
+
+/// Makes a call of the running task. It runs inside this very poll if the core lets it; else it is left for dispatch.
+#[inline]
+pub(crate) fn make_call<M: Method>(
+    core: &CoreState,
+    message: Message<M>,
+    budget_ns: u64,
+    found: Option<ObjectPtr>,
+    waker: &Waker,
+) -> Made<M::Value> {
+    let Some(slot) = core.slots.allocate(method_vtable::<M>()) else { return Made::NoRoom };
+    slot.reply_to.set(ReplyTo::Caller);
+    core.post(slot, budget_ns, found);
+    match found.filter(|object| core.may_run_in_place(slot, *object, hold_of::<M>())) {
+        Some(object) => {
+            if let Some(value) = run_in_place(core, slot, object, message.arguments, run::<M>) {
+                return Made::Answered(value);
+            }
+            if slot.caller.done.get() {
+                return Made::Replied(slot);
+            }
+        }
+        None => {
+            // SAFETY: just allocated with this vtable.
+            unsafe { put_message(slot, message) };
+            core.queue_call(slot);
+        }
+    }
+    slot.caller.waker.set(Some(crate::waker::copy(waker)));
+    Made::UnderWay(slot)
+}
+
+/// Runs a method inside its caller's poll, as far as it goes. A value is handed over as it is, and the slot was given back
+/// then; without one the slot is what it would be after the method's first turn.
+#[inline]
+fn run_in_place<M: Method, F: Future<Output = M::Value>>(
+    core: &CoreState,
+    slot: SlotPtr,
+    object: ObjectPtr,
+    arguments: M,
+    run: fn(M, M::Receiver<'static>) -> F,
+) -> Option<M::Value> {
+    let body = slot.body.get();
+    let waker = ManuallyDrop::new(crate::waker::of(slot));
+    let mut context = Context::from_waker(&waker);
+    let nested = core.begin_in_place(slot, object, hold_of::<M>());
+    let mut started = false;
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the object is an activation of `M::Entity`, found by such a reference, and was free and is granted now;
+        // the body is empty and made for `F`, which stays there until it is dropped in place.
+        unsafe {
+            let state = (*object.activation::<M::Entity>().state.get()).as_mut_ptr();
+            let granted = BorrowedObject { state, granted: std::marker::PhantomData };
+            write_future(body, run(arguments, M::Receiver::borrow(granted)));
+            started = true;
+            Pin::new_unchecked(&mut *body.cast::<F>()).poll(&mut context)
+        }
+    }));
+    nested.polled(slot);
+    let end = match polled {
+        // SAFETY: the body holds the finished future and is made for the reply.
+        Ok(Poll::Ready(value)) => match unsafe { drop_finished::<F, M>(body, value) } {
+            Ok(value) => match core.finish_in_place(slot, object, hold_of::<M>()) {
+                Some(depends_on) => {
+                    drop(nested);
+                    core.adopt(depends_on);
+                    return Some(value);
+                }
+                None => {
+                    drop_guarded(value);
+                    InPlaceEnd::Outgrown
+                }
+            },
+            Err(()) => InPlaceEnd::Broken(None),
+        },
+        Ok(Poll::Pending) => InPlaceEnd::Suspended,
+        Err(panic) if started => InPlaceEnd::Broken(Some(panic_text(&*panic))),
+        Err(panic) => InPlaceEnd::BrokenAtStart(panic_text(&*panic)),
+    };
+    core.leave_place(slot, object, end);
+    None
+}
+
+/// Drops what may panic where nobody can be told.
+#[cold]
+fn drop_guarded<T>(value: T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+        tracing::warn!("a destructor panicked");
+    }
 }
 
 /// What a look at a call's slot came to.

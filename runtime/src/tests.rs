@@ -12,6 +12,7 @@ mod fairness;
 pub(crate) mod harness;
 mod holds;
 mod hooks;
+mod in_place;
 mod keys;
 mod operations;
 mod order;

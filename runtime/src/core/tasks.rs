@@ -38,7 +38,12 @@ impl CoreState {
 
     /// Ends the tasks that `ends` says.
     pub(super) fn stop_loose(&self, ends: impl Fn(SlotPtr) -> bool) {
-        let ended: Vec<SlotPtr> = self.loose.iter().filter(|slot| ends(*slot)).collect();
+        let mut ended: Vec<SlotPtr> = self.loose.iter().filter(|slot| ends(*slot)).collect();
+        // One that is being polled ends when its poll has returned.
+        for slot in ended.extract_if(.., |slot| slot.polled.get()) {
+            slot.cancelled.set(true);
+            slot.object.set(None);
+        }
         // All out of the list and the run queue first: what their destructors do may come back here, and may wake them.
         for slot in &ended {
             self.unschedule(*slot);

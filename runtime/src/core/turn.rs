@@ -18,17 +18,25 @@ impl CoreState {
     pub(super) fn run_turns(&self, turns_max: u32) {
         self.direct_left.set(self.config.direct_max);
         for _ in 0..turns_max {
-            if self.is_save_bound() {
+            if self.is_save_bound() || self.is_pass_over() {
                 return;
             }
             if let Some(slot) = self.outbox.pop_front() {
                 self.dispatch(slot);
             } else if let Some(slot) = self.next_ready() {
+                self.in_place_left.set(IN_PLACE_MAX);
                 self.run_turn(slot);
             } else {
                 return;
             }
         }
+    }
+
+    /// Whether as many calls were answered directly as a pass may: those that follow wait for the next one, which looks at
+    /// messages and timers first.
+    #[inline]
+    fn is_pass_over(&self) -> bool {
+        self.direct_left.get() == 0 && self.config.direct_max > 0
     }
 
     fn next_ready(&self) -> Option<SlotPtr> {
@@ -159,6 +167,84 @@ impl CoreState {
         }
     }
 
+    /// Whether a call that was just posted may run inside the poll that makes it: the callee is free and nobody waits for
+    /// it; nothing that was posted before waits for dispatch; and the caller's turn has changed nothing that must be saved
+    /// at its end. Else it goes the long way, by [`queue_call`](Self::queue_call).
+    ///
+    /// What makes it sound: `object` is held by nobody, so that no task on the stack is one of its methods, and whatever
+    /// ends its activation ends none of them; `running` is back to the caller, with its turn untouched, before the
+    /// caller's code goes on; and tasks on the stack are never dropped ([`Slot::polled`](crate::slot::Slot)).
+    #[inline]
+    pub(crate) fn may_run_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> bool {
+        let free = object.lock.get() == 0 && object.status.get() == Status::Live && object.waiting.is_empty();
+        let may_nest = self.in_place_left.get() > 0
+            && self.nested.get() < NESTED_MAX
+            && !self.touched.get()
+            && self.running.get().is_some()
+            && self.outbox.is_empty()
+            && self.direct_left.get() > 0
+            && !self.is_save_bound();
+        let in_time = slot.deadline.get() > self.now.get() && slot.depth.get() <= DEPTH_MAX;
+        // Serial methods look for each other in the list of running ones, which this one is not on while it is polled.
+        free && may_nest && in_time && hold != Hold::Serial && !self.keeps_polls_apart()
+    }
+
+    /// The callee's turn begins inside that of its caller.
+    #[inline]
+    pub(crate) fn begin_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> Nested<'_> {
+        self.in_place_left.set(self.in_place_left.get() - 1);
+        self.direct_left.set(self.direct_left.get() - 1);
+        count(&self.counters.calls);
+        count(&self.counters.turns);
+        slot.object.set(Some(object));
+        slot.state.set(State::Running);
+        slot.polled.set(true);
+        object.lock.set(if hold == Hold::Exclusive { -1 } else { 1 });
+        object.depends_on.set(object.depends_on.get().max(slot.depends_on.get()));
+        Nested::of(self, slot)
+    }
+
+    /// The callee has its value and an empty body. Gives the slot back, and what the value depends on; or says that the
+    /// state cannot be saved, and leaves the slot.
+    #[inline]
+    pub(crate) fn finish_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> Option<u64> {
+        self.unschedule(slot);
+        slot.state.set(State::Reply);
+        object.lock.set(if hold == Hold::Exclusive { 0 } else { object.lock.get() - 1 });
+        if (hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
+            return None;
+        }
+        object.last_used.set(self.now.get());
+        let depends_on = object.depends_on.get();
+        if let Some(key) = slot.timer.take() {
+            self.cancel_timer(key);
+        }
+        self.release(slot);
+        self.released(object);
+        Some(depends_on)
+    }
+
+    /// The callee of a call in place is not done, or ended badly: it becomes one like all others.
+    #[cold]
+    pub(crate) fn leave_place(&self, slot: SlotPtr, object: ObjectPtr, end: InPlaceEnd) {
+        if matches!(end, InPlaceEnd::Outgrown) {
+            return self.outgrown(slot, object);
+        }
+        object.running.push_back(slot);
+        match end {
+            InPlaceEnd::Suspended => self.suspend(slot),
+            InPlaceEnd::Broken(text) => self.broken(slot, text),
+            InPlaceEnd::BrokenAtStart(text) => self.broken_at_start(slot, object, text),
+            InPlaceEnd::Outgrown => {}
+        }
+    }
+
+    /// Scripts see each call as a syscall; of a simulated run the seed decides.
+    #[inline]
+    fn keeps_polls_apart(&self) -> bool {
+        self.script.is_some() || self.chaos.as_ref().is_some_and(|chaos| chaos.borrow_mut().bool())
+    }
+
     fn run_turn(&self, slot: SlotPtr) {
         match slot.state.get() {
             State::Granted if !self.begin_method(slot) => return,
@@ -219,17 +305,24 @@ impl CoreState {
         count(&self.counters.turns);
         self.touched.set(false);
         self.running.set(Some(slot));
+        slot.polled.set(true);
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut context)));
+        slot.polled.set(false);
         self.running.set(None);
         polled
     }
 
     /// The method waits for something.
     fn suspend(&self, slot: SlotPtr) {
-        let Some(object) = slot.object.get() else { return };
         if !slot.vtable.get().holds {
+            // What ended its object meanwhile could not drop it.
+            if slot.cancelled.get() {
+                self.drop_future(slot);
+                self.finish_loose(slot);
+            }
             return;
         }
+        let Some(object) = slot.object.get() else { return };
         if self.touched.get() && slot.vtable.get().hold != Hold::Exclusive && self.take_image(object).is_err()
         {
             self.drop_future(slot);
@@ -389,3 +482,52 @@ impl CoreState {
         }
     }
 }
+
+/// How a call in place ended that gave no value.
+pub(crate) enum InPlaceEnd {
+    Suspended,
+    /// It panicked with this text; without one the body holds the reply already.
+    Broken(Option<String>),
+    /// It panicked before there was a future.
+    BrokenAtStart(String),
+    /// It is done, and its state cannot be saved; the body is empty.
+    Outgrown,
+}
+
+/// A callee is polled inside its caller's poll; dropping this gives the turn back to the caller.
+pub(crate) struct Nested<'a> {
+    core: &'a CoreState,
+    caller: Option<SlotPtr>,
+}
+
+impl<'a> Nested<'a> {
+    #[inline]
+    fn of(core: &'a CoreState, callee: SlotPtr) -> Self {
+        core.nested.set(core.nested.get() + 1);
+        Self { core, caller: core.running.replace(Some(callee)) }
+    }
+
+    /// The callee's poll has returned; what comes now is the runtime's time.
+    #[inline]
+    pub(crate) fn polled(&self, callee: SlotPtr) {
+        callee.polled.set(false);
+        self.core.running.set(None);
+    }
+}
+
+impl Drop for Nested<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.core.nested.set(self.core.nested.get() - 1);
+        self.core.running.set(self.caller);
+        // It was not when the call was made; what the callee touched is saved.
+        self.core.touched.set(false);
+    }
+}
+
+/// How many polls lie in one another at most: beyond it calls go the long way, so that the stack has a bound.
+const NESTED_MAX: u8 = 8;
+
+/// How many calls run inside polls, from one task of the run queue to the next: then the others have their turn. Beyond a
+/// dozen there is nothing left to win.
+pub(crate) const IN_PLACE_MAX: u32 = 16;

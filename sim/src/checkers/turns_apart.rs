@@ -1,4 +1,4 @@
-//! Law 4: turns never overlap, an exclusive method is alone on its object, and an object is in one place.
+//! Law 4: turns of an object never overlap, an exclusive method is alone on its object, and an object is in one place.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::witness::Manner;
 /// Who runs where.
 #[derive(Debug, Default)]
 pub(crate) struct TurnsApart {
-    /// The object whose turn it is.
-    running: Option<u64>,
+    /// The objects whose turns are under way, and where: a callee's lies in that of its caller.
+    running: Vec<(u64, (u16, u16))>,
     holders: BTreeMap<u64, Vec<Holder>>,
     findings: Findings,
 }
@@ -44,19 +44,22 @@ impl TurnsApart {
         }
     }
 
-    /// A turn begins.
+    /// A turn begins: of another object than all that it lies in, and on the same core.
     pub(crate) fn enter(&mut self, object: u64, place: (u16, u16)) {
-        let running = self.running.replace(object);
-        self.findings.check(TURN, running.is_none(), || {
-            format!("a turn of object {object:x} at {place:?} begins inside one of {running:x?}")
+        let running = &self.running;
+        let apart = running.iter().all(|(other, there)| *other != object && *there == place);
+        self.findings.check(TURN, apart, || {
+            format!("a turn of object {object:x} at {place:?} begins inside those of {running:x?}")
         });
+        self.running.push((object, place));
     }
 
-    /// A turn has ended.
+    /// The turn that began last has ended.
     pub(crate) fn leave(&mut self, object: u64) {
-        if self.running == Some(object) {
-            self.running = None;
-        }
+        let last = self.running.pop();
+        self.findings.check(TURN, last.is_some_and(|(other, _)| other == object), || {
+            format!("a turn of object {object:x} ends, and the one inside is of {last:x?}")
+        });
     }
 
     pub(crate) fn violation(&self) -> Option<Violation> {
@@ -75,6 +78,6 @@ fn excludes(mine: Manner, other: Manner) -> bool {
 }
 
 const LAW: u8 = 4;
-pub(super) const TURN: &str = "a turn runs alone";
+pub(super) const TURN: &str = "turns of an object never overlap";
 pub(super) const HOLD: &str = "holds exclude each other";
 pub(super) const PLACE: &str = "an object runs in one place";
