@@ -114,11 +114,11 @@ impl<const N: usize> Bench<N> {
             (Baseline::BoxFuture, _) => {
                 self.raw_calls(part, calls, clocked, raw::boxed_future::<N>).await;
             }
-            (Baseline::PingPong, Some(far)) => {
-                self.exchange(part, calls, false, far).await?;
-                self.exchange(part, clocked, true, far).await?;
+            (Baseline::PingPong | Baseline::Word, Some(far)) => {
+                self.exchange(part, baseline, calls, false, far).await?;
+                self.exchange(part, baseline, clocked, true, far).await?;
             }
-            (Baseline::PingPong, None) => {}
+            (Baseline::PingPong | Baseline::Word, None) => {}
         }
         Ok(())
     }
@@ -149,11 +149,13 @@ impl<const N: usize> Bench<N> {
     async fn exchange(
         &self,
         part: &mut Part,
+        baseline: Baseline,
         calls: u64,
         clocked: bool,
         far: &Ref<Still>,
     ) -> Result<(), CallError> {
-        let exchange = Exchange { calls, outstanding: self.plan.outstanding, park: self.plan.park };
+        let payload = if baseline == Baseline::PingPong { self.plan.payload } else { 0 };
+        let exchange = Exchange { calls, outstanding: self.plan.outstanding, payload, park: self.plan.park };
         exchange.prepare();
         far.echo(exchange).within(ECHO_BUDGET).send()?;
         while !exchange.is_answered() {
@@ -181,7 +183,7 @@ impl<const N: usize> Bench<N> {
     fn baselines(&self) -> &'static [Baseline] {
         match (self.plan.case, self.plan.cores, self.plan.outstanding) {
             (Case::Call, 1, 1) => &[Baseline::BoxFuture, Baseline::Function],
-            (Case::Call, 2.., _) => &[Baseline::PingPong],
+            (Case::Call, 2.., _) => &[Baseline::PingPong, Baseline::Word],
             _ => &[],
         }
     }
@@ -242,11 +244,12 @@ async fn let_others_run() {
 }
 
 /// What our calls are held against.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Baseline {
     BoxFuture,
     Function,
     PingPong,
+    Word,
 }
 
 impl Baseline {
@@ -256,10 +259,11 @@ impl Baseline {
 }
 
 /// The baselines, in the order of [`Baseline`], and what they are.
-pub(crate) const BASELINES: [(&str, &str); 3] = [
+pub(crate) const BASELINES: [(&str, &str); 4] = [
     ("raw-box-future", "same-core: awaiting an async block behind Box<dyn Future>"),
     ("raw-function", "same-core: a plain call that is not inlined"),
-    ("raw-ping-pong", "cross-core: an atomic word to the other thread and back, without the payload"),
+    ("raw-ping-pong", "cross-core: the payload and an atomic word to the other thread, a word back"),
+    ("raw-word", "cross-core: an atomic word to the other thread and back, without the payload"),
 ];
 
 /// One row in the making.

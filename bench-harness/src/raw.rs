@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use epicserver::message;
 
-/// Words go back and forth over shared memory between two threads: each has a cache line of its own for each word.
+/// Words go back and forth over shared memory between two threads: each has cache lines of its own for each word, and for the
+/// payload that comes before a word there and is read on the other side.
 #[message]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exchange {
@@ -20,6 +21,8 @@ pub(crate) struct Exchange {
     pub(crate) calls: u64,
     /// Words under way at a time, [`WORDS_MAX`] at most.
     pub(crate) outstanding: u32,
+    /// Bytes that come with each word there; [`PAYLOAD_MAX`] at most.
+    pub(crate) payload: u32,
     /// Whether the threads sleep instead of spinning.
     pub(crate) park: bool,
 }
@@ -37,8 +40,9 @@ impl fmt::Display for Stalled {
 impl Exchange {
     /// Makes the line ready. Nobody may use it; then [`echo`] starts on the other thread.
     pub(crate) fn prepare(&self) {
-        for word in LINE.requests.iter().chain(&LINE.replies) {
-            word.0.store(0, Ordering::Relaxed);
+        let requests = LINE.requests.iter().map(|word| &word.count);
+        for count in requests.chain(LINE.replies.iter().map(|word| &word.count)) {
+            count.store(0, Ordering::Relaxed);
         }
         *lock(&LINE.caller) = Some(std::thread::current());
         LINE.answers.store(false, Ordering::Release);
@@ -63,7 +67,8 @@ impl Exchange {
         let window = u64::from(self.outstanding).min(self.calls);
         let mut send = |place: usize, call: u64| {
             sent(place);
-            LINE.requests[place].0.store(call + 1, Ordering::Release);
+            LINE.requests[place].fill(self.payload, call);
+            LINE.requests[place].count.store(call + 1, Ordering::Release);
         };
         (0..window).for_each(|call| send(call as usize, call));
         let mut place = 0;
@@ -91,7 +96,8 @@ pub(crate) fn echo(exchange: &Exchange) -> Result<(), Stalled> {
     let mut place = 0;
     for call in 0..exchange.calls {
         wait_for(&LINE.requests[place], call, caller.as_ref())?;
-        LINE.replies[place].0.store(call + 1, Ordering::Release);
+        black_box(LINE.requests[place].read(exchange.payload));
+        LINE.replies[place].count.store(call + 1, Ordering::Release);
         place = if place as u64 + 1 == window { 0 } else { place + 1 };
     }
     if let Some(caller) = caller {
@@ -102,9 +108,9 @@ pub(crate) fn echo(exchange: &Exchange) -> Result<(), Stalled> {
 
 /// Waits for a word. Who is given the other thread wakes it before it sleeps itself, and so once for each burst.
 #[inline]
-fn wait_for(word: &Word, call: u64, other: Option<&Thread>) -> Result<(), Stalled> {
+fn wait_for<const N: usize>(word: &Word<N>, call: u64, other: Option<&Thread>) -> Result<(), Stalled> {
     let mut looks = 0u32;
-    while word.0.load(Ordering::Acquire) <= call {
+    while word.count.load(Ordering::Acquire) <= call {
         looks += 1;
         if looks == LOOKS_MAX {
             return Err(Stalled);
@@ -114,7 +120,7 @@ fn wait_for(word: &Word, call: u64, other: Option<&Thread>) -> Result<(), Stalle
             continue;
         };
         other.unpark();
-        if word.0.load(Ordering::Acquire) <= call {
+        if word.count.load(Ordering::Acquire) <= call {
             std::thread::park_timeout(PATIENCE);
         }
     }
@@ -123,24 +129,44 @@ fn wait_for(word: &Word, call: u64, other: Option<&Thread>) -> Result<(), Stalle
 
 /// What both threads use. There is one: one exchange runs at a time.
 static LINE: Line = Line {
-    requests: [const { Word(AtomicU64::new(0)) }; WORDS_MAX],
-    replies: [const { Word(AtomicU64::new(0)) }; WORDS_MAX],
+    requests: [const { Word::zero() }; WORDS_MAX],
+    replies: [const { Word::zero() }; WORDS_MAX],
     caller: Mutex::new(None),
     echo: Mutex::new(None),
     answers: AtomicBool::new(false),
 };
 
 struct Line {
-    requests: [Word; WORDS_MAX],
-    replies: [Word; WORDS_MAX],
+    requests: [Word<{ PAYLOAD_MAX / 8 }>; WORDS_MAX],
+    replies: [Word<0>; WORDS_MAX],
     caller: Mutex<Option<Thread>>,
     echo: Mutex<Option<Thread>>,
     answers: AtomicBool,
 }
 
 /// Two lines, as processors fetch pairs of them.
-#[repr(align(128))]
-struct Word(AtomicU64);
+#[repr(C, align(128))]
+struct Word<const N: usize> {
+    count: AtomicU64,
+    payload: [AtomicU64; N],
+}
+
+impl<const N: usize> Word<N> {
+    const fn zero() -> Self {
+        Self { count: AtomicU64::new(0), payload: [const { AtomicU64::new(0) }; N] }
+    }
+
+    #[inline]
+    fn fill(&self, bytes: u32, value: u64) {
+        self.payload.iter().take(bytes as usize / 8).for_each(|part| part.store(value, Ordering::Relaxed));
+    }
+
+    #[inline]
+    fn read(&self, bytes: u32) -> u64 {
+        let parts = self.payload.iter().take(bytes as usize / 8);
+        parts.fold(0, |sum, part| sum.wrapping_add(part.load(Ordering::Relaxed)))
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -161,6 +187,8 @@ pub(crate) fn function<const N: usize>(value: u64, payload: [u8; N]) -> u64 {
 
 /// What every byte of a payload is.
 pub(crate) const PAYLOAD: u8 = 1;
+/// The most bytes that come with a word.
+pub(crate) const PAYLOAD_MAX: usize = 4096;
 /// Words under way at a time.
 pub(crate) const WORDS_MAX: usize = 64;
 /// Looks for a word before it counts as lost: half a minute of spinning.

@@ -163,12 +163,25 @@ impl ObjectPtr {
     }
 }
 
-/// An object that was found in a core's memory, on its way to the call that uses it.
+/// What a core knew of where an object is, on its way to the call that uses it.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    object: ObjectPtr,
-    generation: u32,
-    core: u64,
+    object: Option<ObjectPtr>,
+    /// Of an object its generation, else the core of the node that serves it, or [`NO_CORE`].
+    detail: u32,
+    stamp: u64,
+}
+
+const NO_CORE: u32 = u32::MAX;
+
+/// Where an object is, as far as the core knows that has a use for it.
+#[derive(Clone, Copy)]
+pub(crate) enum Whereabouts {
+    Unknown,
+    /// In the core's memory.
+    Here(ObjectPtr),
+    /// With this core of the node, if that still owns it.
+    Core(u16),
 }
 
 // SAFETY: the pointer is only handed out on the core that it was found on, by the stamp that no other core shares; the
@@ -176,15 +189,27 @@ pub(crate) struct Found {
 unsafe impl Send for Found {}
 
 impl Found {
+    /// What the core with this stamp knows.
     #[inline]
-    pub(crate) fn on(core: u64, object: ObjectPtr) -> Self {
-        Self { object, generation: object.generation.get(), core }
+    pub(crate) fn by(stamp: u64, whereabouts: Whereabouts) -> Self {
+        match whereabouts {
+            Whereabouts::Here(object) => {
+                Self { object: Some(object), detail: object.generation.get(), stamp }
+            }
+            Whereabouts::Core(core) => Self { object: None, detail: u32::from(core), stamp },
+            Whereabouts::Unknown => Self { object: None, detail: NO_CORE, stamp },
+        }
     }
 
-    /// The object, if this is the core it was found on and it is still there.
+    /// What is still true, if this is the core that found it.
     #[inline]
-    pub(crate) fn still(self, core: u64) -> Option<ObjectPtr> {
-        (self.core == core && self.object.generation.get() == self.generation).then_some(self.object)
+    pub(crate) fn still(self, stamp: u64) -> Whereabouts {
+        match self.object {
+            _ if self.stamp != stamp => Whereabouts::Unknown,
+            Some(object) if object.generation.get() == self.detail => Whereabouts::Here(object),
+            None if self.detail != NO_CORE => Whereabouts::Core(self.detail as u16),
+            _ => Whereabouts::Unknown,
+        }
     }
 }
 

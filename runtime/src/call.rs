@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::activation::Found;
+use crate::activation::{Found, Whereabouts};
 use crate::core::CoreState;
 use crate::current;
 use crate::entity::{Entity, Method, NodeTag, Stored};
@@ -123,7 +123,7 @@ impl Early {
 pub(crate) struct Fresh<M: Method> {
     /// Taken when the call is made.
     pub(crate) message: Option<Message<M>>,
-    /// The object, if it was in the memory of the core that the reference was used on.
+    /// What the core knew that the reference was used on.
     pub(crate) found: Option<Found>,
     pub(crate) node: NodeTag,
     /// What the caller gives it, in nanoseconds; `u64::MAX`: as much as there is.
@@ -250,12 +250,16 @@ impl<M: Method> Drop for RawCall<M> {
     }
 }
 
+#[inline]
+fn whereabouts<M: Method>(core: &CoreState, fresh: &Fresh<M>) -> Whereabouts {
+    fresh.found.map_or(Whereabouts::Unknown, |found| found.still(core.stamp()))
+}
+
 /// Makes the call of a running task: the callee runs at once if it can, inside this very poll.
 #[inline]
 fn make<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: &Waker) -> Made<M::Value> {
     let Some(message) = fresh.message.take() else { return Made::NoRoom };
-    let found = fresh.found.and_then(|found| found.still(core.stamp()));
-    make_call(core, message, fresh.budget_ns, found, waker)
+    make_call(core, message, fresh.budget_ns, whereabouts(core, fresh), waker)
 }
 
 /// Makes a call and leaves it in the core's outbox: takes a slot and fills it. No waker: nobody waits for the reply.
@@ -265,7 +269,11 @@ fn begin<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: Option<&Waker
     let slot = new_call(&core.slots, fresh.message.take()?)?;
     slot.reply_to.set(if waker.is_some() { ReplyTo::Caller } else { ReplyTo::Nobody });
     slot.caller.waker.set(waker.map(crate::waker::copy));
-    core.post(slot, fresh.budget_ns, fresh.found.and_then(|found| found.still(core.stamp())));
+    let found = match whereabouts(core, fresh) {
+        Whereabouts::Here(object) => Some(object),
+        _ => None,
+    };
+    core.post(slot, fresh.budget_ns, found);
     core.queue_call(slot);
     Some(slot)
 }

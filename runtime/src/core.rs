@@ -18,7 +18,6 @@
 //! on the wire (`wire`).
 
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,20 +25,19 @@ use epicserver_storage::NodeId;
 use rkyv::ser::allocator::Arena;
 
 use crate::activation::{CatalogEntry, ObjectPtr};
-use crate::call::BUDGET_DEFAULT;
 use crate::current::Entered;
-use crate::entity::{BoundEntity, Entity, NodeTag, Stored};
+use crate::entity::{BoundEntity, NodeTag};
 use crate::error::CallError;
 use crate::id::CallId;
-use crate::key::StoredKey;
 use crate::registry::Desk;
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
 use crate::script::Tape;
-use crate::slot::{Away, ReplyTo, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
+use crate::slot::{Away, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
 use crate::timer::{TimerKey, TimerWheel};
 
 mod admission;
+mod calls;
 mod cancel;
 mod cycle;
 mod objects;
@@ -316,6 +314,8 @@ pub struct Core {
 pub(crate) struct CoreState {
     config: CoreConfig,
     number: u32,
+    /// How many cores the node has.
+    cores: u16,
     /// Other than that of every core before and after it in this process.
     stamp: u64,
     entities: Box<[Option<CatalogEntry>]>,
@@ -338,6 +338,10 @@ pub(crate) struct CoreState {
     /// Tasks without a hold on an object: spawned futures and calls from outside.
     loose: SlotList,
     timers: RefCell<Box<TimerWheel<Timer>>>,
+    /// Slots whose calls were sent away and have no timer for their deadline yet; most are answered before they need one.
+    unarmed: RefCell<Vec<SlotPtr>>,
+    /// When those in `unarmed` get their timers; `u64::MAX`: there are none.
+    arm_at: Cell<u64>,
     random: RefCell<fastrand::Rng>,
     chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
@@ -409,6 +413,7 @@ impl Core {
         }
         let state = CoreState {
             number,
+            cores: routes.cores(),
             stamp: crate::registry::take_core_stamp(),
             entities: table.into(),
             routes: RefCell::new(routes),
@@ -427,6 +432,8 @@ impl Core {
             timers: RefCell::new(Box::new(TimerWheel::new(now))),
             random: RefCell::new(fastrand::Rng::with_seed(config.seed)),
             chaos: config.chaos.map(|seed| RefCell::new(fastrand::Rng::with_seed(seed))),
+            unarmed: RefCell::new(Vec::new()),
+            arm_at: Cell::new(u64::MAX),
             actions: RefCell::new(Vec::new()),
             messages: RefCell::new(Vec::new()),
             saving: save::Saving::default(),
@@ -490,7 +497,8 @@ impl Core {
 
     /// When the next timer is due, if any waits; never later than it really is.
     pub fn next_timer(&self) -> Option<u64> {
-        self.state.timers.borrow().next_deadline()
+        let arm_at = Some(self.state.arm_at.get()).filter(|at| *at != u64::MAX);
+        self.state.timers.borrow().next_deadline().into_iter().chain(arm_at).min()
     }
 
     /// Whether images wait to be handed over or messages wait for a batch to be durable.
@@ -546,7 +554,11 @@ impl CoreState {
             Event::Desk => self.clear_desk(),
             Event::Tick => {
                 self.probed.set(0);
+                // First those that were set before: the end of a caller comes before that of its calls.
                 self.fire_timers();
+                if self.arm_those_away() {
+                    self.fire_timers();
+                }
                 self.sweep();
             }
             Event::Save(news) => self.handle_save(news),
@@ -597,129 +609,6 @@ impl CoreState {
         }
         self.pass_to(slot.depends_on.get());
         self.outbox.push_back(slot);
-    }
-
-    /// Registers a fresh call of the running task. `found`: its object, if it is in memory. What follows is
-    /// [`begin_in_place`](Self::begin_in_place) or [`queue_call`](Self::queue_call).
-    #[inline]
-    pub(crate) fn post(&self, slot: SlotPtr, budget_ns: u64, found: Option<ObjectPtr>) {
-        let running = self.running.get();
-        let parent = running.filter(|_| slot.reply_to.get() == ReplyTo::Caller).map(SlotPtr::task);
-        match parent {
-            Some(parent) if parent.slot.deadline.get() != u64::MAX => {
-                // A nested call gets no more than its caller has left.
-                let own = self.now.get().saturating_add(budget_ns);
-                slot.deadline.set(parent.slot.deadline.get().min(own));
-                slot.depth.set(parent.slot.depth.get() + 1);
-                slot.root_ms.set(parent.slot.root_ms.get());
-            }
-            _ => self.post_root(slot, budget_ns),
-        }
-        slot.counter.set(self.next_counter());
-        slot.parent.set(parent);
-        slot.caller.parent.set(parent);
-        slot.depends_on.set(self.dependence());
-        slot.object.set(found);
-        slot.object_generation.set(found.map_or(0, |object| object.generation.get()));
-        slot.cancelled.set(false);
-        slot.caller.done.set(false);
-        slot.caller.gone.set(false);
-        slot.caller.early.set(None);
-    }
-
-    /// Leaves a call that was posted for dispatch.
-    #[inline]
-    pub(crate) fn queue_call(&self, slot: SlotPtr) {
-        self.outbox.push_back(slot);
-    }
-
-    /// The first call of a chain: it may ask for more time than the default.
-    #[cold]
-    fn post_root(&self, slot: SlotPtr, budget_ns: u64) {
-        let budget_ns = if budget_ns == u64::MAX { BUDGET_DEFAULT.as_nanos() as u64 } else { budget_ns };
-        slot.deadline.set(self.now.get().saturating_add(budget_ns));
-        slot.depth.set(1);
-        slot.root_ms.set(self.now_ms());
-    }
-
-    /// Gives a slot of this core back. Its body is empty.
-    #[inline(always)]
-    pub(crate) fn release(&self, slot: SlotPtr) {
-        if let Some(key) = slot.caller.timer.get() {
-            slot.caller.timer.set(None);
-            self.cancel_timer(key);
-        }
-        slot.object.set(None);
-        slot.parent.set(None);
-        slot.caller.away.set(crate::slot::Away::Here);
-        slot.clear_extras();
-        self.slots.free(slot);
-    }
-
-    /// Where the object with this key is; an object that belongs here and is not in memory is activated.
-    #[inline]
-    pub(crate) fn locate<E: Entity>(&self, key: &Stored<E>) -> Located {
-        let Some(entry) = self.entry::<E>() else { return self.locate_elsewhere::<E>(key) };
-        let Some(catalog) = entry.typed::<E>() else { return Located::Nowhere };
-        match catalog.find(u32::MAX, key) {
-            Some(object) => Located::Here(object),
-            None => self.locate_absent::<E>(entry, catalog, key),
-        }
-    }
-
-    /// The object with this key, if it is in this core's memory.
-    #[inline]
-    pub(crate) fn find<E: Entity>(&self, key: &Stored<E>, hint: u32) -> Option<ObjectPtr> {
-        self.entry::<E>()?.typed::<E>()?.find(hint, key)
-    }
-
-    #[inline]
-    fn entry<E: Entity>(&self) -> Option<&CatalogEntry> {
-        self.entities.get(E::cell().number())?.as_ref()
-    }
-
-    /// The number of the entity in this core's table, by the id of its name.
-    fn entry_of(&self, entity: crate::id::EntityId) -> Option<&CatalogEntry> {
-        self.entities.iter().flatten().find(|entry| entry.vtable.id == entity)
-    }
-
-    pub(crate) fn partition_of<E: Entity>(key: &Stored<E>) -> u16 {
-        if E::PLACED {
-            // User code, and the key may be another node's. Where it panics the key places itself, on every node alike.
-            match catch_unwind(AssertUnwindSafe(|| E::placement(key))) {
-                Ok(placement) => return placement.canonical(|key| key.partition()),
-                Err(_) => tracing::warn!(entity = E::NAME, ?key, "the placement of a key panicked"),
-            }
-        }
-        key.canonical(|key| key.partition())
-    }
-
-    /// The batch number that what the running task does depends on.
-    #[inline]
-    fn dependence(&self) -> u64 {
-        let Some(task) = self.running.get() else { return 0 };
-        let number = self.depends_on(task);
-        if self.touched.get() { self.dependence_after_change(task, number) } else { number }
-    }
-
-    #[inline]
-    fn depends_on(&self, task: SlotPtr) -> u64 {
-        match task.object.get() {
-            Some(object) if task.vtable.get().holds => object.depends_on.get(),
-            _ => task.depends_on.get(),
-        }
-    }
-
-    /// The running task has seen something that depends on this batch number.
-    #[inline]
-    pub(crate) fn adopt(&self, number: u64) {
-        let Some(task) = self.running.get() else { return };
-        match task.object.get() {
-            Some(object) if task.vtable.get().holds => {
-                object.depends_on.set(object.depends_on.get().max(number));
-            }
-            _ => task.depends_on.set(task.depends_on.get().max(number)),
-        }
     }
 
     fn fire_timers(&self) {

@@ -12,7 +12,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::activation::{EntityVtable, Found, vtable_of};
+use crate::activation::{EntityVtable, Found, Whereabouts, vtable_of};
 use crate::call::Call;
 use crate::codec::{CodecError, Wire, WireSerializer, layout};
 use crate::error::CallError;
@@ -285,13 +285,18 @@ impl<E: Entity> RawRef<E> {
     pub fn call<M: Method<Entity = E>>(&self, message: M) -> Call<M> {
         let hint = self.hint.0.load(Ordering::Relaxed);
         let found = crate::current::with(|core| {
-            let object = core.find::<E>(&self.key, hint)?;
-            if object.index.get() != hint {
-                self.hint.0.store(object.index.get(), Ordering::Relaxed);
+            let whereabouts = core.look_up::<E>(&self.key, hint);
+            let better = match whereabouts {
+                Whereabouts::Here(object) => object.index.get(),
+                Whereabouts::Core(core) => Hint::AWAY | u32::from(core),
+                Whereabouts::Unknown => hint,
+            };
+            if better != hint {
+                self.hint.0.store(better, Ordering::Relaxed);
             }
-            Some(Found::on(core.stamp(), object))
+            Found::by(core.stamp(), whereabouts)
         });
-        Call::new(self.key.clone(), found.flatten(), self.node, message)
+        Call::new(self.key.clone(), found, self.node, message)
     }
 
     /// The object's key.
@@ -300,9 +305,15 @@ impl<E: Entity> RawRef<E> {
     }
 }
 
-/// Where the object was last found in its core's table. Only a hint: the full key is compared before it is believed.
+/// Where the object was last found in its core's table, or which other core of the node serves it. Only a hint: the full key is
+/// compared before a place is believed, and a core that does not serve the object passes the call on.
 #[derive(Default)]
-struct Hint(AtomicU32);
+pub(crate) struct Hint(AtomicU32);
+
+impl Hint {
+    /// Marks a hint that names a core.
+    pub(crate) const AWAY: u32 = 1 << 31;
+}
 
 /// The number of a node in this process; 0 is none. Never archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

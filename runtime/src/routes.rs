@@ -38,6 +38,11 @@ impl Routes {
         self.me
     }
 
+    /// How many cores that node has.
+    pub(crate) fn cores(&self) -> u16 {
+        self.cores
+    }
+
     /// The view itself.
     pub fn view(&self) -> &Arc<View> {
         &self.view

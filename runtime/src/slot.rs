@@ -108,6 +108,10 @@ pub(crate) struct CallerSide {
     /// What the caller gets before the callee has let go of the slot.
     pub(crate) early: Cell<Option<Early>>,
     pub(crate) timer: Cell<Option<TimerKey>>,
+    /// The slot is on its core's list of those that may need a timer soon, in this use or in an earlier one.
+    pub(crate) unarmed: Cell<bool>,
+    /// When the wait of a call that is away ends: the slot's own deadline is the other core's to read.
+    pub(crate) deadline: Cell<u64>,
     /// The task that made the call.
     pub(crate) parent: Cell<Option<TaskRef>>,
     /// Where the slot is: on this core, on another core of the node, or its request is with another node.
@@ -472,6 +476,7 @@ fn refill(list: &Cell<Option<SlotPtr>>, class: u8, home: u32, taken: &mut Vec<Sl
         slot.exec.store(home, Ordering::Relaxed);
         // A wake that went to the core which had the slot before may never have been taken.
         slot.woken.store(false, Ordering::Relaxed);
+        slot.caller.unarmed.set(false);
         slot.queue_next.set(list.replace(Some(slot)));
     }
 }
@@ -560,6 +565,8 @@ impl Slot {
                 gone: Cell::new(false),
                 early: Cell::new(None),
                 timer: Cell::new(None),
+                unarmed: Cell::new(false),
+                deadline: Cell::new(u64::MAX),
                 parent: Cell::new(None),
                 away: Cell::new(Away::Here),
             },

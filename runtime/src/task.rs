@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use epicserver_transport::Frame;
 
-use crate::activation::ObjectPtr;
+use crate::activation::{ObjectPtr, Whereabouts};
 use crate::codec::{self, CodecError, Encoder};
 use crate::core::{CoreState, InPlaceEnd, Located};
 use crate::current;
@@ -293,26 +293,32 @@ pub(crate) fn make_call<M: Method>(
     core: &CoreState,
     message: Message<M>,
     budget_ns: u64,
-    found: Option<ObjectPtr>,
+    whereabouts: Whereabouts,
     waker: &Waker,
 ) -> Made<M::Value> {
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else { return Made::NoRoom };
     slot.reply_to.set(ReplyTo::Caller);
+    let found = if let Whereabouts::Here(object) = whereabouts { Some(object) } else { None };
     core.post(slot, budget_ns, found);
-    match found.filter(|object| core.may_run_in_place(slot, *object, hold_of::<M>())) {
-        Some(object) => {
-            if let Some(value) = run_in_place(core, slot, object, message.arguments, run::<M>) {
-                return Made::Answered(value);
-            }
-            if slot.caller.done.get() {
-                return Made::Replied(slot);
-            }
+    if let Some(object) = found
+        && core.may_run_in_place(slot, object, hold_of::<M>())
+    {
+        if let Some(value) = run_in_place(core, slot, object, message.arguments, run::<M>) {
+            return Made::Answered(value);
         }
-        None => {
-            // SAFETY: just allocated with this vtable.
-            unsafe { put_message(slot, message) };
-            core.queue_call(slot);
+        if slot.caller.done.get() {
+            return Made::Replied(slot);
         }
+    } else {
+        // SAFETY: just allocated with this vtable.
+        unsafe { put_message(slot, message) };
+        // Before it leaves: the slot is another core's then, but for the caller's part.
+        slot.caller.waker.set(Some(crate::waker::copy(waker)));
+        match whereabouts {
+            Whereabouts::Core(index) if core.send_at_once(slot, index) => {}
+            _ => core.queue_call(slot),
+        }
+        return Made::UnderWay(slot);
     }
     slot.caller.waker.set(Some(crate::waker::copy(waker)));
     Made::UnderWay(slot)

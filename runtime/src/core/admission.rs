@@ -6,7 +6,7 @@ use super::{CoreState, Timer};
 use crate::activation::{ObjectPtr, Status};
 use crate::error::{CallError, Rejection};
 use crate::path::{PathNode, conflict};
-use crate::slot::{Hold, ReplyTo, SlotPtr, State};
+use crate::slot::{Away, Hold, ReplyTo, SlotPtr, State};
 
 /// How long a call waits in a queue before a probe looks for a cycle, and between two probes.
 pub(super) const PROBE_INTERVAL_NS: u64 = 50_000_000;
@@ -199,7 +199,50 @@ impl CoreState {
             slot.caller.timer.set(Some(timer));
         }
     }
+
+    /// As [`arm_deadline`](Self::arm_deadline), for a call that leaves the core: most come back long before, so that a
+    /// timer is set only for those that are still away after a while.
+    #[inline]
+    pub(super) fn arm_deadline_later(&self, slot: SlotPtr) {
+        if slot.reply_to.get() != ReplyTo::Caller {
+            return;
+        }
+        slot.caller.deadline.set(slot.deadline.get());
+        if !slot.caller.unarmed.get() || slot.deadline.get() < self.arm_at.get() {
+            self.note_unarmed(slot);
+        }
+    }
+
+    #[cold]
+    fn note_unarmed(&self, slot: SlotPtr) {
+        if !slot.caller.unarmed.replace(true) {
+            self.unarmed.borrow_mut().push(slot);
+        }
+        let soon = slot.deadline.get().min(self.now.get() + ARM_AFTER_NS);
+        self.arm_at.set(self.arm_at.get().min(soon));
+    }
+
+    /// Calls that were sent away and have not come back get their timers, if it is time; says whether it was.
+    pub(super) fn arm_those_away(&self) -> bool {
+        if self.now.get() < self.arm_at.get() {
+            return false;
+        }
+        self.arm_at.set(u64::MAX);
+        for slot in self.unarmed.take() {
+            slot.caller.unarmed.set(false);
+            let waits = slot.caller.away.get() != Away::Here && !slot.caller.gone.get();
+            let deadline = slot.caller.deadline.get();
+            if waits && slot.caller.timer.get().is_none() && deadline != u64::MAX {
+                let timer = self.set_timer(deadline, Timer::Deadline(slot.task()));
+                slot.caller.timer.set(Some(timer));
+            }
+        }
+        true
+    }
 }
+
+/// The longest that a call is away before it has a timer for its deadline.
+const ARM_AFTER_NS: u64 = 4_000_000;
 
 enum Ancestor {
     Shares,

@@ -79,7 +79,7 @@ impl CoreState {
         }
         super::count(&self.counters.remote_calls);
         self.detach_from_parent(slot);
-        self.arm_deadline(slot);
+        self.arm_deadline_later(slot);
         self.route(Outgoing { slot, node, partition, follows: 0 });
     }
 

@@ -142,12 +142,24 @@ impl CoreState {
         }
     }
 
+    /// Sends a call that was just posted to the core where its object is known to be, unless something waits for dispatch
+    /// before it or it will not be run; `false`: it goes the long way.
+    #[inline]
+    pub(crate) fn send_at_once(&self, slot: SlotPtr, core: u16) -> bool {
+        let may_leave = self.outbox.is_empty() && self.running.get().is_some() && self.script.is_none();
+        let in_time = slot.deadline.get() > self.now.get() && slot.depth.get() <= DEPTH_MAX;
+        if may_leave && in_time {
+            self.send_to_core(slot, core);
+        }
+        may_leave && in_time
+    }
+
     fn send_to_core(&self, slot: SlotPtr, core: u16) {
         count(&self.counters.cross_core_calls);
         self.detach_from_parent(slot);
         if slot.home.get() == self.number {
             slot.caller.away.set(Away::Core(core));
-            self.arm_deadline(slot);
+            self.arm_deadline_later(slot);
         }
         slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
         self.tell(core, CoreWord::Call(slot));
