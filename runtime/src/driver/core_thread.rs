@@ -31,8 +31,10 @@ pub(crate) struct Neighbour {
     pub(crate) told: bool,
 }
 
-/// What the node may look at while the core runs.
+/// What the node may look at while the core runs. It has lines of its own: the core writes it while others wait for its messages,
+/// which would wait for a line that is shared.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct CoreGauge {
     pub(crate) calls: AtomicU64,
     pub(crate) turns: AtomicU64,
@@ -45,8 +47,9 @@ pub(crate) struct CoreGauge {
     pub(crate) quiet: AtomicBool,
 }
 
-/// Orders from the node.
+/// Orders from the node, in lines that nobody writes otherwise, as the core reads them in every pass.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct CoreOrders {
     pub(crate) drain: AtomicBool,
     pub(crate) stop: AtomicBool,
