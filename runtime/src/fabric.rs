@@ -272,11 +272,7 @@ impl Fabric {
             peer.release(is_call);
         }
         let copies = self.config.copies && frame.frame.len() <= self.config.session.frame_len_max as usize;
-        let frame = if copies {
-            PeerFrame { peer: frame.peer, frame: Frame::copy_from(&frame.frame) }
-        } else {
-            frame
-        };
+        let frame = if copies { PeerFrame { frame: Frame::copy_from(&frame.frame), ..frame } } else { frame };
         Some(LinkInput::Frame(frame))
     }
 
@@ -430,13 +426,17 @@ impl Fabric {
                         peer.ending = Some(link);
                     }
                 }
-                SessionEvent::Request(frame) | SessionEvent::OneWay(frame) | SessionEvent::Cancel(frame) => {
-                    let (core, frame) = peer.incoming(frame, self.config.cores);
+                SessionEvent::Request(frame, target) | SessionEvent::OneWay(frame, target) => {
+                    let (core, frame) = peer.incoming(frame, target, self.config.cores);
+                    self.outputs[core].push_back(Output::Call(frame));
+                }
+                SessionEvent::Cancel(frame) => {
+                    let (core, frame) = peer.incoming(frame, None, self.config.cores);
                     self.outputs[core].push_back(Output::Call(frame));
                 }
                 SessionEvent::Reply(frame) | SessionEvent::Error(frame) | SessionEvent::Moved(frame) => {
                     peer.answered(&frame);
-                    let (core, frame) = peer.incoming(frame, self.config.cores);
+                    let (core, frame) = peer.incoming(frame, None, self.config.cores);
                     self.outputs[core].push_back(Output::Answer(frame));
                 }
                 SessionEvent::Control(_) => peer.session.release_answers(1),

@@ -2,12 +2,15 @@
 //!
 //! Not here: what the core does with them (`core/remote.rs`), and how they cross (`fabric`, `session`).
 
+use std::sync::Arc;
+
 use epicserver_storage::NodeId;
 use epicserver_transport::Frame;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::Loss;
+use crate::session::intern::Target;
 
 /// A frame from or for another node.
 #[derive(Clone, Debug)]
@@ -17,6 +20,15 @@ pub struct PeerFrame {
     pub peer: NodeId,
     /// The whole frame: header, extension, payload.
     pub frame: Frame,
+    /// The object of a request that came in with a handle and without its key.
+    pub target: Option<Arc<Target>>,
+}
+
+impl PeerFrame {
+    /// A frame that says itself what it is for.
+    pub fn new(peer: NodeId, frame: Frame) -> Self {
+        Self { peer, frame, target: None }
+    }
 }
 
 /// The name of a request among those of the core that made it: slot and generation of its header.
@@ -39,6 +51,8 @@ pub enum LinkNews {
     Taken(NodeId, u32),
     /// This process is gone for good: nobody waits for what it asked.
     Gone(NodeId),
+    /// The handles that this core gave out for this node are not known: each is to be sent with its key again.
+    Unbound(NodeId),
 }
 
 /// Where the reply of a call goes that came from another node.

@@ -10,7 +10,8 @@
 //! a new link to the same process every call arrives once and in order; cuts and joins frames longer than the link's;
 //! notices a peer that is silent or gives no room. Whatever it holds is bounded by [`SessionConfig`].
 //!
-//! It does no IO, reads no clock, and never looks into an extension or payload of a peer. It is not the table of
+//! It does no IO, reads no clock, and never looks into a payload of a peer, nor into an extension but for the key that
+//! belongs to a handle (`session/intern.rs`). It is not the table of
 //! outstanding calls: who waits for what is the caller's knowledge, see [`SessionEvent::Lost`].
 //!
 //! *One link at a time.* When a session is given a link it forgets the one before: a frame of the older link that is
@@ -28,13 +29,13 @@ mod status;
 
 use std::collections::VecDeque;
 
-use epicserver_transport::{BufferPool, Caps, Frame, FrameHeader, HEADER_LEN};
+use epicserver_transport::{BufferPool, Caps, Frame, FrameHeader, FrameKind, HEADER_LEN};
 
 pub use event::{DownReason, LinkError, Lost, LostReason, QueueError, SessionEvent};
 pub use fragment::FragmentError;
 
 use crate::session::fragment::{Reassembly, fragment};
-use crate::session::intern::{InternReceiver, InternSender};
+use crate::session::intern::{BoundHandles, SentHandles};
 use crate::session::lane::{Lane, Part, ReceiveLane, SendLane};
 use crate::session::link::Link;
 use crate::wire::extension::EXTENSION_LEN_MAX;
@@ -60,8 +61,8 @@ pub struct Session {
     receive_answers: ReceiveLane,
     partial_calls: Reassembly,
     partial_answers: Reassembly,
-    interned: InternSender,
-    bound: InternReceiver,
+    sent_handles: SentHandles,
+    bound: BoundHandles,
     /// Last words of a link that is over.
     parting: VecDeque<Frame>,
     events: VecDeque<SessionEvent>,
@@ -174,8 +175,8 @@ impl Session {
             receive_answers: ReceiveLane::new(config.window_answers),
             partial_calls: Reassembly::default(),
             partial_answers: Reassembly::default(),
-            interned: InternSender::new(),
-            bound: InternReceiver::new(),
+            sent_handles: SentHandles::default(),
+            bound: BoundHandles::default(),
             parting: VecDeque::new(),
             events: VecDeque::new(),
             without_link_since: None,
@@ -183,6 +184,9 @@ impl Session {
     }
 
     /// Takes a frame to send: a request, one-way, cancel, reply, error, `Moved` or control frame.
+    ///
+    /// A request or one-way may name its object by a handle of [`intern::Handles`] alone if an earlier one carried handle and
+    /// key: where the link there is now has not seen that, the frame gets its key back.
     ///
     /// With a link or without: it waits for one. Calls arrive in the order they were queued in; an answer may overtake
     /// a call and the other way round. What becomes of a call that is not delivered is told by [`SessionEvent::Lost`];
@@ -200,13 +204,21 @@ impl Session {
             return Err(QueueError::Closed(frame));
         }
         let handle = header.handle.get();
-        if handle != 0 && !(self.is_up() && self.interned.contains(handle)) {
-            return Err(QueueError::Handle(frame));
-        }
+        let frame = match (handle, header.kind()) {
+            (0, _) => frame,
+            (_, FrameKind::Request | FrameKind::OneWay) => {
+                self.sent_handles.fit(frame, handle).map_err(|(_, frame)| QueueError::Handle(frame))?
+            }
+            _ => return Err(QueueError::Handle(frame)),
+        };
         if !matches!(self.state, State::Up(..)) {
             self.without_link_since.get_or_insert(now);
         }
-        self.send_lane(lane).push(frame).map_err(QueueError::Full)
+        self.send_lane(lane).push(frame).map_err(QueueError::Full)?;
+        if handle != 0 {
+            self.sent_handles.mark_bound(handle);
+        }
+        Ok(())
     }
 
     /// Gives back the room of `count` requests, one-ways and cancels that [`Session::poll_event`] gave out, once their
@@ -337,17 +349,6 @@ impl Session {
         matches!(self.state, State::Up(..))
     }
 
-    /// The handles of this link for keys this end sends to. Only of use while the session is up; void with the link. Frames
-    /// that use them get their full key back when the link is lost.
-    pub fn interned(&mut self) -> Option<&mut InternSender> {
-        matches!(self.state, State::Up(..)).then_some(&mut self.interned)
-    }
-
-    /// The handles of this link for keys the peer sends to; void with the link.
-    pub fn bound(&mut self) -> &mut InternReceiver {
-        &mut self.bound
-    }
-
     fn advance_handshake(&mut self, now: u64) {
         let own = self.terms();
         let State::Opening(handshake) = &mut self.state else { return };
@@ -441,6 +442,8 @@ impl Session {
             (LostReason::LinkLost, Vec::new())
         } else {
             self.answers.take_waiting();
+            // Those that wait include the ones that were to bind.
+            self.sent_handles.unbind();
             (LostReason::OwnerLost, self.calls.take_waiting())
         };
         self.events.push_back(SessionEvent::Lost(Lost::new(reason, unknown, not_sent)));
@@ -454,6 +457,7 @@ impl Session {
         self.without_link_since = None;
         let (unknown, not_sent) = (self.calls.take_sent(), self.calls.take_waiting());
         self.answers.take_waiting();
+        self.sent_handles.unbind();
         self.calls.forget_count();
         self.stream = self.stream.wrapping_add(1);
         (self.peer, self.peer_stream, self.received) = (None, None, 0);
@@ -474,11 +478,11 @@ impl Session {
         self.partial_calls.clear();
         self.partial_answers.clear();
         for frame in self.calls.frames_mut() {
-            if let Some(restored) = self.interned.with_full_key(frame) {
+            if let Some(restored) = self.sent_handles.with_full_key(frame) {
                 *frame = restored;
             }
         }
-        self.interned.clear();
+        self.sent_handles.unbind();
         self.bound.clear();
         self.events.push_back(SessionEvent::Down(reason));
     }

@@ -25,6 +25,7 @@ use crate::error::{CallError, Loss, Rejection};
 use crate::id::EntityId;
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
+use crate::session::intern::{Handle, Handles};
 use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, UNDER_WAY};
 use crate::wire::extension::{
     self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
@@ -53,6 +54,8 @@ pub(super) struct Remote {
 struct Window {
     in_flight: usize,
     waiting: VecDeque<Outgoing>,
+    /// What this core calls there, by short names.
+    handles: Option<Handles>,
 }
 
 /// A call for an object of another node.
@@ -144,7 +147,7 @@ impl CoreState {
                 return false;
             }
         };
-        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame { peer: call.node, frame }));
+        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame::new(call.node, frame)));
         match name {
             Some(name) => slot.caller.away.set(Away::Node(name.slot)),
             None => {
@@ -178,19 +181,62 @@ impl CoreState {
         };
         let mut result = Err(CodecError::Full);
         slot.key(|key| {
+            let target = TargetKey { entity: EntityId::of(vtable.entity).0, key };
+            let handle = self.handle_for(call.node, target);
+            header.handle.set(handle.map_or(0, |handle| handle.number));
             let extension = Extension {
                 budget_us: Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get()))),
                 view: Some(ViewStamp { version, epoch }),
                 path: &path[..path_len],
-                key: Some(TargetKey { entity: EntityId::of(vtable.entity).0, key }),
+                key: (!handle.is_some_and(|handle| handle.is_known)).then_some(target),
                 ..Extension::default()
             };
             let len_max = self.config.message_len_max;
             result = self
                 .write_frame(&extension, len_max, &mut |encoder| slot.encode_request(encoder))
                 .map(|draft| draft.seal(header));
+            if let (Some(name), Some(Handle { number, is_known: false })) = (name, handle) {
+                self.remote.pending.borrow_mut().note_binding(name, number);
+            }
         });
         result
+    }
+
+    /// The short name of an object at a node, while there are any left.
+    fn handle_for(&self, node: NodeId, target: TargetKey<'_>) -> Option<Handle> {
+        let mut peers = self.remote.peers.borrow_mut();
+        let handles = &mut peers.entry(node.id).or_default().handles;
+        let fresh = || Handles::for_core(self.config.index, self.routes.borrow().cores());
+        handles.get_or_insert_with(fresh).handle(target)
+    }
+
+    /// Gives handles to the objects of an entity that is nobody's.
+    #[cfg(test)]
+    pub(crate) fn fill_handles(&self, node: NodeId, keys: &[u64]) {
+        for key in keys {
+            let bytes = &key.to_le_bytes();
+            let key = crate::key::KeyView { kind: crate::key::KeyKind::U64, bytes };
+            self.handle_for(node, TargetKey { entity: 0, key });
+        }
+    }
+
+    /// A request was answered, so that its links have seen what it carried.
+    fn note_bound(&self, entry: &pending::Entry) {
+        if entry.binds == 0 {
+            return;
+        }
+        let mut peers = self.remote.peers.borrow_mut();
+        if let Some(handles) = peers.get_mut(&entry.call.node.id).and_then(|window| window.handles.as_mut()) {
+            handles.mark_known(entry.binds);
+        }
+    }
+
+    /// The links know none of the handles for a node.
+    fn forget_bound(&self, node: NodeId) {
+        let mut peers = self.remote.peers.borrow_mut();
+        if let Some(handles) = peers.get_mut(&node.id).and_then(|window| window.handles.as_mut()) {
+            handles.forget_known();
+        }
     }
 
     /// Writes extension and payload into a buffer that is large enough, from the pool while that has one.
@@ -252,6 +298,7 @@ impl CoreState {
 
     fn handle_reply(&self, header: &FrameHeader, name: CallRef, frame: &Frame) {
         let Some(entry) = self.remote.pending.borrow_mut().take(name) else { return };
+        self.note_bound(&entry);
         let slot = entry.call.slot;
         let readable =
             header.codec == codec::CODEC_RKYV && header.layout.get() == slot.vtable.get().layout as u32;
@@ -294,7 +341,7 @@ impl CoreState {
         header.generation.set(name.generation);
         let frame = crate::wire::assembly::assemble_bare(self.config.frames.as_ref(), header, &[]);
         // Behind its request, wherever that waits, and in its place of the window.
-        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame { peer: entry.call.node, frame }));
+        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame::new(entry.call.node, frame)));
         self.drop_safely(slot, Content::Message);
         self.release(slot);
         self.note_ended(entry.call.partition);
@@ -311,20 +358,19 @@ impl CoreState {
             }
             LinkNews::Taken(peer, count) => (0..count).for_each(|_| self.free_place(peer.id)),
             LinkNews::Gone(peer) => self.cancel_calls_of(peer),
+            LinkNews::Unbound(peer) => self.forget_bound(peer),
         }
     }
 
     /// The batch failed that this was to wait for.
     pub(super) fn fail_action(&self, action: Action) {
-        let Action::Frame(PeerFrame { peer, frame }) = action else { return };
+        let Action::Frame(PeerFrame { peer, frame, .. }) = action else { return };
         let Ok(header) = FrameHeader::parse(&frame) else { return };
         match header.kind() {
             FrameKind::Reply | FrameKind::Error => {
                 let header = FrameHeader { kind_number: FrameKind::Error as u8, ..*header };
-                self.act(Action::Frame(PeerFrame {
-                    peer,
-                    frame: self.error_frame(header, &CallError::SaveFailed),
-                }));
+                let frame = self.error_frame(header, &CallError::SaveFailed);
+                self.act(Action::Frame(PeerFrame::new(peer, frame)));
             }
             FrameKind::Request => {
                 let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };

@@ -1,6 +1,7 @@
 //! One peer: its session, its link, who waits for its answers, and when to dial it again.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use epicserver_storage::NodeId;
 use epicserver_transport::{Addr, BufferPool, Frame, FrameHeader, FrameKind, LinkId};
@@ -8,6 +9,7 @@ use epicserver_transport::{Addr, BufferPool, Frame, FrameHeader, FrameKind, Link
 use super::Output;
 use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
+use crate::session::intern::Target;
 use crate::session::{QueueError, Session, SessionConfig};
 
 /// What a fabric keeps of one peer.
@@ -33,6 +35,8 @@ pub(super) struct Peer {
     /// Of each core, by the slot of the request: its generation and one, or zero if no answer is awaited.
     asked: Vec<Vec<u64>>,
     unsent: Vec<(u16, CallRef)>,
+    /// Cores whose handles the session does not know.
+    unbound: BTreeSet<u16>,
     /// Room of calls that is not given back while answers pile up.
     owed_calls: u32,
 }
@@ -59,6 +63,7 @@ impl Peer {
             answers: VecDeque::new(),
             asked: vec![Vec::new(); usize::from(cores)],
             unsent: Vec::new(),
+            unbound: BTreeSet::new(),
             owed_calls: 0,
         }
     }
@@ -109,6 +114,9 @@ impl Peer {
                 return false;
             }
             Err(error) if header.kind() == FrameKind::Request => {
+                if matches!(error, QueueError::Handle(_)) {
+                    self.unbound.insert(core);
+                }
                 tracing::warn!(%error, "a request cannot be sent");
                 let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
                 self.unsent.push((core, name));
@@ -161,10 +169,15 @@ impl Peer {
     }
 
     /// A frame that came from the peer, and the core it is for.
-    pub(super) fn incoming(&self, frame: Frame, cores: u16) -> (usize, PeerFrame) {
+    pub(super) fn incoming(
+        &self,
+        frame: Frame,
+        target: Option<Arc<Target>>,
+        cores: u16,
+    ) -> (usize, PeerFrame) {
         let core = FrameHeader::parse(&frame).map_or(0, |header| u16::from(header.target_core));
         let peer = self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 });
-        (if core < cores { usize::from(core) } else { 0 }, PeerFrame { peer, frame })
+        (if core < cores { usize::from(core) } else { 0 }, PeerFrame { peer, frame, target })
     }
 
     /// The answer to a request has come.
@@ -220,6 +233,9 @@ impl Peer {
     /// Tells the cores which requests the session would not take.
     pub(super) fn report_unsent(&mut self, outputs: &mut [VecDeque<Output>]) {
         let node = NodeId { id: self.id, incarnation: 0 };
+        for core in std::mem::take(&mut self.unbound) {
+            outputs[usize::from(core)].push_back(Output::News(Box::new(LinkNews::Unbound(node))));
+        }
         for (core, name) in std::mem::take(&mut self.unsent) {
             self.end_wait(core, name);
             outputs[usize::from(core)].push_back(Output::News(Box::new(LinkNews::NotSent(node, vec![name]))));

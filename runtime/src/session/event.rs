@@ -1,8 +1,11 @@
 //! What a session tells the one who drives it.
 
+use std::sync::Arc;
+
 use epicserver_transport::{Frame, FrameHeader, FrameKind, HeaderError};
 
 use crate::session::fragment::FragmentError;
+use crate::session::intern::{InternError, Target};
 use crate::wire::handshake::HelloError;
 use crate::wire::hello::{CloseReason, Identity};
 
@@ -19,11 +22,11 @@ pub enum SessionEvent {
     },
     /// The link is of no use any more: close it. What was queued stays and waits for another one.
     Down(DownReason),
-    /// A call. Its room, as that of one-ways and cancels, is given back by
-    /// [`Session::release_calls`](super::Session::release_calls).
-    Request(Frame),
+    /// A call, and its object where the frame has only a handle for that. Its room, as that of one-ways and cancels, is
+    /// given back by [`Session::release_calls`](super::Session::release_calls).
+    Request(Frame, Option<Arc<Target>>),
     /// A call without an answer.
-    OneWay(Frame),
+    OneWay(Frame, Option<Arc<Target>>),
     /// A caller wants no answer any more. It may come after the answer left, or again with a resent call.
     Cancel(Frame),
     /// The result of a call. Its room, as that of the following kinds, is given back by
@@ -115,6 +118,9 @@ pub enum LinkError {
     /// A credit, ping or pong of another layout.
     #[error("malformed status")]
     MalformedStatus,
+    /// A handle that stands for nothing, or for two objects.
+    #[error(transparent)]
+    Handle(InternError),
     /// Terms that cannot be.
     #[error("impossible terms")]
     Terms,
@@ -147,8 +153,8 @@ pub enum QueueError {
     /// Not a frame, or of a kind that only the session itself sends.
     #[error("not a frame to queue")]
     Kind(Frame),
-    /// Its handle is not of the link there is now: make it again with the full key.
-    #[error("the handle is not of this link")]
+    /// Its handle never came with a key, or with another one: make it again with the full key.
+    #[error("the handle stands for no object or another one")]
     Handle(Frame),
     /// The session was closed.
     #[error("the session is closed")]

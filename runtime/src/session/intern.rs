@@ -1,9 +1,19 @@
-//! Short handles for keys that a link sees again and again. The table is the sender's; both halves are void with the link.
+//! Short handles for keys that a link sees again and again. The table is the sender's.
 //!
-//! The first request to a key carries the handle and the full key; once it is queued, later ones carry the handle alone, and
-//! arrive behind it because calls keep their order. Nothing here looks at a link. Start with [`InternSender::handle`].
+//! ```text
+//!   core: Handles       gives each key a number, for good; a request carries number and key until one was answered, then
+//!                       the number alone
+//!   session: Sent       knows the key of each number that passed, and whether the link there is now has seen both: if
+//!                       not, it puts the key back into the frame
+//!   peer's session: Bound   number to key; void with the link
+//! ```
+//! So a core need not know which link there is, and a handle never means another object: numbers are not given out again,
+//! and what a link has not seen is sent in full before it is sent short. A number that the peer never bound ends the link.
+//!
+//! Nothing here looks at a link. Start with [`Handles::handle`].
 
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use epicserver_transport::{Frame, FrameHeader};
 use foldhash::fast::FixedState;
@@ -12,12 +22,14 @@ use crate::key::{KeyKind, KeyView};
 use crate::wire::assembly::assemble;
 use crate::wire::extension::{Extension, TargetKey};
 
-/// The handles that this end gave out on a link.
-#[derive(Debug, Default)]
-pub struct InternSender {
+/// The handles that one core gives to what it calls at one peer.
+#[derive(Debug)]
+pub struct Handles {
     entries: Vec<Entry>,
     /// Hash of a target to the newest entry with that hash.
     newest: HashToIndex,
+    core: u32,
+    cores: u32,
 }
 
 /// A handle for a target.
@@ -25,18 +37,27 @@ pub struct InternSender {
 pub struct Handle {
     /// The number for the header; never zero.
     pub number: u32,
-    /// Whether the peer will know it: if not, the frame must carry the full key too.
-    pub is_bound: bool,
+    /// Whether the links know it: if not, the frame must carry the full key too.
+    pub is_known: bool,
 }
 
-impl InternSender {
-    /// An empty table.
-    pub fn new() -> Self {
-        Self::default()
+impl Handles {
+    /// An empty table for core `core` of `cores`: the numbers of a link are dealt out among the cores.
+    ///
+    /// # Panics
+    /// If there is no such core.
+    pub fn for_core(core: u16, cores: u16) -> Self {
+        assert!(core < cores, "core {core} of {cores}");
+        Self {
+            entries: Vec::new(),
+            newest: HashToIndex::default(),
+            core: u32::from(core),
+            cores: u32::from(cores),
+        }
     }
 
-    /// The handle for `target`, a new one if it has none; `None` if all [`HANDLES_MAX`] are given out: then the frame carries
-    /// the full key.
+    /// The handle for `target`, a new one if it has none; `None` if this core's part of [`HANDLES_MAX`] is given out: then
+    /// the frame carries the full key.
     pub fn handle(&mut self, target: TargetKey<'_>) -> Option<Handle> {
         let hash = hash_of(&target);
         let newest = self.newest.find(hash);
@@ -44,97 +65,155 @@ impl InternSender {
         while let Some(index) = next {
             let entry = &self.entries[index as usize];
             if entry.target.borrow() == target {
-                return Some(Handle { number: index + 1, is_bound: entry.is_bound });
+                return Some(Handle { number: self.number(index), is_known: entry.is_known });
             }
             next = entry.older;
         }
-        if self.entries.len() >= HANDLES_MAX {
+        let index = self.entries.len() as u32;
+        let number = self.number(index);
+        if number as usize > HANDLES_MAX {
             return None;
         }
-        let index = self.entries.len() as u32;
-        self.entries.push(Entry { target: OwnedTarget::from(target), is_bound: false, older: newest });
+        self.entries.push(Entry { target: target.into(), is_known: false, older: newest });
         self.newest.put(hash, index);
-        Some(Handle { number: index + 1, is_bound: false })
+        Some(Handle { number, is_known: false })
     }
 
-    /// Takes note that a frame with this handle and its full key was queued. An unknown handle is ignored.
-    pub fn mark_bound(&mut self, number: u32) {
-        if let Some(entry) = self.entry_mut(number) {
-            entry.is_bound = true;
+    /// Takes note that a request with this handle and its full key was answered. An unknown handle is ignored.
+    pub fn mark_known(&mut self, number: u32) {
+        let index = number.checked_sub(1).map(|place| place / self.cores);
+        if let Some(entry) = index.and_then(|index| self.entries.get_mut(index as usize)) {
+            entry.is_known = true;
         }
     }
 
-    /// Whether the handle was given out on this link.
-    pub(crate) fn contains(&self, number: u32) -> bool {
-        (1..=self.entries.len()).contains(&(number as usize))
+    /// The links have forgotten every handle: each is to be sent with its full key again, under its old number.
+    pub fn forget_known(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.is_known = false);
+    }
+
+    fn number(&self, index: u32) -> u32 {
+        index * self.cores + self.core + 1
+    }
+}
+
+/// The handles that passed through a session, and what they stand for.
+#[derive(Debug, Default)]
+pub(crate) struct SentHandles {
+    targets: Vec<Option<SentHandle>>,
+    /// Grows when the peer forgets all handles.
+    round: u64,
+}
+
+#[derive(Debug)]
+struct SentHandle {
+    target: Target,
+    /// The round in which it was sent with its key.
+    bound_in: Option<u64>,
+}
+
+impl SentHandles {
+    /// Makes a frame with a handle fit to be queued now: with its full key unless the peer will know the handle by then.
+    ///
+    /// # Errors
+    /// If the handle is out of range, was never seen with a key, or stands for another one.
+    pub(crate) fn fit(&mut self, frame: Frame, number: u32) -> Result<Frame, (InternError, Frame)> {
+        let Some(index) = index_of(number) else { return Err((InternError::Range(number), frame)) };
+        let bytes = FrameHeader::ext_bytes(&frame).unwrap_or_default();
+        let Ok(extension) = Extension::parse(bytes) else {
+            return Err((InternError::Unbound(number), frame));
+        };
+        let known = self.targets.get(index).and_then(Option::as_ref);
+        match (extension.key, known) {
+            (Some(key), Some(known)) if known.target.borrow() != key => {
+                Err((InternError::Bound(number), frame))
+            }
+            (Some(_), Some(_)) => Ok(frame),
+            (Some(key), None) => {
+                let target = Target::from(key);
+                if index >= self.targets.len() {
+                    self.targets.resize_with(index + 1, || None);
+                }
+                self.targets[index] = Some(SentHandle { target, bound_in: None });
+                Ok(frame)
+            }
+            (None, Some(known)) if known.bound_in == Some(self.round) => Ok(frame),
+            (None, Some(known)) => Ok(spelled_out(&frame, &known.target, number)),
+            (None, None) => Err((InternError::Unbound(number), frame)),
+        }
+    }
+
+    /// Takes note that a frame with this handle was queued, behind one with its full key or with the key itself.
+    pub(crate) fn mark_bound(&mut self, number: u32) {
+        let round = self.round;
+        let sent = index_of(number).and_then(|index| self.targets.get_mut(index)?.as_mut());
+        if let Some(sent) = sent {
+            sent.bound_in = Some(round);
+        }
+    }
+
+    /// The peer forgets all handles with its link, or never gets the frames that were to bind them.
+    pub(crate) fn unbind(&mut self) {
+        self.round += 1;
     }
 
     /// The frame with its full key in place of the handle; `None` if it has no handle.
     ///
     /// # Panics
-    /// If the frame has a handle and was not made for this link: it would reach another object.
+    /// If the frame has a handle that never passed: it would reach another object.
     pub(crate) fn with_full_key(&self, frame: &Frame) -> Option<Frame> {
-        let mut header = *FrameHeader::parse(frame).expect("checked when it was queued");
-        let number = header.handle.get();
+        let number = FrameHeader::parse(frame).expect("checked when it was queued").handle.get();
         if number == 0 {
             return None;
         }
-        let bytes = FrameHeader::ext_bytes(frame).expect("checked when it was queued");
-        let mut extension = Extension::parse(bytes).expect("written by this process");
-        let entry = self.entries.get(number as usize - 1).expect("a handle of this link");
-        extension.key = Some(entry.target.borrow());
-        header.handle = 0.into();
-        let payload = FrameHeader::payload_bytes(frame).expect("checked when it was queued");
-        Some(assemble(None, header, &extension, payload).expect("key and path were checked before"))
+        let sent = index_of(number).and_then(|index| self.targets.get(index)?.as_ref());
+        Some(spelled_out(frame, &sent.expect("checked when it was queued").target, 0))
     }
+}
 
-    /// Takes all handles back.
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-        self.newest.clear();
-    }
-
-    fn entry_mut(&mut self, number: u32) -> Option<&mut Entry> {
-        self.entries.get_mut((number as usize).checked_sub(1)?)
-    }
+/// A copy of the frame with this key and this handle.
+fn spelled_out(frame: &Frame, target: &Target, number: u32) -> Frame {
+    let mut header = *FrameHeader::parse(frame).expect("checked when it was queued");
+    let bytes = FrameHeader::ext_bytes(frame).expect("checked when it was queued");
+    let mut extension = Extension::parse(bytes).expect("written by this process");
+    extension.key = Some(target.borrow());
+    header.handle = number.into();
+    let payload = FrameHeader::payload_bytes(frame).expect("checked when it was queued");
+    assemble(None, header, &extension, payload).expect("key and path were checked before")
 }
 
 /// The handles that the peer gave out on a link.
 #[derive(Debug, Default)]
-pub struct InternReceiver {
-    targets: Vec<Option<OwnedTarget>>,
+pub(crate) struct BoundHandles {
+    targets: Vec<Option<Arc<Target>>>,
 }
 
-impl InternReceiver {
-    /// An empty table.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes a handle that came with its full key. To bind it again to the same key does nothing.
+impl BoundHandles {
+    /// What a frame with this handle is for, where the frame itself does not say it; with a key it binds the handle.
     ///
     /// # Errors
-    /// If the handle is zero or beyond [`HANDLES_MAX`], or names another target: the link is to end.
-    pub fn bind(&mut self, number: u32, target: TargetKey<'_>) -> Result<(), InternError> {
-        let index = (number as usize).checked_sub(1).filter(|index| *index < HANDLES_MAX);
-        let index = index.ok_or(InternError::Range(number))?;
+    /// If the handle is zero or beyond [`HANDLES_MAX`], names another target, or none: the link is to end.
+    pub(crate) fn take(
+        &mut self,
+        number: u32,
+        key: Option<TargetKey<'_>>,
+    ) -> Result<Option<Arc<Target>>, InternError> {
+        let index = index_of(number).ok_or(InternError::Range(number))?;
+        let Some(key) = key else {
+            let bound = self.targets.get(index).and_then(Option::as_ref);
+            return bound.cloned().map(Some).ok_or(InternError::Unbound(number));
+        };
         if index >= self.targets.len() {
             self.targets.resize_with(index + 1, || None);
         }
         match &self.targets[index] {
-            Some(bound) if bound.borrow() != target => Err(InternError::Bound(number)),
-            Some(_) => Ok(()),
+            Some(bound) if bound.borrow() != key => Err(InternError::Bound(number)),
+            Some(_) => Ok(None),
             None => {
-                self.targets[index] = Some(OwnedTarget::from(target));
-                Ok(())
+                self.targets[index] = Some(Arc::new(key.into()));
+                Ok(None)
             }
         }
-    }
-
-    /// What a handle stands for; `None` if the peer never bound it: the link is to end.
-    pub fn target(&self, number: u32) -> Option<TargetKey<'_>> {
-        let bound = self.targets.get((number as usize).checked_sub(1)?)?;
-        bound.as_ref().map(OwnedTarget::borrow)
     }
 
     /// Forgets all handles.
@@ -143,7 +222,11 @@ impl InternReceiver {
     }
 }
 
-/// How a peer broke the rules of handles.
+fn index_of(number: u32) -> Option<usize> {
+    (number as usize).checked_sub(1).filter(|index| *index < HANDLES_MAX)
+}
+
+/// How the rules of handles were broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InternError {
     /// Outside the table.
@@ -152,30 +235,35 @@ pub enum InternError {
     /// Bound to another target already.
     #[error("handle {0} is bound to another object")]
     Bound(u32),
+    /// Bound to nothing.
+    #[error("handle {0} stands for no object")]
+    Unbound(u32),
 }
 
 #[derive(Debug)]
 struct Entry {
-    target: OwnedTarget,
-    is_bound: bool,
+    target: Target,
+    is_known: bool,
     /// The next entry with the same hash.
     older: Option<u32>,
 }
 
-#[derive(Debug)]
-struct OwnedTarget {
+/// The full name of an object, kept.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
     entity: u64,
     kind: KeyKind,
     bytes: Box<[u8]>,
 }
 
-impl OwnedTarget {
-    fn borrow(&self) -> TargetKey<'_> {
+impl Target {
+    /// The name, as an extension spells it.
+    pub fn borrow(&self) -> TargetKey<'_> {
         TargetKey { entity: self.entity, key: KeyView { kind: self.kind, bytes: &self.bytes } }
     }
 }
 
-impl From<TargetKey<'_>> for OwnedTarget {
+impl From<TargetKey<'_>> for Target {
     fn from(target: TargetKey<'_>) -> Self {
         Self { entity: target.entity, kind: target.key.kind, bytes: target.key.bytes.into() }
     }
@@ -194,10 +282,6 @@ impl HashToIndex {
     fn put(&mut self, hash: u64, index: u32) {
         self.0.insert(hash, index);
     }
-
-    fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 fn hash_of(target: &TargetKey<'_>) -> u64 {
@@ -208,7 +292,7 @@ fn hash_of(target: &TargetKey<'_>) -> u64 {
     hasher.finish()
 }
 
-/// Handles a link has.
+/// Handles a link has, over all cores.
 pub const HANDLES_MAX: usize = 1 << 16;
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! What holds for the time of one link: its deadlines, the session's own frames, and what comes in.
 
+use std::sync::Arc;
+
 use epicserver_transport::{FRAME_ALIGN, Frame, FrameHeader, FrameKind};
 
 use crate::session::event::{DownReason, LinkError, SessionEvent};
+use crate::session::intern::Target;
 use crate::session::lane::Lane;
 use crate::session::status::Status;
 use crate::session::{Session, SessionConfig, State};
+use crate::wire::extension::Extension;
 use crate::wire::hello::CloseReason;
 use zerocopy::FromBytes;
 
@@ -173,12 +177,13 @@ impl Session {
         if partial.is_partial() {
             return Err(LinkError::Fragment(FragmentError::Order));
         }
+        let target = self.target(kind, &frame)?;
         if lane == Lane::Calls {
             self.received += 1;
         }
         self.events.push_back(match kind {
-            FrameKind::Request => SessionEvent::Request(frame),
-            FrameKind::OneWay => SessionEvent::OneWay(frame),
+            FrameKind::Request => SessionEvent::Request(frame, target),
+            FrameKind::OneWay => SessionEvent::OneWay(frame, target),
             FrameKind::Cancel => SessionEvent::Cancel(frame),
             FrameKind::Reply => SessionEvent::Reply(frame),
             FrameKind::Error => SessionEvent::Error(frame),
@@ -187,6 +192,19 @@ impl Session {
             kind => return Err(LinkError::Unexpected(kind)),
         });
         Ok(())
+    }
+
+    /// What a call is for whose frame has a handle and no key.
+    fn target(&mut self, kind: FrameKind, frame: &Frame) -> Result<Option<Arc<Target>>, LinkError> {
+        let handle = FrameHeader::parse(frame).map_err(LinkError::Malformed)?.handle.get();
+        if handle == 0 || !matches!(kind, FrameKind::Request | FrameKind::OneWay) {
+            return Ok(None);
+        }
+        // One that cannot be read binds nothing, and is refused by the core that it is for.
+        let Ok(extension) = Extension::parse(FrameHeader::ext_bytes(frame).unwrap_or_default()) else {
+            return Ok(None);
+        };
+        self.bound.take(handle, extension.key).map_err(LinkError::Handle)
     }
 
     fn receive_fragment(&mut self, frame: &Frame) -> Result<(), LinkError> {

@@ -3,6 +3,7 @@
 mod faults;
 mod frames;
 mod gate;
+mod handles;
 mod moved;
 mod threads;
 pub(crate) mod world;

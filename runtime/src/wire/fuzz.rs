@@ -158,7 +158,7 @@ impl SessionRun {
     fn drain(&mut self) {
         while let Some(event) = self.session.poll_event() {
             match event {
-                SessionEvent::Request(_) | SessionEvent::OneWay(_) | SessionEvent::Cancel(_) => {
+                SessionEvent::Request(..) | SessionEvent::OneWay(..) | SessionEvent::Cancel(_) => {
                     self.unreleased[0] += 1;
                 }
                 SessionEvent::Reply(_)

@@ -17,6 +17,7 @@ use crate::id::{CallId, EntityId, ObjectHash};
 use crate::path::PathNode;
 use crate::remote::{Inbound, MovedBytes, PeerFrame};
 use crate::routes::Place;
+use crate::session::intern::Target;
 use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPtr, TaskRef};
 use crate::wire::assembly::assemble_bare;
 use crate::wire::extension::{self, Extension, PathEntry, TargetKey};
@@ -51,7 +52,8 @@ impl CoreState {
             }
         };
         let from = origin(header, &frame, Some(&extension));
-        let (method, target, partition) = match self.find_method(header, &extension) {
+        let (method, target, partition) = match self.find_method(header, &extension, frame.target.as_deref())
+        {
             Ok(found) => found,
             Err(error) => return self.answer(&from, header, &error),
         };
@@ -85,8 +87,9 @@ impl CoreState {
         &self,
         header: &FrameHeader,
         extension: &Extension<'a>,
+        interned: Option<&'a Target>,
     ) -> Result<(MethodEntry, TargetKey<'a>, u16), CallError> {
-        let Some(target) = extension.key else {
+        let Some(target) = extension.key.or_else(|| interned.map(Target::borrow)) else {
             return Err(CallError::Unavailable("the request names no object".to_owned()));
         };
         let Some(entry) = self.entry_of(EntityId(target.entity)) else {
@@ -189,7 +192,7 @@ impl CoreState {
         self.forget_inbound(&inbound);
         if !slot.cancelled.get() {
             let frame = self.encode_answer(slot, &inbound);
-            self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame { peer: inbound.peer, frame }));
+            self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame::new(inbound.peer, frame)));
         }
         self.drop_safely(slot, Content::Reply);
         self.release(slot);
@@ -247,7 +250,7 @@ impl CoreState {
             return;
         }
         let frame = self.error_frame(self.answer_header(FrameKind::Error, from), error);
-        self.act(Action::Frame(PeerFrame { peer: from.peer, frame }));
+        self.act(Action::Frame(PeerFrame::new(from.peer, frame)));
     }
 
     fn send_moved(&self, from: &Inbound, request: &FrameHeader, truth: MovedBytes) {
@@ -257,7 +260,7 @@ impl CoreState {
         }
         let header = self.answer_header(FrameKind::Moved, from);
         let frame = assemble_bare(self.config.frames.as_ref(), header, truth.as_bytes());
-        self.act(Action::Frame(PeerFrame { peer: from.peer, frame }));
+        self.act(Action::Frame(PeerFrame::new(from.peer, frame)));
     }
 
     /// A call of another node was taken in, and its object went away before it started.
@@ -287,7 +290,7 @@ impl CoreState {
             return self.answer(from, header, &CallError::Rejected(Rejection::Overloaded));
         }
         // A copy: the receive buffer is not to wait for the view.
-        let copy = PeerFrame { peer: frame.peer, frame: Frame::copy_from(&frame.frame) };
+        let copy = PeerFrame { frame: Frame::copy_from(&frame.frame), ..frame.clone() };
         self.remote.parked.borrow_mut().push_back(Parked { deadline, frame: copy });
         self.set_timer(deadline, Timer::Parked);
     }

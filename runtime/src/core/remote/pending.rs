@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub(super) call: Outgoing,
     /// Grows with every call that is sent.
     pub(super) order: u64,
+    /// The handle that its answer makes known to the links; 0: none.
+    pub(super) binds: u32,
 }
 
 impl Pending {
@@ -33,7 +35,7 @@ impl Pending {
         });
         self.order += 1;
         let place = &mut self.places[slot as usize];
-        place.entry = Some(Entry { call, order: self.order });
+        place.entry = Some(Entry { call, order: self.order, binds: 0 });
         CallRef { slot, generation: place.generation }
     }
 
@@ -53,6 +55,13 @@ impl Pending {
     pub(super) fn get(&self, name: CallRef) -> Option<&Entry> {
         let place = self.places.get(name.slot as usize)?;
         place.entry.as_ref().filter(|_| place.generation == name.generation)
+    }
+
+    /// Takes note that the call's frame carries this handle with its key.
+    pub(super) fn note_binding(&mut self, name: CallRef, handle: u32) {
+        if let Some(entry) = self.places.get_mut(name.slot as usize).and_then(|place| place.entry.as_mut()) {
+            entry.binds = handle;
+        }
     }
 
     /// The name of the call in this place.

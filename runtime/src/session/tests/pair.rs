@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind};
 
 use crate::key::{KeyKind, KeyView};
+use crate::session::intern::{Handles, Target};
 use crate::session::{LINK_RECEIVES, Session, SessionConfig, SessionEvent};
 use crate::wire::assembly::assemble;
 use crate::wire::extension::{Extension, TargetKey};
@@ -36,6 +37,9 @@ pub(crate) struct End {
     pub(crate) got: Vec<u32>,
     pub(crate) got_answers: Vec<u32>,
     pub(crate) events: Vec<String>,
+    /// Calls that came with a handle alone.
+    pub(crate) short_calls: u32,
+    handles: Handles,
 }
 
 /// What became of a call.
@@ -188,6 +192,8 @@ impl End {
             got: Vec::new(),
             got_answers: Vec::new(),
             events: Vec::new(),
+            short_calls: 0,
+            handles: Handles::for_core(0, 1),
         }
     }
 
@@ -202,9 +208,9 @@ impl End {
         let mut binds = None;
         if is_call {
             extension.key = Some(target);
-            if let Some(handle) = self.session.interned().and_then(|table| table.handle(target)) {
+            if let Some(handle) = self.handles.handle(target) {
                 header.handle = handle.number.into();
-                if handle.is_bound {
+                if handle.is_known {
                     extension.key = None;
                 } else {
                     binds = Some(handle.number);
@@ -216,7 +222,7 @@ impl End {
             return false;
         }
         if let Some(handle) = binds {
-            self.session.interned().unwrap().mark_bound(handle);
+            self.handles.mark_known(handle);
         }
         if is_call {
             self.calls.insert(number, Fate::Queued);
@@ -235,10 +241,10 @@ impl End {
     pub(crate) fn drain(&mut self) {
         while let Some(event) = self.session.poll_event() {
             match event {
-                SessionEvent::Request(frame) | SessionEvent::OneWay(frame) => {
+                SessionEvent::Request(frame, target) | SessionEvent::OneWay(frame, target) => {
                     self.unreleased += 1;
                     assert!(self.unreleased <= self.config.window_calls);
-                    let number = self.check_call(&frame);
+                    let number = self.check_call(&frame, target.as_deref());
                     self.got.push(number);
                 }
                 SessionEvent::Cancel(frame) => {
@@ -272,22 +278,19 @@ impl End {
     }
 
     fn end_call(&mut self, frame: &Frame, fate: Fate) {
-        let header = FrameHeader::parse_frame(frame).unwrap();
-        assert_eq!(header.handle.get(), 0, "a frame that comes back names its object in full");
         let old = self.calls.insert(read(frame), fate);
         assert_eq!(old, Some(Fate::Queued), "a call ends once");
     }
 
     /// The frame names the right object, in full or by its handle.
-    fn check_call(&mut self, frame: &Frame) -> u32 {
+    fn check_call(&mut self, frame: &Frame, target: Option<&Target>) -> u32 {
         let number = read(frame);
         let header = FrameHeader::parse_frame(frame).unwrap();
         let extension = Extension::parse(FrameHeader::ext_bytes(frame).unwrap()).unwrap();
-        let handle = header.handle.get();
-        if let (Some(target), 1..) = (extension.key, handle) {
-            self.session.bound().bind(handle, target).unwrap();
-        }
-        let target = extension.key.or_else(|| self.session.bound().target(handle)).expect("a bound handle");
+        assert_eq!(extension.key.is_none(), target.is_some(), "one of them names the object");
+        self.short_calls += u32::from(target.is_some());
+        assert!(target.is_none() || header.handle.get() != 0);
+        let target = extension.key.or(target.map(Target::borrow)).expect("a bound handle");
         assert_eq!(target.key.bytes, (number % 5).to_le_bytes());
         number
     }

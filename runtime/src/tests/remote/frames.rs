@@ -80,7 +80,7 @@ impl Lone {
     /// Hands a frame in and gives the frames that come out.
     fn take(&mut self, frame: Frame) -> Vec<PeerFrame> {
         let mut actions = Vec::new();
-        self.core.step(self.now, Event::Frame(PeerFrame { peer: PEER, frame }), &mut actions);
+        self.core.step(self.now, Event::Frame(PeerFrame::new(PEER, frame)), &mut actions);
         self.core.step(self.now, Event::Turns(1_000), &mut actions);
         frames(actions)
     }

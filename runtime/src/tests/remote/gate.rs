@@ -150,7 +150,7 @@ impl Lone {
         let target = TargetKey { entity: EntityId::of(Ledger::NAME).0, key };
         let extension = Extension { key: Some(target), ..Extension::default() };
         let frame = assemble(None, header, &extension, &argument.to_le_bytes()).unwrap();
-        self.step(Event::Frame(PeerFrame { peer: PEER, frame }))
+        self.step(Event::Frame(PeerFrame::new(PEER, frame)))
     }
 
     fn save(&mut self, open: u64, durable: u64, failed: &[std::ops::RangeInclusive<u64>]) -> Vec<PeerFrame> {

@@ -20,6 +20,7 @@ use crate::key::StoredKey;
 use crate::remote::PeerFrame;
 use crate::routes::Routes;
 use crate::saving::SavePolicy;
+use crate::wire::extension::Extension;
 
 /// An object that counts, remembers, and calls others of its kind.
 #[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -179,6 +180,8 @@ pub(crate) struct Process {
     pub(crate) links: Vec<LinkId>,
     /// Frames of each kind that came in.
     pub(crate) came: Vec<FrameKind>,
+    /// Handle, and whether there is a key, of each request and one-way that came in.
+    pub(crate) named: Vec<(u32, bool)>,
 }
 
 impl World {
@@ -230,6 +233,7 @@ impl World {
             routes,
             links: Vec::new(),
             came: Vec::new(),
+            named: Vec::new(),
         });
     }
 
@@ -351,7 +355,15 @@ impl World {
     /// Puts a frame of this node on the way to another, as if a core had made it.
     pub(crate) fn send_raw(&mut self, node: usize, to: usize, frame: Frame) {
         let (now, peer) = (self.now, NodeId { incarnation: 0, ..self.id(to) });
-        self.process(node).fabric.handle_frame(now, 0, PeerFrame { peer, frame });
+        self.process(node).fabric.handle_frame(now, 0, PeerFrame::new(peer, frame));
+    }
+
+    /// Puts a frame on the link of a node, past its session.
+    pub(crate) fn inject(&mut self, node: usize, frame: Frame) {
+        let process = self.process(node);
+        let link = *process.links.first().expect("a link is up");
+        process.transport.send(link, &mut VecDeque::from([frame])).expect("the link takes it");
+        process.transport.flush();
     }
 
     /// Ends every node and checks that every buffer is back and no call is left.
@@ -410,7 +422,13 @@ impl Process {
                 TransportEvent::LinkUp { link, .. } => self.links.push(*link),
                 TransportEvent::LinkDown { link, .. } => self.links.retain(|other| other != link),
                 TransportEvent::Receive { frame, .. } => {
-                    self.came.extend(FrameHeader::parse(frame).map(FrameHeader::kind));
+                    let header = FrameHeader::parse(frame).expect("a transport gives whole frames");
+                    self.came.push(header.kind());
+                    if matches!(header.kind(), FrameKind::Request | FrameKind::OneWay) {
+                        let extension = Extension::parse(FrameHeader::ext_bytes(frame).unwrap_or_default());
+                        let has_key = extension.is_ok_and(|extension| extension.key.is_some());
+                        self.named.push((header.handle.get(), has_key));
+                    }
                 }
                 TransportEvent::Writable { .. } => {}
             }
