@@ -163,13 +163,19 @@ impl ObjectPtr {
     }
 }
 
-/// What a core knew of where an object is, on its way to the call that uses it.
+/// What a core knew of where an object is, on its way to the call that uses it. Two words, which go in registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     object: Option<ObjectPtr>,
-    /// Of an object its generation, else the core of the node that serves it, or [`NO_CORE`].
-    detail: u32,
-    stamp: u64,
+    /// The core's stamp; above it, of an object its generation, else the core of the node that serves it, or [`NO_CORE`].
+    detail: u64,
+}
+
+impl Default for Found {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self::with(None, NO_CORE, 0)
+    }
 }
 
 const NO_CORE: u32 = u32::MAX;
@@ -189,25 +195,29 @@ pub(crate) enum Whereabouts {
 unsafe impl Send for Found {}
 
 impl Found {
+    #[inline]
+    fn with(object: Option<ObjectPtr>, detail: u32, stamp: u32) -> Self {
+        Self { object, detail: u64::from(detail) << 32 | u64::from(stamp) }
+    }
+
     /// What the core with this stamp knows.
     #[inline]
-    pub(crate) fn by(stamp: u64, whereabouts: Whereabouts) -> Self {
+    pub(crate) fn by(stamp: u32, whereabouts: Whereabouts) -> Self {
         match whereabouts {
-            Whereabouts::Here(object) => {
-                Self { object: Some(object), detail: object.generation.get(), stamp }
-            }
-            Whereabouts::Core(core) => Self { object: None, detail: u32::from(core), stamp },
-            Whereabouts::Unknown => Self { object: None, detail: NO_CORE, stamp },
+            Whereabouts::Here(object) => Self::with(Some(object), object.generation.get(), stamp),
+            Whereabouts::Core(core) => Self::with(None, u32::from(core), stamp),
+            Whereabouts::Unknown => Self::with(None, NO_CORE, stamp),
         }
     }
 
     /// What is still true, if this is the core that found it.
     #[inline]
-    pub(crate) fn still(self, stamp: u64) -> Whereabouts {
+    pub(crate) fn still(self, stamp: u32) -> Whereabouts {
+        let detail = (self.detail >> 32) as u32;
         match self.object {
-            _ if self.stamp != stamp => Whereabouts::Unknown,
-            Some(object) if object.generation.get() == self.detail => Whereabouts::Here(object),
-            None if self.detail != NO_CORE => Whereabouts::Core(self.detail as u16),
+            _ if self.detail as u32 != stamp => Whereabouts::Unknown,
+            Some(object) if object.generation.get() == detail => Whereabouts::Here(object),
+            None if detail != NO_CORE => Whereabouts::Core(detail as u16),
             _ => Whereabouts::Unknown,
         }
     }

@@ -34,7 +34,7 @@ pub struct Call<M: Method> {
 
 impl<M: Method> Call<M> {
     #[inline]
-    pub(crate) fn new(key: Stored<M::Entity>, found: Option<Found>, node: NodeTag, arguments: M) -> Self {
+    pub(crate) fn new(key: Stored<M::Entity>, found: Found, node: NodeTag, arguments: M) -> Self {
         let message = Some(Message { key, arguments });
         let fresh = Fresh { message, found, node, budget_ns: u64::MAX };
         Self { raw: RawCall { state: CallState::Fresh(fresh) } }
@@ -91,8 +91,19 @@ impl<M: Method> Future for Call<M> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Output> {
-        self.raw.poll_reply(context).map(M::output)
+        // Value and error go separate ways, as in `take_reply`: a result that is moved as a whole is read as a whole.
+        match self.raw.poll_reply(context) {
+            Poll::Ready(Ok(value)) => Poll::Ready(M::output(Ok(value))),
+            Poll::Ready(Err(error)) => failed::<M>(error),
+            Poll::Pending => Poll::Pending,
+        }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn failed<M: Method>(error: CallError) -> Poll<M::Output> {
+    Poll::Ready(M::output(Err(error)))
 }
 
 impl<M: Method> std::fmt::Debug for Call<M> {
@@ -124,7 +135,7 @@ pub(crate) struct Fresh<M: Method> {
     /// Taken when the call is made.
     pub(crate) message: Option<Message<M>>,
     /// What the core knew that the reference was used on.
-    pub(crate) found: Option<Found>,
+    pub(crate) found: Found,
     pub(crate) node: NodeTag,
     /// What the caller gives it, in nanoseconds; `u64::MAX`: as much as there is.
     pub(crate) budget_ns: u64,
@@ -252,14 +263,14 @@ impl<M: Method> Drop for RawCall<M> {
 
 #[inline]
 fn whereabouts<M: Method>(core: &CoreState, fresh: &Fresh<M>) -> Whereabouts {
-    fresh.found.map_or(Whereabouts::Unknown, |found| found.still(core.stamp()))
+    fresh.found.still(core.stamp())
 }
 
 /// Makes the call of a running task: the callee runs at once if it can, inside this very poll.
 #[inline]
 fn make<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: &Waker) -> Made<M::Value> {
-    let Some(message) = fresh.message.take() else { return Made::NoRoom };
-    make_call(core, message, fresh.budget_ns, whereabouts(core, fresh), waker)
+    let whereabouts = whereabouts(core, fresh);
+    make_call(core, &mut fresh.message, fresh.budget_ns, whereabouts, waker)
 }
 
 /// Makes a call and leaves it in the core's outbox: takes a slot and fills it. No waker: nobody waits for the reply.

@@ -279,6 +279,9 @@ pub struct Counters {
 /// The counts of a core while it runs.
 #[derive(Default)]
 struct CounterCells {
+    /// Calls that ran in their caller's poll; they count as calls and as turns. Their own counter, as two neighbours that are
+    /// counted together and apart are stores and loads of different widths, which wait for each other.
+    in_place: Cell<u64>,
     calls: Cell<u64>,
     turns: Cell<u64>,
     cross_core_calls: Cell<u64>,
@@ -290,8 +293,8 @@ struct CounterCells {
 impl CounterCells {
     fn read(&self) -> Counters {
         Counters {
-            calls: self.calls.get(),
-            turns: self.turns.get(),
+            calls: self.calls.get() + self.in_place.get(),
+            turns: self.turns.get() + self.in_place.get(),
             cross_core_calls: self.cross_core_calls.get(),
             remote_calls: self.remote_calls.get(),
             activations: self.activations.get(),
@@ -317,7 +320,7 @@ pub(crate) struct CoreState {
     /// How many cores the node has.
     cores: u16,
     /// Other than that of every core before and after it in this process.
-    stamp: u64,
+    stamp: u32,
     entities: Box<[Option<CatalogEntry>]>,
     routes: RefCell<Arc<Routes>>,
     pub(crate) slots: SlotPool,
@@ -668,7 +671,7 @@ impl CoreState {
     }
 
     #[inline]
-    pub(crate) fn stamp(&self) -> u64 {
+    pub(crate) fn stamp(&self) -> u32 {
         self.stamp
     }
 

@@ -15,6 +15,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::activation::{EntityVtable, Found, Whereabouts, vtable_of};
 use crate::call::Call;
 use crate::codec::{CodecError, Wire, WireSerializer, layout};
+use crate::core::CoreState;
 use crate::error::CallError;
 use crate::key::{EntityKey, StoredKey};
 use crate::saving::SavePolicy;
@@ -283,8 +284,15 @@ impl<E: Entity> RawRef<E> {
     /// A call of one of the object's methods; nothing happens until it is awaited or sent.
     #[inline]
     pub fn call<M: Method<Entity = E>>(&self, message: M) -> Call<M> {
-        let hint = self.hint.0.load(Ordering::Relaxed);
-        let found = crate::current::with(|core| {
+        Call::new(self.key.clone(), self.find(), self.node, message)
+    }
+
+    /// What the running core knows of where the object is. Of a size that is handed over in registers, and outlined, so that
+    /// calls are small enough to be made where their caller keeps them: one that is moved there waits for its own stores.
+    #[inline(never)]
+    fn find(&self) -> Found {
+        let find = |core: &CoreState| {
+            let hint = self.hint.0.load(Ordering::Relaxed);
             let whereabouts = core.look_up::<E>(&self.key, hint);
             let better = match whereabouts {
                 Whereabouts::Here(object) => object.index.get(),
@@ -295,8 +303,8 @@ impl<E: Entity> RawRef<E> {
                 self.hint.0.store(better, Ordering::Relaxed);
             }
             Found::by(core.stamp(), whereabouts)
-        });
-        Call::new(self.key.clone(), found, self.node, message)
+        };
+        crate::current::with(find).unwrap_or_default()
     }
 
     /// The object's key.

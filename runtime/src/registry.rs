@@ -4,7 +4,7 @@
 //! Off the call path: entity code on its own core never comes here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::core::CoreState;
@@ -21,9 +21,9 @@ pub(crate) struct Desk {
     ring: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-/// A number that no other core of this process has or had.
-pub(crate) fn take_core_stamp() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+/// A number that no other core of this process has or had, but for the one of four billion cores ago.
+pub(crate) fn take_core_stamp() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 

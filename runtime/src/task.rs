@@ -291,7 +291,7 @@ pub(crate) enum Made<V> {
 #[inline]
 pub(crate) fn make_call<M: Method>(
     core: &CoreState,
-    message: Message<M>,
+    message: &mut Option<Message<M>>,
     budget_ns: u64,
     whereabouts: Whereabouts,
     waker: &Waker,
@@ -303,13 +303,14 @@ pub(crate) fn make_call<M: Method>(
     if let Some(object) = found
         && core.may_run_in_place(slot, object, hold_of::<M>())
     {
-        if let Some(value) = run_in_place(core, slot, object, message.arguments, run::<M>) {
+        if let Some(value) = run_in_place(core, slot, object, message, run::<M>) {
             return Made::Answered(value);
         }
         if slot.caller.done.get() {
             return Made::Replied(slot);
         }
     } else {
+        let message = message.take().expect(TAKEN_ONCE);
         // SAFETY: just allocated with this vtable.
         unsafe { put_message(slot, message) };
         // Before it leaves: the slot is another core's then, but for the caller's part.
@@ -331,7 +332,7 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
     core: &CoreState,
     slot: SlotPtr,
     object: ObjectPtr,
-    arguments: M,
+    message: &mut Option<Message<M>>,
     run: fn(M, M::Receiver<'static>) -> F,
 ) -> Option<M::Value> {
     let body = slot.body.get();
@@ -345,6 +346,8 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
         unsafe {
             let state = (*object.activation::<M::Entity>().state.get()).as_mut_ptr();
             let granted = BorrowedObject { state, granted: std::marker::PhantomData };
+            // Not before: the arguments go from where the caller has them into the future, and nowhere in between.
+            let Message { arguments, .. } = message.take().expect(TAKEN_ONCE);
             write_future(body, run(arguments, M::Receiver::borrow(granted)));
             started = true;
             Pin::new_unchecked(&mut *body.cast::<F>()).poll(&mut context)
@@ -374,6 +377,8 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
     core.leave_place(slot, object, end);
     None
 }
+
+const TAKEN_ONCE: &str = "a call is made once";
 
 /// Drops what may panic where nobody can be told.
 #[cold]

@@ -206,8 +206,7 @@ impl CoreState {
     pub(crate) fn begin_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> Nested<'_> {
         self.in_place_left.set(self.in_place_left.get() - 1);
         self.direct_left.set(self.direct_left.get() - 1);
-        count(&self.counters.calls);
-        count(&self.counters.turns);
+        count(&self.counters.in_place);
         slot.object.set(Some(object));
         slot.state.set(State::Running);
         slot.polled.set(true);
