@@ -48,11 +48,6 @@ impl Routes {
         &self.view
     }
 
-    /// How many cores the node has that looks.
-    pub(crate) fn cores(&self) -> u16 {
-        self.cores
-    }
-
     pub(crate) fn place(&self, partition: u16) -> Place {
         match Partition::new(partition).and_then(|partition| self.view.owner(partition)) {
             Some(owner) if owner == self.me => Place::Here(partition % self.cores),
