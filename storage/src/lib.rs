@@ -11,6 +11,7 @@
 //!
 //! * [`Store`] keeps records, fences and the names of committed batches; [`Coordinator`] keeps the [`View`]: who owns which
 //!   partition at which epoch. They are the two independent guards of "one writer per partition and epoch".
+//! * [`Machine`] says which process of a machine keeps both, and proves that another one is gone.
 //! * [`Envelope`] is what every saved state is wrapped in; damage is found, never served.
 //! * [`MemoryStore`] and [`MemoryCoordinator`] are the plain implementations, [`FaultyStore`] scripts failures and delays
 //!   around any store.
@@ -69,6 +70,7 @@ mod faulty;
 mod id;
 mod key;
 mod lease;
+mod machine;
 mod memory;
 mod store;
 mod view;
@@ -88,6 +90,7 @@ pub use faulty::{Delay, Fault, FaultControl, FaultPlan, FaultRates, FaultyStore,
 pub use id::{COUNT_MAX, NodeId, PARTITIONS, Partition, StoreId};
 pub use key::{KEY_LENGTH_MAX, KeyError, KeyKind, RecordKey, RecordKeyRef, entity_id};
 pub use lease::{LEASE_NS, Lease, RENEW_INTERVAL_NS, TURN_NS_MAX, holder_deadline_ns, takeover_ns};
+pub use machine::{KeeperRecord, Kept, Machine, MachineError};
 pub use memory::{MemoryCoordinator, MemoryStore};
 pub use store::{Committed, Effect, Fence, Oversize, Record, Store, StoreError, StoreLimits};
 pub use view::{
