@@ -38,20 +38,26 @@ impl View {
         Self { version: 0, store, members: Vec::new(), partitions }
     }
 
-    /// The owner of a partition, `None` while it is free. Calls go there also while it drains.
+    /// The owner of a partition, `None` while it is free. Calls go there also while it moves.
     pub fn owner(&self, partition: Partition) -> Option<NodeId> {
         self.partitions[partition.index()].owner
     }
 
-    /// Owner, epoch and draining of a partition.
+    /// Owner, epoch and next owner of a partition.
     pub fn partition(&self, partition: Partition) -> PartitionState {
         self.partitions[partition.index()]
     }
 
-    /// Gives a partition to a node (or frees it) at the next epoch; beyond [`COUNT_MAX`] no coordinator takes the view.
+    /// Gives a partition to a node (or frees it) at the next epoch, and so ends its move; beyond [`COUNT_MAX`] no coordinator
+    /// takes the view.
     pub fn assign(&mut self, partition: Partition, owner: Option<NodeId>) {
         let state = &mut self.partitions[partition.index()];
-        *state = PartitionState { owner, epoch: state.epoch.saturating_add(1), draining: false };
+        *state = PartitionState { owner, epoch: state.epoch.saturating_add(1), moving_to: None };
+    }
+
+    /// Asks the owner of a partition to hand it over to this node, or to keep it. Epoch and owner stay as they are until it has.
+    pub fn move_to(&mut self, partition: Partition, next: Option<NodeId>) {
+        self.partitions[partition.index()].moving_to = next;
     }
 
     /// The member with this id and incarnation.
@@ -68,13 +74,16 @@ impl View {
         }
     }
 
-    /// Removes a member and frees its partitions, each at the next epoch.
+    /// Removes a member and frees its partitions, each at the next epoch. What moves to it stays with its owner.
     pub fn remove_member(&mut self, node: NodeId) {
         self.members.retain(|member| member.node != node);
-        for partition in
-            Partition::all().filter(|&partition| self.owner(partition) == Some(node)).collect::<Vec<_>>()
-        {
-            self.assign(partition, None);
+        for partition in Partition::all() {
+            let state = self.partition(partition);
+            if state.owner == Some(node) {
+                self.assign(partition, None);
+            } else if state.moving_to == Some(node) {
+                self.move_to(partition, None);
+            }
         }
     }
 
@@ -132,8 +141,10 @@ impl View {
             Some(owner) if next.member(owner).is_none() => {
                 Err(ViewError::OwnerIsNoMember { partition, owner })
             }
-            None if new.draining => Err(ViewError::DrainingWithoutOwner { partition }),
-            _ => Ok(()),
+            Some(_) if self.store != next.store && new.epoch == old.epoch => {
+                Err(ViewError::SameEpochInNewStore { partition, epoch: old.epoch })
+            }
+            _ => check_move(partition, new, next),
         }
     }
 }
@@ -181,8 +192,8 @@ pub struct PartitionState {
     pub owner: Option<NodeId>,
     /// Counts the owners; grows with every change of owner, never falls.
     pub epoch: u64,
-    /// The owner is handing it over.
-    pub draining: bool,
+    /// The owner is handing it over to this other member: with the hand-over that one becomes the owner, at the next epoch.
+    pub moving_to: Option<NodeId>,
 }
 
 /// The view may not follow the current one.
@@ -222,11 +233,27 @@ pub enum ViewError {
         /// The owner in the refused view.
         owner: NodeId,
     },
-    /// Nobody is there to drain it.
-    #[error("partition {partition} is draining, but nobody owns it")]
-    DrainingWithoutOwner {
+    /// What the owner holds in memory is of another store, so nobody goes on at its epoch.
+    #[error("partition {partition} stays at epoch {epoch}, but the store is another one")]
+    SameEpochInNewStore {
         /// Which partition.
         partition: Partition,
+        /// Its epoch in both views.
+        epoch: u64,
+    },
+    /// Nobody is there to hand it over.
+    #[error("partition {partition} moves, but nobody owns it")]
+    MoveWithoutOwner {
+        /// Which partition.
+        partition: Partition,
+    },
+    /// Partitions move between two members, each in its current incarnation.
+    #[error("partition {partition} moves to {to}, which is its owner or no member")]
+    MoveToNobody {
+        /// Which partition.
+        partition: Partition,
+        /// Where it moves in the refused view.
+        to: NodeId,
     },
     /// Incarnations never fall.
     #[error("node {id:016x} is at incarnation {stored}, incarnation {given} is lower")]
@@ -256,6 +283,17 @@ pub enum ViewError {
         /// The limit.
         limit: usize,
     },
+}
+
+fn check_move(partition: Partition, new: PartitionState, next: &View) -> Result<(), ViewError> {
+    let Some(to) = new.moving_to else { return Ok(()) };
+    if new.owner.is_none() {
+        return Err(ViewError::MoveWithoutOwner { partition });
+    }
+    if new.owner == Some(to) || next.member(to).is_none() {
+        return Err(ViewError::MoveToNobody { partition, to });
+    }
+    Ok(())
 }
 
 fn check_limit(what: &'static str, given: usize, limit: usize) -> Result<(), ViewError> {

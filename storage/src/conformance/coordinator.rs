@@ -2,8 +2,8 @@
 
 use super::fixture::{ALICE, BOB};
 use crate::coordinator::{Coordinator, CoordinatorError};
-use crate::id::{NodeId, Partition};
-use crate::view::{Member, View, ViewError};
+use crate::id::{NodeId, Partition, StoreId};
+use crate::view::{Member, PartitionState, View, ViewError};
 
 /// Each on a fresh coordinator.
 pub(super) const CHECKS: &[fn(&mut dyn Coordinator)] = &[
@@ -12,6 +12,8 @@ pub(super) const CHECKS: &[fn(&mut dyn Coordinator)] = &[
     a_stale_change_gets_the_winner,
     a_refused_view_changes_nothing,
     epochs_never_fall,
+    a_move_is_kept,
+    another_store_needs_new_epochs,
     only_members_hold_leases,
     leases_count_renewals,
     a_lease_ends_with_its_member,
@@ -88,6 +90,48 @@ fn epochs_never_fall(coordinator: &mut dyn Coordinator) {
         "an epoch has one owner"
     );
     assert_eq!(view_of(coordinator), before);
+}
+
+fn a_move_is_kept(coordinator: &mut dyn Coordinator) {
+    join(coordinator, ALICE);
+    let mut next = join(coordinator, BOB);
+    next.assign(SEVEN, Some(ALICE));
+    let before = set(coordinator, next);
+    let mut moving = before.clone();
+    moving.move_to(SEVEN, Some(BOB));
+    let moving = set(coordinator, moving);
+    assert_eq!(moving.partition(SEVEN).moving_to, Some(BOB), "the view says who comes next");
+    assert_eq!(view_of(coordinator), moving);
+    let mut nowhere = moving.clone();
+    let stranger = NodeId { incarnation: ALICE.incarnation + 1, ..ALICE };
+    nowhere.move_to(SEVEN, Some(stranger));
+    assert_eq!(
+        coordinator.compare_and_set(moving.version, nowhere),
+        Err(CoordinatorError::Invalid(ViewError::MoveToNobody { partition: SEVEN, to: stranger })),
+        "partitions move to members"
+    );
+    let mut handed = moving.clone();
+    handed.assign(SEVEN, Some(BOB));
+    let handed = set(coordinator, handed);
+    let state = PartitionState { owner: Some(BOB), epoch: 2, moving_to: None };
+    assert_eq!(handed.partition(SEVEN), state, "a hand-over ends the move");
+    assert_eq!(view_of(coordinator), handed);
+}
+
+fn another_store_needs_new_epochs(coordinator: &mut dyn Coordinator) {
+    let mut next = join(coordinator, ALICE);
+    next.assign(SEVEN, Some(ALICE));
+    let before = set(coordinator, next);
+    let mut next = before.clone();
+    next.store = StoreId(before.store.0.wrapping_add(1));
+    assert_eq!(
+        coordinator.compare_and_set(before.version, next.clone()),
+        Err(CoordinatorError::Invalid(ViewError::SameEpochInNewStore { partition: SEVEN, epoch: 1 }))
+    );
+    next.assign(SEVEN, Some(ALICE));
+    let now = set(coordinator, next.clone());
+    assert_eq!((now.store, now.partition(SEVEN)), (next.store, next.partition(SEVEN)));
+    assert_eq!(view_of(coordinator), now, "the view keeps the id of the store");
 }
 
 fn only_members_hold_leases(coordinator: &mut dyn Coordinator) {

@@ -14,7 +14,7 @@ fn sample() -> View {
     let mut view = View::empty(StoreId(9));
     view.put_member(member(BOB));
     view.put_member(member(ALICE));
-    view.partitions[7] = PartitionState { owner: Some(ALICE), epoch: 5, draining: false };
+    view.partitions[7] = PartitionState { owner: Some(ALICE), epoch: 5, moving_to: None };
     view
 }
 
@@ -45,6 +45,47 @@ fn assigning_and_removing_keep_the_rules() {
     assert_eq!(view.check_successor(&next), Ok(()));
     assert_eq!((next.owner(seven), next.partition(seven).epoch), (None, 6));
     assert_eq!((next.member(ALICE), next.member(BOB).map(|member| member.node)), (None, Some(BOB)));
+}
+
+#[test]
+fn a_move_changes_nothing_until_the_hand_over() {
+    let view = sample();
+    let seven = Partition::from_hash(7);
+    let mut moving = view.clone();
+    moving.move_to(seven, Some(BOB));
+    assert_eq!(view.check_successor(&moving), Ok(()));
+    assert_eq!(
+        moving.partition(seven),
+        PartitionState { owner: Some(ALICE), epoch: 5, moving_to: Some(BOB) }
+    );
+
+    let mut given_up = moving.clone();
+    given_up.remove_member(BOB);
+    assert_eq!(moving.check_successor(&given_up), Ok(()));
+    assert_eq!(
+        given_up.partition(seven),
+        view.partition(seven),
+        "its owner keeps it, and need not open its fence again"
+    );
+
+    let mut handed = moving.clone();
+    handed.assign(seven, Some(BOB));
+    assert_eq!(moving.check_successor(&handed), Ok(()));
+    assert_eq!(handed.partition(seven), PartitionState { owner: Some(BOB), epoch: 6, moving_to: None });
+}
+
+#[test]
+fn another_store_needs_new_epochs_for_what_is_owned() {
+    let view = sample();
+    let mut next = view.clone();
+    next.store = StoreId(10);
+    let seven = Partition::from_hash(7);
+    assert_eq!(
+        view.check_successor(&next),
+        Err(ViewError::SameEpochInNewStore { partition: seven, epoch: 5 })
+    );
+    next.assign(seven, Some(ALICE));
+    assert_eq!(view.check_successor(&next), Ok(()));
 }
 
 #[test]
@@ -82,9 +123,15 @@ fn each_rule_is_named() {
         ViewError::OwnerIsNoMember { partition: seven, owner: ALICE }
     );
     assert_eq!(
-        refused(|view| view.partitions[8].draining = true),
-        ViewError::DrainingWithoutOwner { partition: Partition::from_hash(8) }
+        refused(|view| view.partitions[8].moving_to = Some(BOB)),
+        ViewError::MoveWithoutOwner { partition: Partition::from_hash(8) }
     );
+    for to in [ALICE, NodeId { id: 3, incarnation: 1 }, NodeId { incarnation: 2, ..BOB }] {
+        assert_eq!(
+            refused(|view| view.partitions[7].moving_to = Some(to)),
+            ViewError::MoveToNobody { partition: seven, to }
+        );
+    }
     assert_eq!(
         refused(|view| view.put_member(member(NodeId { incarnation: 2, ..ALICE }))),
         ViewError::IncarnationFalls { id: 1, stored: 3, given: 2 }

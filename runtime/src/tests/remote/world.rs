@@ -345,7 +345,7 @@ impl World {
         let mut view = (**process.routes.view()).clone();
         view.version += 1;
         view.partitions[usize::from(partition)] =
-            PartitionState { owner: Some(owner), epoch, draining: false };
+            PartitionState { owner: Some(owner), epoch, moving_to: None };
         process.routes = Arc::new(Routes::new(me, cores, Arc::new(view)));
         for core in &mut process.cores {
             core.step(now, Event::View(process.routes.clone()), &mut process.actions);
