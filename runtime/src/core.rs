@@ -40,6 +40,7 @@ mod admission;
 mod calls;
 mod cancel;
 mod cycle;
+mod lease;
 mod objects;
 pub mod operations;
 mod remote;
@@ -51,6 +52,7 @@ mod turn;
 #[cfg(test)]
 pub(crate) use turn::IN_PLACE_MAX;
 
+pub(crate) use lease::released;
 pub use operations::{EdgeFuture, Work};
 pub(crate) use turn::InPlaceEnd;
 
@@ -155,6 +157,9 @@ pub enum Event {
     Link(crate::remote::LinkNews),
     /// The cluster's view changed.
     View(Arc<Routes>),
+    /// The node's lease ends at this time of its clock; without one it never does. Past it no call starts here and nothing
+    /// leaves that others could act on, until a later end is told.
+    Lease(u64),
     /// The core's thread is about to sleep: hand over what was changed.
     Rest,
     /// The node stops: save and drop what is idle.
@@ -325,6 +330,9 @@ pub(crate) struct CoreState {
     routes: RefCell<Arc<Routes>>,
     pub(crate) slots: SlotPool,
     now: Cell<u64>,
+    /// Calls start only if their deadline is later: the time, or the end of time past the node's lease.
+    admits_after: Cell<u64>,
+    lease: lease::Lease,
     counter: Cell<u64>,
     /// The task whose turn it is.
     running: Cell<Option<SlotPtr>>,
@@ -422,6 +430,8 @@ impl Core {
             routes: RefCell::new(routes),
             slots: SlotPool::new(number, config.calls_max),
             now: Cell::new(now),
+            admits_after: Cell::new(now),
+            lease: lease::Lease::default(),
             counter: Cell::new(0),
             running: Cell::new(None),
             touched: Cell::new(false),
@@ -488,6 +498,7 @@ impl Core {
         debug_assert!(now >= core.now.get(), "the clock fell");
         core.now.set(now);
         let entered = Entered::new(core);
+        core.look_at_lease(&event);
         core.handle(event);
         drop(entered);
     }
@@ -501,7 +512,8 @@ impl Core {
     /// When the next timer is due, if any waits; never later than it really is.
     pub fn next_timer(&self) -> Option<u64> {
         let arm_at = Some(self.state.arm_at.get()).filter(|at| *at != u64::MAX);
-        self.state.timers.borrow().next_deadline().into_iter().chain(arm_at).min()
+        let lease = self.state.lease.end();
+        self.state.timers.borrow().next_deadline().into_iter().chain(arm_at).chain(lease).min()
     }
 
     /// Whether images wait to be handed over or messages wait for a batch to be durable.
@@ -570,6 +582,8 @@ impl CoreState {
             Event::Frame(frame) => self.handle_frame(frame),
             Event::Link(news) => self.handle_link(news),
             Event::View(routes) => self.handle_view(routes),
+            // Looked at before anything else.
+            Event::Lease(_) => {}
             Event::Rest => self.rest(),
             Event::Drain => self.drain(),
         }

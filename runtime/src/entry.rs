@@ -150,7 +150,7 @@ impl<M: Method> Future for EntryTask<M> {
         let Some((_, gate)) = &mut this.reply else { return Poll::Ready(()) };
         let passed = ready!(Pin::new(gate).poll(context));
         if let (Some((reply, _)), Some(sender)) = (this.reply.take(), this.sender.take()) {
-            let _ = sender.send(passed.and(reply));
+            let _ = sender.send(crate::core::released(passed, reply));
         }
         Poll::Ready(())
     }

@@ -14,6 +14,7 @@ mod holds;
 mod hooks;
 mod in_place;
 mod keys;
+mod lease;
 mod operations;
 mod order;
 mod reentry;

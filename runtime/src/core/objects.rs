@@ -393,7 +393,7 @@ fn restore(object: ObjectPtr, ticket: &LoadTicket, answer: LoadAnswer) -> Result
 }
 
 /// Whether the call is not one of a caller's but the object's own hook.
-fn is_hook(slot: SlotPtr, object: ObjectPtr) -> bool {
+pub(super) fn is_hook(slot: SlotPtr, object: ObjectPtr) -> bool {
     let vtable = object.vtable.get();
     let hooks = [vtable.on_activate, vtable.on_drop];
     let same = |hook: Hook| std::ptr::eq(hook.vtable, slot.vtable.get());

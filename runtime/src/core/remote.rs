@@ -21,7 +21,7 @@ use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind,
 
 use super::{Action, CoreState, CoreWord};
 use crate::codec::{self, CodecError, Encoder};
-use crate::error::{CallError, Loss, Rejection};
+use crate::error::{CallError, Executed, Loss, Rejection};
 use crate::id::EntityId;
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
@@ -127,8 +127,8 @@ impl CoreState {
             self.discard(slot);
             return false;
         }
-        if slot.deadline.get() <= self.now.get() {
-            self.refuse(slot, CallError::Rejected(Rejection::Expired));
+        if slot.deadline.get() <= self.admits_after.get() {
+            self.refuse_late(slot);
             return false;
         }
         if self.saving.is_failed(slot.depends_on.get()) {
@@ -362,23 +362,36 @@ impl CoreState {
         }
     }
 
-    /// The batch failed that this was to wait for.
-    pub(super) fn fail_action(&self, action: Action) {
+    /// What this was to wait for will not be. `ran`: what the caller of something gets that ran here; `unsent`: what a call
+    /// gets whose request does not leave.
+    pub(super) fn fail_action(&self, action: Action, ran: &CallError, unsent: CallError) {
         let Action::Frame(PeerFrame { peer, frame, .. }) = action else { return };
         let Ok(header) = FrameHeader::parse(&frame) else { return };
         match header.kind() {
             FrameKind::Reply | FrameKind::Error => {
                 let header = FrameHeader { kind_number: FrameKind::Error as u8, ..*header };
-                let frame = self.error_frame(header, &CallError::SaveFailed);
+                let frame = self.error_frame(header, ran);
                 self.act(Action::Frame(PeerFrame::new(peer, frame)));
             }
             FrameKind::Request => {
                 let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
-                self.fail_call(name, CallError::SaveFailed);
+                self.fail_call(name, unsent);
             }
             FrameKind::OneWay | FrameKind::Cancel => self.free_place(peer.id),
             _ => {}
         }
+    }
+
+    /// Ends the calls that wait for a place in a window, or for their partition.
+    pub(super) fn refuse_unsent(&self, error: &CallError) {
+        let waiting: Vec<Outgoing> = {
+            let mut peers = self.remote.peers.borrow_mut();
+            peers.values_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
+        };
+        for call in waiting.into_iter().chain(self.take_held()) {
+            self.refuse(call.slot, error.clone());
+        }
+        self.refuse_parked(error);
     }
 
     /// An error as a frame; a text that is too long for one is left out.
@@ -453,6 +466,12 @@ fn read_error(frame: &PeerFrame) -> CallError {
         tracing::warn!(peer = %frame.peer, %error, "an error cannot be read");
         CallError::OutcomeUnknown(Loss::LinkLost)
     })
+}
+
+/// Whether a frame says of a call that it did not run.
+pub(super) fn says_unrun(frame: &PeerFrame) -> bool {
+    let is_error = FrameHeader::parse(&frame.frame).is_ok_and(|header| header.kind() == FrameKind::Error);
+    is_error && read_error(frame).executed() == Executed::No
 }
 
 /// The same error with a text that fits every frame.

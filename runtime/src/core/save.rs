@@ -235,6 +235,9 @@ impl CoreState {
 
     /// Runs `action` when batch `number` is durable, in order with what waits already.
     pub(super) fn act_gated(&self, number: u64, action: Action) {
+        if self.lease.is_over() {
+            return self.withhold(action);
+        }
         if self.is_durable(number) {
             return self.act(action);
         }
@@ -250,6 +253,9 @@ impl CoreState {
         let number = self.dependence();
         if self.saving.is_failed(number) {
             return Some(Err(CallError::SaveFailed));
+        }
+        if self.lease.is_over() {
+            return Some(Err(super::lease::lost()));
         }
         if number <= self.saving.durable.get() {
             return Some(Ok(()));
@@ -269,7 +275,9 @@ impl CoreState {
             }
             match gated.what {
                 Held::Wake(waker) => waker.wake(),
-                Held::Action(action) if failed => self.fail_action(action),
+                Held::Action(action) if failed => {
+                    self.fail_action(action, &CallError::SaveFailed, CallError::SaveFailed);
+                }
                 Held::Action(action) => self.act(action),
             }
         }
@@ -280,6 +288,16 @@ impl CoreState {
         } else {
             still.extend(gated.drain(..));
             *gated = still;
+        }
+    }
+
+    /// Nothing may leave any more: whoever waits for what was to is told.
+    pub(super) fn empty_gate(&self) {
+        for gated in std::mem::take(&mut *self.saving.gated.borrow_mut()) {
+            match gated.what {
+                Held::Wake(waker) => waker.wake(),
+                Held::Action(action) => self.withhold(action),
+            }
         }
     }
 

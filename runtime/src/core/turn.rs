@@ -101,8 +101,8 @@ impl CoreState {
         if slot.cancelled.get() {
             return self.discard(slot);
         }
-        if slot.deadline.get() <= self.now.get() {
-            return self.refuse(slot, CallError::Rejected(Rejection::Expired));
+        if slot.deadline.get() <= self.admits_after.get() {
+            return self.refuse_late(slot);
         }
         if slot.depth.get() > DEPTH_MAX {
             return self.refuse(slot, CallError::Rejected(Rejection::TooDeep));
@@ -147,7 +147,7 @@ impl CoreState {
     #[inline]
     pub(crate) fn send_at_once(&self, slot: SlotPtr, core: u16) -> bool {
         let may_leave = self.outbox.is_empty() && self.running.get().is_some() && self.script.is_none();
-        let in_time = slot.deadline.get() > self.now.get() && slot.depth.get() <= DEPTH_MAX;
+        let in_time = slot.deadline.get() > self.admits_after.get() && slot.depth.get() <= DEPTH_MAX;
         if may_leave && in_time {
             self.send_to_core(slot, core);
         }
@@ -196,7 +196,7 @@ impl CoreState {
             && self.outbox.is_empty()
             && self.direct_left.get() > 0
             && !self.is_save_bound();
-        let in_time = slot.deadline.get() > self.now.get() && slot.depth.get() <= DEPTH_MAX;
+        let in_time = slot.deadline.get() > self.admits_after.get() && slot.depth.get() <= DEPTH_MAX;
         // Serial methods look for each other in the list of running ones, which this one is not on while it is polled.
         free && may_nest && in_time && hold != Hold::Serial && !self.keeps_polls_apart()
     }
@@ -276,14 +276,8 @@ impl CoreState {
     #[inline]
     fn begin_method(&self, slot: SlotPtr) -> bool {
         let Some(object) = slot.object.get() else { return false };
-        if slot.cancelled.get() || slot.deadline.get() <= self.now.get() {
-            self.drop_hold(object, slot);
-            if slot.cancelled.get() {
-                self.discard(slot);
-            } else {
-                self.refuse(slot, CallError::Rejected(Rejection::Expired));
-            }
-            self.released(object);
+        let is_late = slot.cancelled.get() || slot.deadline.get() <= self.admits_after.get();
+        if is_late && self.ends_unstarted(slot, object) {
             return false;
         }
         count(&self.counters.calls);

@@ -10,6 +10,7 @@ use foldhash::fast::FixedState;
 use zerocopy::IntoBytes;
 
 use crate::codec::CodecError;
+use crate::core::lease::no_lease;
 use crate::core::{Action, CoreState, CoreWord, Timer};
 use crate::entity::MethodEntry;
 use crate::error::{CallError, Rejection};
@@ -52,6 +53,9 @@ impl CoreState {
             }
         };
         let from = origin(header, &frame, Some(&extension));
+        if self.lease.is_over() {
+            return self.answer(&from, header, &no_lease());
+        }
         let (method, target, partition) = match self.find_method(header, &extension, frame.target.as_deref())
         {
             Ok(found) => found,
@@ -312,12 +316,23 @@ impl CoreState {
         let (expired, rest): (VecDeque<_>, VecDeque<_>) =
             parked.into_iter().partition(|parked: &Parked| parked.deadline <= now);
         *self.remote.parked.borrow_mut() = rest;
-        for Parked { frame, .. } in expired {
-            let Ok(header) = FrameHeader::parse_frame(&frame.frame) else { continue };
-            let extension = Extension::parse(FrameHeader::ext_bytes(&frame.frame).unwrap_or_default()).ok();
-            let from = origin(header, &frame, extension.as_ref());
-            self.answer(&from, header, &CallError::Rejected(Rejection::Expired));
+        for parked in expired {
+            self.answer_parked(&parked, &CallError::Rejected(Rejection::Expired));
         }
+    }
+
+    /// Ends all parked requests.
+    pub(super) fn refuse_parked(&self, error: &CallError) {
+        for parked in std::mem::take(&mut *self.remote.parked.borrow_mut()) {
+            self.answer_parked(&parked, error);
+        }
+    }
+
+    fn answer_parked(&self, parked: &Parked, error: &CallError) {
+        let frame = &parked.frame;
+        let Ok(header) = FrameHeader::parse_frame(&frame.frame) else { return };
+        let extension = Extension::parse(FrameHeader::ext_bytes(&frame.frame).unwrap_or_default()).ok();
+        self.answer(&origin(header, frame, extension.as_ref()), header, error);
     }
 
     pub(super) fn handle_cancel(&self, header: &FrameHeader, peer: NodeId) {

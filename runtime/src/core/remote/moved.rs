@@ -140,6 +140,16 @@ impl CoreState {
         }
     }
 
+    /// Takes the calls out that are held. The partitions stay in motion, for those that are under way.
+    pub(super) fn take_held(&self) -> Vec<Outgoing> {
+        let mut motions = self.remote.moves.motions.borrow_mut();
+        let of = |motion: &mut Motion| {
+            let moved = std::mem::take(&mut motion.moved).into_iter().map(|(_, call)| call);
+            moved.chain(std::mem::take(&mut motion.held)).collect::<Vec<_>>()
+        };
+        motions.values_mut().flat_map(of).collect()
+    }
+
     /// Leaves calls for dispatch: in their order, and before what was made later.
     fn dispatch_again(&self, calls: Vec<Outgoing>) {
         for call in calls.into_iter().rev() {

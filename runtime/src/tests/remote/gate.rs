@@ -9,7 +9,7 @@ use super::world::{Add, Post, post};
 use crate::codec::{CodecError, Wire, decode, layout};
 use crate::core::{Action, Core, CoreConfig, Event};
 use crate::entity::{Entities, Entity, EntityCell, Method, MethodTable, Methods, RawRef, method_id};
-use crate::error::CallError;
+use crate::error::{CallError, Loss};
 use crate::fabric::FixedMembers;
 use crate::field::Field;
 use crate::id::EntityId;
@@ -103,6 +103,7 @@ const PEER: NodeId = NodeId { id: 77, incarnation: 3 };
 /// One core of two nodes, and keys that live on each of them.
 struct Lone {
     core: Core,
+    now: u64,
     mine: u64,
     theirs: u64,
 }
@@ -119,7 +120,7 @@ impl Lone {
         let mine = (1..).find(is_mine).unwrap();
         let theirs = (1..).find(|key| !is_mine(key)).unwrap();
         let config = CoreConfig::default().for_node(1).remove(0);
-        Self { core: Core::new(0, config, &entities, Arc::clone(&routes)), mine, theirs }
+        Self { core: Core::new(0, config, &entities, Arc::clone(&routes)), now: 0, mine, theirs }
     }
 
     fn step(&mut self, event: Event) -> Vec<PeerFrame> {
@@ -127,8 +128,8 @@ impl Lone {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             let mut actions = Vec::new();
-            self.core.step(0, event, &mut actions);
-            self.core.step(0, Event::Turns(1_000), &mut actions);
+            self.core.step(self.now, event, &mut actions);
+            self.core.step(self.now, Event::Turns(1_000), &mut actions);
             for action in actions {
                 match action {
                     Action::Frame(frame) => frames.push(frame),
@@ -215,4 +216,37 @@ fn a_request_whose_batch_failed_never_leaves_and_holds_no_place() {
         assert_eq!(kinds(&after), [(FrameKind::Error, 2), (FrameKind::Error, 1)], "round {round}");
     }
     assert!(lone.core.is_quiet());
+}
+
+fn error(frame: &PeerFrame) -> CallError {
+    decode::<CallError>(FrameHeader::payload_bytes(&frame.frame).unwrap()).unwrap()
+}
+
+#[test]
+fn past_the_lease_no_reply_and_no_request_leaves_and_no_call_is_taken() {
+    let mut lone = Lone::new();
+    let theirs = lone.theirs;
+    assert_eq!(kinds(&lone.step(Event::Lease(10))), []);
+    assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+    assert_eq!(kinds(&lone.ask(2, "Tell", theirs)), []);
+    lone.now = 10;
+    let over = lone.step(Event::Tick);
+    // What ran is unknown to its caller; the method whose own call did not leave ends, and its end is told no better.
+    assert_eq!(kinds(&over), [(FrameKind::Error, 1), (FrameKind::Error, 2)]);
+    for frame in &over {
+        assert_eq!(error(frame), CallError::OutcomeUnknown(Loss::OwnerLost));
+    }
+    let late = lone.ask(3, "Put", 5);
+    assert_eq!(kinds(&late), [(FrameKind::Error, 3)]);
+    assert!(matches!(error(&late[0]), CallError::Unavailable(_)), "it did not run");
+    assert_eq!(kinds(&lone.save(2, 1, &[])), [], "also when it is durable");
+    assert!(lone.core.is_quiet());
+    assert_eq!(kinds(&lone.step(Event::Lease(20))), []);
+    assert_eq!(kinds(&lone.ask(4, "Put", 0)), []);
+    let again = lone.save(3, 2, &[]);
+    assert_eq!(
+        decode::<u64>(FrameHeader::payload_bytes(&again[0].frame).unwrap()),
+        Ok(5),
+        "only the first ran"
+    );
 }
