@@ -222,8 +222,6 @@ pub(crate) enum CoreWord {
     Frame(Box<crate::remote::PeerFrame>),
     /// A probe for cycles of waiting calls.
     Probe(Box<cycle::Probe>),
-    /// A probe came back: end this call with `Deadlock` if it still waits.
-    Break(Box<(TaskRef, Box<str>)>),
 }
 
 impl CoreMessage {
@@ -362,8 +360,8 @@ pub(crate) struct CoreState {
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
-    /// Calls that this tick's probes have looked at.
-    probed: Cell<usize>,
+    /// The tick of the clock that probes were last sent in, and the calls that these have looked at.
+    probed: Cell<(u64, usize)>,
     sweep_at: Cell<(usize, u32)>,
     counters: CounterCells,
     script: Option<Tape>,
@@ -454,7 +452,7 @@ impl Core {
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
-            probed: Cell::new(0),
+            probed: Cell::new((0, 0)),
             sweep_at: Cell::new((0, 0)),
             counters: CounterCells::default(),
             script,
@@ -568,7 +566,6 @@ impl CoreState {
             Event::Message(message) => self.handle_message(message.0),
             Event::Desk => self.clear_desk(),
             Event::Tick => {
-                self.probed.set(0);
                 // First those that were set before: the end of a caller comes before that of its calls.
                 self.fire_timers();
                 if self.arm_those_away() {
@@ -615,7 +612,6 @@ impl CoreState {
             }
             CoreWord::Frame(frame) => self.handle_frame(*frame),
             CoreWord::Probe(probe) => self.continue_probe(*probe),
-            CoreWord::Break(broken) => self.break_cycle(broken.0, &broken.1),
         }
     }
 

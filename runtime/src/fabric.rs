@@ -439,6 +439,10 @@ impl Fabric {
                     let (core, frame) = peer.incoming(frame, None, self.config.cores);
                     self.outputs[core].push_back(Output::Answer(frame));
                 }
+                SessionEvent::Probe(frame) => {
+                    let (core, frame) = peer.incoming(frame, None, self.config.cores);
+                    self.outputs[core].push_back(Output::Answer(frame));
+                }
                 SessionEvent::Control(_) => peer.session.release_answers(1),
                 SessionEvent::Lost(lost) => {
                     let loss = match lost.reason {

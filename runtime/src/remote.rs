@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use epicserver_storage::NodeId;
-use epicserver_transport::Frame;
+use epicserver_transport::{Frame, FrameHeader, FrameKind};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -28,6 +28,11 @@ impl PeerFrame {
     /// A frame that says itself what it is for.
     pub fn new(peer: NodeId, frame: Frame) -> Self {
         Self { peer, frame, target: None }
+    }
+
+    /// Whether it may be left out when there is no room for it: it is sent again in a while.
+    pub fn may_be_left_out(&self) -> bool {
+        FrameHeader::parse(&self.frame).is_ok_and(|header| header.kind() == FrameKind::Probe)
     }
 }
 

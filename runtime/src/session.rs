@@ -183,14 +183,14 @@ impl Session {
         }
     }
 
-    /// Takes a frame to send: a request, one-way, cancel, reply, error, `Moved` or control frame.
+    /// Takes a frame to send: a request, one-way, cancel, reply, error, `Moved`, control frame or probe.
     ///
     /// A request or one-way may name its object by a handle of [`intern::Handles`] alone if an earlier one carried handle and
     /// key: where the link there is now has not seen that, the frame gets its key back.
     ///
     /// With a link or without: it waits for one. Calls arrive in the order they were queued in; an answer may overtake
     /// a call and the other way round. What becomes of a call that is not delivered is told by [`SessionEvent::Lost`];
-    /// answers and control frames may be lost in silence with a link, as the peer learns of that itself.
+    /// answers, control frames and probes may be lost in silence with a link, as the peer learns of that itself.
     ///
     /// # Errors
     /// Gives the frame back, and says why it was not taken.
@@ -227,7 +227,7 @@ impl Session {
         self.receive_calls.release(count);
     }
 
-    /// Gives back the room of `count` replies, errors, `Moved` and control frames, once they are dropped. To wait with
+    /// Gives back the room of `count` replies, errors, `Moved`, control frames and probes, once they are dropped. To wait with
     /// this for anything that needs the peer can stop both ends for good.
     pub fn release_answers(&mut self, count: u32) {
         self.receive_answers.release(count);
@@ -342,6 +342,11 @@ impl Session {
     /// ones that will arrive; of an outstanding call that is not here the answer may have been lost with the old link.
     pub fn calls(&self) -> impl Iterator<Item = &Frame> {
         self.calls.frames()
+    }
+
+    /// How many answers wait for credits or a link.
+    pub fn answers_waiting(&self) -> usize {
+        self.answers.waiting()
     }
 
     /// Whether the peer is proven and frames flow.

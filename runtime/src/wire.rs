@@ -1,4 +1,4 @@
-//! What crosses a link besides payloads: the extension block and the hello, as bytes and back.
+//! What crosses a link besides payloads: the extension block, the hello and probes, as bytes and back.
 //!
 //! It is: layouts, checked parsers and writers, and the handshake as a state machine. It is not: the frame header and
 //! the buffers (`epicserver-transport`), payloads (the codec), or anything that keeps a link's counts (`session`).
@@ -12,3 +12,4 @@ pub mod extension;
 pub mod fuzz;
 pub mod handshake;
 pub mod hello;
+pub mod probe;

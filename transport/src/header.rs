@@ -210,11 +210,13 @@ pub enum FrameKind {
     Close = 15,
     /// Between nodes: coordinator, store, membership.
     Control = 16,
+    /// Looks for a circle of calls that wait for each other. May be lost.
+    Probe = 17,
 }
 
 impl FrameKind {
     /// Every kind, in the order of the wire numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Request,
         Self::Reply,
         Self::OneWay,
@@ -231,6 +233,7 @@ impl FrameKind {
         Self::Intern,
         Self::Close,
         Self::Control,
+        Self::Probe,
     ];
 
     /// The kind with this wire number, if there is one.
@@ -335,7 +338,7 @@ mod tests {
             assert_eq!(kind as usize, index + 1);
             assert_eq!(FrameKind::from_u8(kind as u8), Some(kind));
         }
-        for number in [0, 17, 255] {
+        for number in [0, 18, 255] {
             assert_eq!(FrameKind::from_u8(number), None);
         }
     }
@@ -345,8 +348,8 @@ mod tests {
         let good = FrameHeader::new(FrameKind::Ping).to_bytes();
         assert_eq!(FrameHeader::parse(&good[..31]), Err(HeaderError::Short { len: 31 }));
         let mut bad = good;
-        bad[6] = 17;
-        assert_eq!(FrameHeader::parse(&bad), Err(HeaderError::UnknownKind { kind_number: 17 }));
+        bad[6] = 18;
+        assert_eq!(FrameHeader::parse(&bad), Err(HeaderError::UnknownKind { kind_number: 18 }));
         bad = good;
         bad[11] = 1;
         assert_eq!(FrameHeader::parse(&bad), Err(HeaderError::ZeroByteSet { found: 1 }));

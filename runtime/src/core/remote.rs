@@ -9,8 +9,8 @@
 //! can be sent again. What this keeps is bounded: requests, one-ways and cancels under way by the window of each peer,
 //! calls that wait by the core's number of calls.
 //!
-//! Calls that wait in a circle over several nodes are found only along one chain, by the path that travels; probes for
-//! circles of several chains stay within a node.
+//! Calls that wait in a circle over several nodes are found at once along one chain, by the path that travels, and over
+//! several chains by probes (`core/cycle.rs`), which cross links in `remote/probe.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +34,7 @@ use crate::wire::extension::{
 mod inbound;
 mod moved;
 mod pending;
+mod probe;
 
 /// The calls of this core that other nodes are to answer, and those of other nodes that it runs.
 #[derive(Default)]
@@ -283,6 +284,7 @@ impl CoreState {
         match header.kind() {
             FrameKind::Request | FrameKind::OneWay => self.handle_request(&header, frame),
             FrameKind::Cancel => self.handle_cancel(&header, frame.peer),
+            FrameKind::Probe => self.handle_probe(&header, &frame),
             _ if !self.is_pending_at(name, frame.peer) => {}
             FrameKind::Reply => self.handle_reply(&header, name, &frame.frame),
             FrameKind::Error => self.fail_call(name, read_error(&frame)),

@@ -211,9 +211,10 @@ impl CoreLinks {
     /// Leaves a frame for the link thread; in order, also when its ring is full for a while.
     pub(crate) fn send(&mut self, frame: PeerFrame) {
         self.told = true;
-        if !self.waiting.is_empty() {
-            self.waiting.push_back(frame);
-        } else if let Err(frame) = self.outgoing.try_push(frame) {
+        let refused = if self.waiting.is_empty() { self.outgoing.try_push(frame) } else { Err(frame) };
+        if let Err(frame) = refused
+            && !frame.may_be_left_out()
+        {
             self.waiting.push_back(frame);
         }
     }

@@ -75,6 +75,7 @@ impl Peer {
             FrameKind::Request => self.await_answer(core, name),
             FrameKind::Cancel => self.end_wait(core, name),
             FrameKind::OneWay => {}
+            FrameKind::Probe => return self.queue_probe(now, frame),
             _ if self.answers.is_empty() => return self.queue_answer(now, frame),
             _ => return self.answers.push_back(frame),
         }
@@ -129,6 +130,14 @@ impl Peer {
             *taken += 1;
         }
         true
+    }
+
+    /// A probe leaves at once or not at all: it is asked again in a while, and answers are not to wait for it.
+    fn queue_probe(&mut self, now: u64, frame: Frame) {
+        let has_room = self.answers.is_empty() && self.session.answers_waiting() < PROBES_BEHIND_MAX;
+        if has_room && self.session.is_up() {
+            self.queue_answer(now, frame);
+        }
     }
 
     fn queue_answer(&mut self, now: u64, frame: Frame) {
@@ -292,6 +301,9 @@ impl Dial {
     }
 }
 
+/// Answers that may wait before a probe: as many as calls of a core that the peer may have, each of which one search may
+/// ask about.
+const PROBES_BEHIND_MAX: usize = crate::remote::WINDOW_MAX;
 /// Frames taken from a session before the link is asked again.
 const TRANSMITS_MAX: usize = 64;
 const BACK_OFF_NS: u64 = 20_000_000;

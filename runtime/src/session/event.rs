@@ -38,6 +38,8 @@ pub enum SessionEvent {
     Moved(Frame),
     /// A frame between nodes.
     Control(Frame),
+    /// A search for a circle of calls that wait for each other goes on here.
+    Probe(Frame),
     /// Calls that will not be delivered any more.
     Lost(Lost),
 }

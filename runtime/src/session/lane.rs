@@ -13,7 +13,7 @@ use epicserver_transport::{Frame, FrameKind};
 pub(crate) enum Lane {
     /// Requests, one-ways and cancels: counted, in order, resent.
     Calls,
-    /// Replies, errors, `Moved`, control: whoever waits for one always has room for it.
+    /// Replies, errors, `Moved`, control: whoever waits for one always has room for it. Probes, which may be lost.
     Answers,
 }
 
@@ -22,9 +22,11 @@ impl Lane {
     pub(crate) fn of(kind: FrameKind) -> Option<Lane> {
         match kind {
             FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel => Some(Lane::Calls),
-            FrameKind::Reply | FrameKind::Error | FrameKind::Moved | FrameKind::Control => {
-                Some(Lane::Answers)
-            }
+            FrameKind::Reply
+            | FrameKind::Error
+            | FrameKind::Moved
+            | FrameKind::Control
+            | FrameKind::Probe => Some(Lane::Answers),
             _ => None,
         }
     }

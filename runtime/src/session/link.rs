@@ -189,6 +189,7 @@ impl Session {
             FrameKind::Error => SessionEvent::Error(frame),
             FrameKind::Moved => SessionEvent::Moved(frame),
             FrameKind::Control => SessionEvent::Control(frame),
+            FrameKind::Probe => SessionEvent::Probe(frame),
             kind => return Err(LinkError::Unexpected(kind)),
         });
         Ok(())

@@ -172,6 +172,29 @@ fn a_cycle_of_three_roots_over_three_cores_is_found() {
 }
 
 #[test]
+fn a_cycle_through_the_place_in_a_queue_is_found_also_by_the_one_that_waits_there() {
+    // The older chain holds x shared and wants y; the younger holds y and wants x shared, behind an exclusive call, which
+    // is the youngest of all and in the way of both.
+    let mut cluster = Cluster::new(1);
+    let older = shared(async |_| {
+        sleep(4 * MS).await;
+        never(2).call(exclusive(async |_| 1)).await.expect("the oldest completes")
+    });
+    let mut older = cluster.start(0, never(1).call(older));
+    cluster.pass_ms(1);
+    let younger = exclusive(async |_| {
+        sleep(4 * MS).await;
+        never(1).call(shared(async |_| 1)).await.expect("the one in its way gives up")
+    });
+    let mut younger = cluster.start(0, never(2).call(younger));
+    cluster.pass_ms(1);
+    let mut youngest = cluster.start(0, never(1).call(exclusive(async |_| 1)));
+    cluster.pass_ms(60);
+    assert_eq!((older.result(), younger.result()), (Some(Ok(1)), Some(Ok(1))));
+    assert!(matches!(youngest.result(), Some(Err(CallError::Deadlock(_)))));
+}
+
+#[test]
 fn a_chain_that_waits_for_a_slow_one_is_no_cycle() {
     let mut cluster = Cluster::new(2);
     let (x, y) = (cluster.key_on(0, 0), cluster.key_on(1, 0));

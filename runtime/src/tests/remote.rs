@@ -5,6 +5,7 @@ mod frames;
 mod gate;
 mod handles;
 mod moved;
+mod probes;
 mod threads;
 pub(crate) mod world;
 

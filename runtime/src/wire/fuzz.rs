@@ -12,6 +12,7 @@ use crate::wire::assembly::assemble_bare;
 use crate::wire::extension::{EXTENSION_LEN_MAX, Extension};
 use crate::wire::handshake::{Handshake, HandshakeConfig};
 use crate::wire::hello::{Agreement, ClusterSecret, HELLO_FRAME_LEN_MAX, Identity, Terms};
+use crate::wire::probe::{HOPS_MAX, PROBE_LEN_MAX, ProbeWord};
 
 /// Parses any bytes as an extension block. Checked: what is accepted has exactly this one spelling.
 pub fn fuzz_extension(input: &[u8]) {
@@ -21,6 +22,13 @@ pub fn fuzz_extension(input: &[u8]) {
     let mut again = Vec::new();
     assert_eq!(extension.append(&mut again), Ok(input.len()));
     assert_eq!(again, input, "two spellings of one value");
+}
+
+/// Parses any bytes as the payload of a probe. Checked: what is accepted is bounded and has exactly this one spelling.
+pub fn fuzz_probe(input: &[u8]) {
+    let Ok(word) = ProbeWord::parse(input) else { return };
+    assert!(input.len() <= PROBE_LEN_MAX && word.hops < HOPS_MAX);
+    assert_eq!(word.to_bytes(), input, "two spellings of one value");
 }
 
 /// Runs a stranger's program against one end of a handshake whose other end is genuine.
@@ -164,7 +172,8 @@ impl SessionRun {
                 SessionEvent::Reply(_)
                 | SessionEvent::Error(_)
                 | SessionEvent::Moved(_)
-                | SessionEvent::Control(_) => self.unreleased[1] += 1,
+                | SessionEvent::Control(_)
+                | SessionEvent::Probe(_) => self.unreleased[1] += 1,
                 SessionEvent::Lost(lost) => self.ended += lost.unknown.len() + lost.not_sent.len(),
                 SessionEvent::Up { .. } | SessionEvent::Down(_) => {}
             }

@@ -336,11 +336,15 @@ impl CoreState {
     }
 
     pub(super) fn handle_cancel(&self, header: &FrameHeader, peer: NodeId) {
-        let name = (peer, header.source_core, header.slot.get(), header.generation.get());
-        let task = self.remote.inbound.0.borrow().get(&name).copied();
-        if let Some(slot) = task.and_then(TaskRef::live) {
+        if let Some(slot) = self.find_inbound(header, peer).and_then(TaskRef::live) {
             self.cancel_here(slot);
         }
+    }
+
+    /// The call under way here that a frame of its caller's node names.
+    pub(super) fn find_inbound(&self, header: &FrameHeader, peer: NodeId) -> Option<TaskRef> {
+        let name = (peer, header.source_core, header.slot.get(), header.generation.get());
+        self.remote.inbound.0.borrow().get(&name).copied()
     }
 
     /// A process is gone: what it asked is cancelled.

@@ -254,7 +254,8 @@ impl End {
                 SessionEvent::Reply(frame)
                 | SessionEvent::Error(frame)
                 | SessionEvent::Moved(frame)
-                | SessionEvent::Control(frame) => {
+                | SessionEvent::Control(frame)
+                | SessionEvent::Probe(frame) => {
                     self.unreleased_answers += 1;
                     assert!(self.unreleased_answers <= self.config.window_answers);
                     self.got_answers.push(read(&frame));

@@ -174,8 +174,8 @@ fn answers_to_nobody_are_ignored_in_a_running_world() {
     let mut world = World::with(2, Options::default());
     let key = world.key_on(1, 0);
     assert_eq!(world.call(0, async move { post(key).call(Add { by: 1 }).await }), Ok(1));
-    for kind in [FrameKind::Reply, FrameKind::Error, FrameKind::Moved, FrameKind::Cancel, FrameKind::Control]
-    {
+    let kinds = [FrameKind::Reply, FrameKind::Error, FrameKind::Moved, FrameKind::Cancel];
+    for kind in kinds.into_iter().chain([FrameKind::Control, FrameKind::Probe]) {
         for slot in [0, 1, u32::MAX] {
             let mut header = FrameHeader::new(kind);
             header.slot.set(slot);
@@ -196,7 +196,7 @@ proptest! {
     #[test]
     fn no_bytes_break_a_core(
         mut bytes in prop::collection::vec(any::<u8>(), HEADER_LEN..400),
-        kind in 1u8..=16,
+        kind in 1u8..=FrameKind::ALL.len() as u8,
         honest in any::<bool>(),
     ) {
         bytes.resize(bytes.len().next_multiple_of(16), 0);

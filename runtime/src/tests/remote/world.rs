@@ -55,6 +55,7 @@ impl Methods for Post {
         table.method::<Chain>();
         table.method::<Blow>();
         table.method::<Fan>();
+        table.method::<Linger>();
     }
 }
 
@@ -106,6 +107,12 @@ method!(Blow { len: u64 } -> Vec<u8>, &'a Post, |this, object| {
 // Exclusive: calls the next object of the path.
 method!(Chain { path: Vec<u64> } -> u64, &'a mut Post, |this, object| {
     let _ = object;
+    chain(this.path).await
+});
+// Exclusive: waits a while and then calls the next object of the path.
+method!(Linger { ms: u64, path: Vec<u64> } -> u64, &'a mut Post, |this, object| {
+    let _ = object;
+    crate::context::sleep(std::time::Duration::from_millis(this.ms)).await;
     chain(this.path).await
 });
 // Shared: calls many objects at once and adds up what they say.
@@ -178,6 +185,8 @@ pub(crate) struct Process {
     actions: Vec<Action>,
     routes: Arc<Routes>,
     pub(crate) links: Vec<LinkId>,
+    /// Kinds of frames that are to be lost on their way in, one for each entry.
+    pub(crate) losses: Vec<FrameKind>,
     /// Frames of each kind that came in.
     pub(crate) came: Vec<FrameKind>,
     /// Handle, and whether there is a key, of each request and one-way that came in.
@@ -232,6 +241,7 @@ impl World {
             actions: Vec::new(),
             routes,
             links: Vec::new(),
+            losses: Vec::new(),
             came: Vec::new(),
             named: Vec::new(),
         });
@@ -423,6 +433,10 @@ impl Process {
                 TransportEvent::LinkDown { link, .. } => self.links.retain(|other| other != link),
                 TransportEvent::Receive { frame, .. } => {
                     let header = FrameHeader::parse(frame).expect("a transport gives whole frames");
+                    if let Some(at) = self.losses.iter().position(|kind| *kind == header.kind()) {
+                        self.losses.swap_remove(at);
+                        continue;
+                    }
                     self.came.push(header.kind());
                     if matches!(header.kind(), FrameKind::Request | FrameKind::OneWay) {
                         let extension = Extension::parse(FrameHeader::ext_bytes(frame).unwrap_or_default());

@@ -5,12 +5,18 @@ use std::path::Path;
 use fastrand::Rng;
 
 use super::*;
+use crate::id::CallId;
 use crate::key::{KeyKind, KeyView};
 use crate::wire::extension::{Hold, PathEntry, TargetKey, ViewStamp};
 
 #[test]
 fn fuzz_extension_corpus() {
     run_corpus("extension", fuzz_extension);
+}
+
+#[test]
+fn fuzz_probe_corpus() {
+    run_corpus("probe", fuzz_probe);
 }
 
 #[test]
@@ -26,6 +32,11 @@ fn fuzz_session_corpus() {
 #[test]
 fn fuzz_extension_generated() {
     run_seeds(20_000, extension_block, fuzz_extension);
+}
+
+#[test]
+fn fuzz_probe_generated() {
+    run_seeds(20_000, probe_word, fuzz_probe);
 }
 
 #[test]
@@ -46,6 +57,9 @@ fn the_generators_reach_deep() {
         Extension::parse(&block).is_ok_and(|extension| extension != Extension::default())
     });
     assert!(parsed.count() > 200);
+    let probes =
+        (0..1_000).filter(|seed| ProbeWord::parse(&probe_word(&mut Rng::with_seed(*seed))).is_ok()).count();
+    assert!((200..900).contains(&probes), "{probes}");
     let mut steps_up = 0;
     for seed in 0..500 {
         let input = session_program(&mut Rng::with_seed(seed));
@@ -111,6 +125,28 @@ fn extension_block(random: &mut Rng) -> Vec<u8> {
         _ => {}
     }
     block
+}
+
+/// A valid probe, then often a flipped bit, a cut end or noise.
+fn probe_word(random: &mut Rng) -> Vec<u8> {
+    let way: String = (0..random.usize(..60)).map(|_| random.char('a'..='ä')).collect();
+    let word = ProbeWord {
+        initiator: CallId(random.u128(..)),
+        round: random.u64(..),
+        hops: random.u8(..34),
+        way: &way,
+    };
+    let mut bytes = word.to_bytes();
+    match random.u8(..6) {
+        0 => bytes.truncate(random.usize(..=bytes.len())),
+        1 => bytes.extend((0..random.usize(..1_100)).map(|_| random.u8(..))),
+        2 => {
+            let at = random.usize(..bytes.len());
+            bytes[at] ^= 1 << random.u8(..8);
+        }
+        _ => {}
+    }
+    bytes
 }
 
 /// Mostly the genuine end, sometimes somebody else.
