@@ -77,7 +77,8 @@ async fn broken(node: &Node) {
 /// # Errors
 /// Whatever keeps the node from starting, in words for the user.
 pub fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std::error::Error>> {
-    let mut builder = Node::builder().bind::<B>().wait(settings.wait);
+    let mut builder =
+        Node::builder().bind::<B>().wait(settings.wait).transport_threads(settings.transport_threads);
     if let Some(cores) = settings.cores {
         builder = builder.cores(cores);
     }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use epicserver_runtime::Wait;
+use epicserver_runtime::{TransportThreads, Wait};
 
 /// What a process was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Settings {
     pub cores: Option<u16>,
     /// How a core waits when it has nothing to do.
     pub wait: Wait,
+    /// Which thread drives the transport.
+    pub transport_threads: TransportThreads,
     /// Where this process listens for its peers; needed when there are any.
     pub listen: Option<String>,
     /// The addresses of all other processes of the cluster.
@@ -40,6 +42,7 @@ impl Default for Settings {
         Self {
             cores: None,
             wait: Wait::Auto,
+            transport_threads: TransportThreads::Auto,
             listen: None,
             peers: Vec::new(),
             secret_file: None,
@@ -72,6 +75,9 @@ pub struct Flags {
     /// How a core waits for work: auto, spin or park [default: auto]
     #[arg(long, value_name = "HOW")]
     pub wait: Option<String>,
+    /// Who drives the transport: inline (the first core), dedicated (a thread of its own) or auto [default: auto]
+    #[arg(long, value_name = "WHO")]
+    pub threads: Option<String>,
     /// Where to listen for peers, such as 127.0.0.1:7700
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -114,7 +120,8 @@ impl Settings {
             settings.apply(&key, &value, &format!("environment {name}"), &mut problems);
         }
         for (key, value) in flags.given() {
-            settings.apply(key, value, &format!("flag --{}", key.replace('_', "-")), &mut problems);
+            let flag = if key == THREADS { "threads".to_owned() } else { key.replace('_', "-") };
+            settings.apply(key, value, &format!("flag --{flag}"), &mut problems);
         }
         settings.check(&mut problems);
         if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
@@ -131,11 +138,22 @@ impl Settings {
             Ok(table) => table,
             Err(error) => return problems.push(format!("{}: {}", path.display(), error.message())),
         };
+        self.apply_table("", table, path, problems);
+    }
+
+    /// Tables within tables spell their keys with a dot: `threads.transport`.
+    fn apply_table(&mut self, above: &str, table: toml::Table, path: &Path, problems: &mut Vec<String>) {
         for (key, value) in table {
+            let key = format!("{above}{key}");
             let source = format!("{}: {key}", path.display());
-            match plain(&value) {
-                Some(value) => self.apply(&key, &value, &source, problems),
-                None => problems.push(format!("{source}: give a text, a number or a list of texts")),
+            match (value, above) {
+                (toml::Value::Table(table), "") => {
+                    self.apply_table(&format!("{key}."), table, path, problems)
+                }
+                (value, _) => match plain(&value) {
+                    Some(value) => self.apply(&key, &value, &source, problems),
+                    None => problems.push(format!("{source}: give a text, a number or a list of texts")),
+                },
             }
         }
     }
@@ -154,6 +172,7 @@ impl Settings {
                     Some(cores.ok_or_else(|| format!("{value:?} is no number of cores: use 1 to 256"))?);
             }
             "wait" => self.wait = value.parse()?,
+            THREADS | "threads_transport" => self.transport_threads = value.parse()?,
             "listen" => self.listen = Some(address(value)?),
             "peers" => {
                 self.peers =
@@ -210,6 +229,7 @@ impl Flags {
         [
             ("cores", &self.cores),
             ("wait", &self.wait),
+            (THREADS, &self.threads),
             ("listen", &self.listen),
             ("peers", &self.peers),
             ("secret_file", &self.secret_file),
@@ -254,7 +274,8 @@ fn parse_secret(text: &str) -> Option<[u8; 32]> {
 
 const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
-const KEYS: &str = "cores, wait, listen, peers, secret_file, role, log";
+const THREADS: &str = "threads.transport";
+const KEYS: &str = "cores, wait, threads.transport, listen, peers, secret_file, role, log";
 
 #[cfg(test)]
 mod tests {
@@ -270,21 +291,29 @@ mod tests {
     #[test]
     fn flags_win_over_the_environment() {
         let flags = Flags { cores: Some("3".into()), ..Flags::default() };
-        let settings = load(&flags, &[("EPICSERVER_CORES", "2"), ("EPICSERVER_WAIT", "spin"), ("PATH", "x")]);
-        let settings = settings.expect("all is right");
+        let environment = [
+            ("EPICSERVER_CORES", "2"),
+            ("EPICSERVER_WAIT", "spin"),
+            ("EPICSERVER_THREADS_TRANSPORT", "inline"),
+            ("PATH", "x"),
+        ];
+        let settings = load(&flags, &environment).expect("all is right");
         assert_eq!((settings.cores, settings.wait), (Some(3), Wait::Spin));
+        assert_eq!(settings.transport_threads, TransportThreads::Inline);
     }
 
     #[test]
     fn all_problems_are_told_at_once_with_what_is_allowed() {
-        let flags = Flags { wait: Some("sleep".into()), peers: Some("here".into()), ..Flags::default() };
+        let (wait, peers, threads) = (Some("sleep".into()), Some("here".into()), Some("many".into()));
+        let flags = Flags { wait, peers, threads, ..Flags::default() };
         let error = load(&flags, &[("EPICSERVER_COLOUR", "red"), ("EPICSERVER_CORES", "0")])
-            .expect_err("four problems");
+            .expect_err("five problems");
         let text = error.to_string();
         for part in [
             "EPICSERVER_COLOUR: there is no such setting; there are cores,",
             "1 to 256",
             "\"spin\"",
+            "flag --threads: threads.transport = \"many\" is not known",
             "no address",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
@@ -306,6 +335,11 @@ mod tests {
         let flags = Flags { config: Some(path.clone()), ..Flags::default() };
         std::fs::write(&path, "cores = 2\nwait = \"park\"\n").expect("written");
         assert_eq!(load(&flags, &[]).expect("right").cores, Some(2));
+        for text in ["[threads]\ntransport = \"dedicated\"\n", "threads.transport = \"dedicated\"\n"] {
+            std::fs::write(&path, text).expect("written");
+            let threads = load(&flags, &[]).expect("right").transport_threads;
+            assert_eq!(threads, TransportThreads::Dedicated);
+        }
         std::fs::write(&path, "cores = 2.5\ncolor = \"red\"\n").expect("written");
         let text = load(&flags, &[]).expect_err("two mistakes").to_string();
         assert!(

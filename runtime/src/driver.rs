@@ -5,6 +5,7 @@
 //!        |    ^                                      actions out, events in
 //!        v    |
 //!   storage thread (store)   link thread (transport)   edge runtime (tokio)
+//!                            or core 0 drives it
 //! ```
 //! Not here: any decision about objects, calls or batches; those are the core's and the session's. Start at
 //! [`core_thread`](core_thread::CoreThread).
@@ -12,6 +13,7 @@
 pub(crate) mod clock;
 pub(crate) mod core_thread;
 pub(crate) mod edge;
+mod engine;
 pub(crate) mod links;
 pub(crate) mod storage_thread;
 
@@ -37,6 +39,44 @@ impl std::str::FromStr for Wait {
             "park" => Ok(Self::Park),
             "auto" => Ok(Self::Auto),
             other => Err(format!("wait = {other:?} is not known: use \"spin\", \"park\" or \"auto\"")),
+        }
+    }
+}
+
+/// Which thread drives the transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportThreads {
+    /// One of its own.
+    Dedicated,
+    /// That of the node's first core, between its turns: no hand-over between threads, and no thread that takes a processor
+    /// from a core.
+    Inline,
+    /// Inline where a thread of its own would make more threads than there are processors, else dedicated.
+    Auto,
+}
+
+impl TransportThreads {
+    /// Whether a core drives the transport of a node of so many cores.
+    pub(crate) fn is_inline(self, cores: usize, processors: usize) -> bool {
+        match self {
+            Self::Dedicated => false,
+            Self::Inline => true,
+            Self::Auto => cores + 1 > processors,
+        }
+    }
+}
+
+impl std::str::FromStr for TransportThreads {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "dedicated" => Ok(Self::Dedicated),
+            "inline" => Ok(Self::Inline),
+            "auto" => Ok(Self::Auto),
+            other => Err(format!(
+                "threads.transport = {other:?} is not known: use \"inline\", \"dedicated\" or \"auto\""
+            )),
         }
     }
 }

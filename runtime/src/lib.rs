@@ -67,7 +67,7 @@ pub mod wire;
 
 pub use call::{BUDGET_DEFAULT, Call, DEPTH_MAX};
 pub use core::operations as context;
-pub use driver::{LinksConfig, Wait};
+pub use driver::{LinksConfig, TransportThreads, Wait};
 pub use entity::{Entity, Ref};
 pub use error::{CallError, Executed, Loss, MethodError, NESTING_MAX, Rejection};
 pub use field::Field;

@@ -15,7 +15,7 @@ use crate::driver::core_thread::{CoreGauge, CoreOrders, CoreThread, Neighbour};
 use crate::driver::edge::Edge;
 use crate::driver::links::LinksConfig;
 use crate::driver::storage_thread::{ANSWERS_MAX, CorePort, StorageDesk, StorageThread};
-use crate::driver::{Wait, links};
+use crate::driver::{TransportThreads, Wait, links};
 use crate::entity::{BoundEntity, Entities, NodeTag};
 use crate::pool::Pool;
 use crate::registry::{self, NodeEntrance};
@@ -33,7 +33,7 @@ pub struct Node {
     shared: Arc<NodeShared>,
     orders: Vec<Arc<CoreOrders>>,
     unparkers: Vec<Unparker>,
-    cores: Vec<JoinHandle<()>>,
+    cores: Vec<JoinHandle<Option<Box<links::InlineLinks>>>>,
     storage: Arc<StorageDesk>,
     storage_thread: Option<JoinHandle<()>>,
     links: Option<links::LinkThreadHandle>,
@@ -48,6 +48,7 @@ pub struct NodeBuilder {
     entities: Vec<BoundEntity>,
     cores: Option<u16>,
     wait: Wait,
+    transport_threads: TransportThreads,
     pin: bool,
     core: CoreConfig,
     store: Option<StoreBox>,
@@ -143,6 +144,7 @@ impl Node {
             entities: Vec::new(),
             cores: None,
             wait: Wait::Auto,
+            transport_threads: TransportThreads::Auto,
             pin: true,
             core: CoreConfig::default(),
             store: None,
@@ -198,10 +200,16 @@ impl Node {
             orders.stop.store(true, Ordering::Release);
             unparker.unpark();
         }
+        let mut inline = None;
         for core in self.cores.drain(..) {
-            if core.join().is_err() {
-                tracing::error!("a core thread panicked");
+            match core.join() {
+                Ok(links) => inline = inline.or(links),
+                Err(_) => tracing::error!("a core thread panicked"),
             }
+        }
+        // With all cores ended, nothing more comes for the links.
+        if let Some(links) = inline {
+            links.finish();
         }
         self.links.take();
         self.storage.stop();
@@ -238,6 +246,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn wait(mut self, wait: Wait) -> Self {
         self.wait = wait;
+        self
+    }
+
+    /// Which thread drives the transport of its links; [`TransportThreads::Auto`] unless said otherwise.
+    #[must_use]
+    pub fn transport_threads(mut self, threads: TransportThreads) -> Self {
+        self.transport_threads = threads;
         self
     }
 
@@ -316,7 +331,11 @@ impl Parts {
         let cores = self.configs.len();
         let edge = Edge::new()?;
         let spin_ns = spin_ns(self.builder.wait, cores, processors.len());
+        let is_inline = self.builder.transport_threads.is_inline(cores, processors.len());
         let mut parkers: Vec<Parker> = (0..cores).map(|_| Parker::new()).collect();
+        if let Some(links) = self.links.as_ref().filter(|_| is_inline) {
+            parkers[0] = links.parker();
+        }
         let unparkers: Vec<Unparker> = parkers.iter().map(Parker::unparker).collect();
         let storage_parker = Parker::new();
         let (storage_clock, core_clocks) = batch_clock(cores, storage_parker.unparker());
@@ -346,13 +365,16 @@ impl Parts {
         };
         let storage_join = spawn("epic-storage".to_owned(), move || storage_thread.run())?;
 
-        let (link_thread, mut core_links) = match self.links.take() {
+        let links = match self.links.take() {
+            Some(links) if is_inline => Some(links.start_inline(&unparkers, self.clock)),
             Some(links) => {
-                let (handle, core_links) = links.start(&unparkers, self.clock, self.builder.wait, spin_ns)?;
-                (Some(handle), core_links.into_iter().map(Some).collect())
+                let spin_ns = if self.builder.wait == Wait::Spin { u64::MAX } else { spin_ns };
+                Some(links.start_dedicated(&unparkers, self.clock, spin_ns)?)
             }
-            None => (None, (0..cores).map(|_| None).collect::<Vec<_>>()),
+            None => None,
         };
+        let (link_thread, core_links) = links.map_or((None, Vec::new()), |links| (links.thread, links.cores));
+        let mut core_links = core_links.into_iter();
 
         let mut node = Node {
             shared,
@@ -388,7 +410,7 @@ impl Parts {
                 batches,
                 storage: storage.clone(),
                 answers: answers[index].clone(),
-                links: core_links[index].take(),
+                links: core_links.next(),
                 edge: node._edge.handle(),
                 gauge: gauges[index].clone(),
                 orders: orders[index].clone(),
@@ -450,7 +472,7 @@ struct CoreSeed {
 type Started = crossbeam_channel::Sender<(usize, Arc<registry::Desk>)>;
 
 impl CoreSeed {
-    fn run(self, index: usize, started: Started) {
+    fn run(self, index: usize, started: Started) -> Option<Box<links::InlineLinks>> {
         if let Some(processor) = self.processor
             && let Err(error) = pin::pin_current_thread(processor)
         {
@@ -462,7 +484,7 @@ impl CoreSeed {
             unparker.unpark_if_parked();
         }));
         if started.send((index, core.desk().clone())).is_err() {
-            return;
+            return None;
         }
         // Whoever waits for the start counts the senders that are left.
         drop(started);
@@ -482,7 +504,7 @@ impl CoreSeed {
             orders: self.orders,
             buffers: crate::driver::core_thread::Buffers::default(),
         };
-        thread.run();
+        thread.run()
     }
 }
 
@@ -522,7 +544,10 @@ fn spin_ns(wait: Wait, cores: usize, processors: usize) -> u64 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the driver starts the node's threads")]
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(name).spawn(run)
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::Wait;
 use super::clock::Clock;
 use super::edge::EdgeHandle;
+use super::links::{CoreLinks, InlineLinks};
 use super::storage_thread::{FromStorage, StorageDesk, ToStorage};
 use crate::core::{Action, Core, CoreMessage, Counters, Event, Wanted};
 use crate::saving::SaveNews;
@@ -66,7 +67,7 @@ pub(crate) struct CoreThread {
     pub(crate) batches: CoreClock,
     pub(crate) storage: Arc<StorageDesk>,
     pub(crate) answers: Arc<Inbox<FromStorage>>,
-    pub(crate) links: Option<super::links::CoreLinks>,
+    pub(crate) links: Option<CoreLinks>,
     pub(crate) edge: EdgeHandle,
     pub(crate) gauge: Arc<CoreGauge>,
     pub(crate) orders: Arc<CoreOrders>,
@@ -90,8 +91,9 @@ pub(crate) struct Buffers {
 }
 
 impl CoreThread {
-    /// Runs until the node stops. Returns with the core dropped, and so with everything ended that ran on it.
-    pub(crate) fn run(mut self) {
+    /// Runs until the node stops. Returns with the core dropped, and so with everything ended that ran on it; the links are
+    /// given back if this core drove them, as others may have left frames for them.
+    pub(crate) fn run(mut self) -> Option<Box<InlineLinks>> {
         self.batches.wake();
         self.publish();
         let mut now = self.clock.now();
@@ -117,12 +119,16 @@ impl CoreThread {
                 busy_at = now;
             }
         }
-        self.finish();
+        self.finish()
     }
 
     /// Spins until something comes, and not for long: timers and orders are looked at in passes. The clock is not read
     /// here, so that what comes is handled at once, at a time that is about a microsecond old.
     fn look_out(&mut self) {
+        if self.links.as_ref().is_some_and(CoreLinks::is_inline) {
+            // To look at the sockets is a pass.
+            return;
+        }
         for _ in 0..LOOKS_MAX {
             if self.sees_input() {
                 return;
@@ -137,7 +143,7 @@ impl CoreThread {
         let ring =
             |neighbour: &mut Neighbour| !neighbour.incoming.is_empty() || !neighbour.waiting.is_empty();
         self.neighbours.iter_mut().any(ring)
-            || self.links.as_mut().is_some_and(super::links::CoreLinks::has_input)
+            || self.links.as_mut().is_some_and(CoreLinks::has_input)
             || !self.core.desk().is_empty()
             || !self.answers.is_empty()
             || !self.buffers.storage.is_empty()
@@ -170,7 +176,7 @@ impl CoreThread {
         if worked {
             self.note_work();
         }
-        self.perform();
+        self.perform(now);
         worked
     }
 
@@ -210,7 +216,7 @@ impl CoreThread {
 
     fn deliver_links(&mut self, now: u64) -> bool {
         let Some(links) = &mut self.links else { return false };
-        let mut worked = false;
+        let mut worked = links.drive(now);
         for _ in 0..MESSAGES_PER_PASS {
             let Some(event) = links.next_event() else { break };
             self.core.step_apart(now, event, &mut self.buffers.wanted);
@@ -235,7 +241,7 @@ impl CoreThread {
     }
 
     /// Does what the core wants, and wakes whom it concerns, once each.
-    fn perform(&mut self) {
+    fn perform(&mut self, now: u64) {
         let mut wanted = std::mem::take(&mut self.buffers.wanted);
         for (core, message) in wanted.messages.drain(..) {
             self.send(core, message);
@@ -260,7 +266,7 @@ impl CoreThread {
                 Action::Edge(future) => self.edge.spawn(future),
                 Action::Frame(frame) => {
                     if let Some(links) = &mut self.links {
-                        links.send(frame);
+                        links.send(now, frame);
                     }
                 }
             }
@@ -274,7 +280,7 @@ impl CoreThread {
         }
         self.flush_neighbours();
         if let Some(links) = &mut self.links {
-            links.flush();
+            links.flush(now);
         }
         if self.buffers.unpublished >= PASSES_PER_PUBLISHING {
             self.publish();
@@ -330,7 +336,7 @@ impl CoreThread {
     fn sleep(&mut self, now: u64) {
         self.publish();
         self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
-        self.perform();
+        self.perform(now);
         if !self.buffers.storage.is_empty() {
             // The storage thread has no room; it is awake, so look again at once.
             return;
@@ -340,8 +346,14 @@ impl CoreThread {
         if self.has_input() {
             self.parker.cancel();
         } else {
-            let timeout = self.core.next_timer().map(|at| at.saturating_sub(now)).unwrap_or(SLEEP_NS);
-            self.parker.park(Some(timeout.min(SLEEP_NS)));
+            let timeout = self.core.next_timer().map_or(SLEEP_NS, |at| at.saturating_sub(now).min(SLEEP_NS));
+            match self.links.as_mut().filter(|links| links.is_inline()) {
+                Some(links) => {
+                    links.sleep(now, timeout);
+                    self.parker.cancel();
+                }
+                None => drop(self.parker.park(Some(timeout))),
+            }
         }
         self.batches.wake();
     }
@@ -357,11 +369,11 @@ impl CoreThread {
             !neighbour.incoming.is_empty() || room
         };
         seen || self.neighbours.iter_mut().any(ring)
-            || self.links.as_mut().is_some_and(super::links::CoreLinks::has_input)
             || !self.answers.is_empty()
             || !self.core.desk().is_empty()
             || self.orders.stop.load(Ordering::Acquire)
             || self.orders.drain.load(Ordering::Acquire) != self.buffers.draining
+            || self.links.as_mut().is_some_and(|links| !links.may_sleep())
     }
 
     /// The gauge is brought up to date when nothing more waits, and now and then; that the core is busy shows at once.
@@ -388,11 +400,15 @@ impl CoreThread {
     }
 
     /// The last images go to the storage thread, which commits them before it ends.
-    fn finish(mut self) {
+    fn finish(mut self) -> Option<Box<InlineLinks>> {
         let now = self.clock.now();
         self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
-        self.perform();
+        self.perform(now);
         self.batches.idle();
+        match self.links.take() {
+            Some(CoreLinks::Inline(links)) => Some(links),
+            _ => None,
+        }
     }
 }
 

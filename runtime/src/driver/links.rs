@@ -1,26 +1,25 @@
-//! The link thread: the transport, the fabric on it, and the rings to and from the cores.
+//! The links of a node: how they are set up, who drives their engine, and the cores' ways to it.
 //!
 //! ```text
-//!   pass: frames of cores -> fabric -> [transmit, one flush] -> poll -> fabric -> frames and news for cores -> wake them
-//!         nothing to do: spin a while, arm, sleep in the transport until something arrives, a timer is due, a core wakes it
+//!   dedicated: core <==rings==> link thread (engine)         the thread: pass, spin a while, sleep in the transport
+//!   inline:    core 0 (engine) <==rings==> other cores       core 0 drives it between its turns, and sleeps in the transport
 //! ```
-//! Many frames of many cores leave in one flush: what came together goes together, and nothing waits for more. What does
-//! not fit into a core's ring stays in the fabric, in order, and the room of its peer is not given back meanwhile.
+//! Either way the sleep is the transport's, which other threads end by its waker, and it is entered only when ring, fabric and
+//! transport have nothing: a frame of which a part has come is nothing.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use epicserver_storage::NodeId;
-use epicserver_transport::{Addr, Event as TransportEvent, Transport};
+use epicserver_transport::{Addr, Transport};
 
-use super::Wait;
 use super::clock::Clock;
+use super::engine::{Engine, LinkPort};
 use crate::core::{CoreConfig, Event};
-use crate::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
+use crate::fabric::{Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::node::StartError;
 use crate::remote::PeerFrame;
 use crate::routes::Routes;
@@ -61,14 +60,35 @@ pub(crate) struct PreparedLinks {
     secret: [u8; 32],
 }
 
-/// A core's ends of the rings to and from the link thread.
-pub(crate) struct CoreLinks {
+/// A core's way to the links.
+pub(crate) enum CoreLinks {
+    /// Another thread drives them.
+    Rings(RingLinks),
+    /// This core drives them.
+    Inline(Box<InlineLinks>),
+}
+
+/// A core's ends of the rings to and from whoever drives the links.
+pub(crate) struct RingLinks {
     outgoing: ring::Producer<PeerFrame>,
     incoming: ring::Consumer<LinkInput>,
     unparker: Unparker,
     /// Frames that found the ring full, in order: as many as the core's windows and the calls it runs allow.
     waiting: VecDeque<PeerFrame>,
     told: bool,
+}
+
+/// The links, driven by core 0 of the node between its turns.
+pub(crate) struct InlineLinks {
+    engine: Engine,
+    clock: Clock,
+}
+
+/// The links of a node that has started.
+pub(crate) struct StartedLinks {
+    /// There in the dedicated form.
+    pub(crate) thread: Option<LinkThreadHandle>,
+    pub(crate) cores: Vec<CoreLinks>,
 }
 
 /// Stops and joins the link thread when dropped.
@@ -79,23 +99,12 @@ pub(crate) struct LinkThreadHandle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The link thread's ends of the rings to and from one core.
-struct LinkPort {
-    outgoing: ring::Consumer<PeerFrame>,
-    incoming: ring::Producer<LinkInput>,
-    unparker: Unparker,
-}
-
 struct LinkThread {
-    transport: Box<dyn Transport>,
-    fabric: Fabric,
-    ports: Vec<LinkPort>,
+    engine: Engine,
     clock: Clock,
     parker: Parker,
     spin_ns: u64,
     stop: Arc<AtomicBool>,
-    events: Vec<TransportEvent>,
-    links: usize,
 }
 
 impl LinksConfig {
@@ -136,56 +145,62 @@ impl PreparedLinks {
         };
     }
 
-    pub(crate) fn start(
+    /// A parker for the thread that is to drive the links.
+    pub(crate) fn parker(&self) -> Parker {
+        let wake = self.transport.waker();
+        Parker::with_waker(move || wake.wake())
+    }
+
+    /// Links for core 0 to drive, whose parker is [`parker`](Self::parker)'s.
+    pub(crate) fn start_inline(self, cores: &[Unparker], clock: Clock) -> StartedLinks {
+        let driver = &cores[0];
+        let others = (1..).zip(&cores[1..]).map(|(core, unparker)| rings(core, unparker, driver));
+        let (ports, links): (Vec<_>, Vec<_>) = others.unzip();
+        let inline = CoreLinks::Inline(Box::new(InlineLinks { engine: self.engine(clock, ports), clock }));
+        let cores = std::iter::once(inline).chain(links.into_iter().map(CoreLinks::Rings)).collect();
+        StartedLinks { thread: None, cores }
+    }
+
+    /// Links with a thread of their own.
+    pub(crate) fn start_dedicated(
         self,
         cores: &[Unparker],
         clock: Clock,
-        wait: Wait,
         spin_ns: u64,
-    ) -> Result<(LinkThreadHandle, Vec<CoreLinks>), StartError> {
-        let wake = self.transport.waker();
-        let parker = Parker::with_waker(move || wake.wake());
+    ) -> Result<StartedLinks, StartError> {
+        let parker = self.parker();
         let unparker = parker.unparker();
         let stop = Arc::new(AtomicBool::new(false));
-        let mut config = FabricConfig::new(
-            self.me,
-            self.cores,
-            &self.members,
-            self.cluster,
-            &self.secret,
-            self.transport.caps(),
-        );
+        let rings = (0..).zip(cores).map(|(core, its)| rings(core, its, &unparker));
+        let (ports, links): (Vec<_>, Vec<_>) = rings.unzip();
+        let engine = self.engine(clock, ports);
+        let thread = spawn(LinkThread { engine, clock, parker, spin_ns, stop: stop.clone() })?;
+        let thread = Some(LinkThreadHandle { stop, unparker, thread: Some(thread) });
+        Ok(StartedLinks { thread, cores: links.into_iter().map(CoreLinks::Rings).collect() })
+    }
+
+    fn engine(self, clock: Clock, ports: Vec<LinkPort>) -> Engine {
+        let caps = self.transport.caps();
+        let mut config =
+            FabricConfig::new(self.me, self.cores, &self.members, self.cluster, &self.secret, caps);
         config.seed = unpredictable();
         let fabric = Fabric::new(clock.now(), config, Some(self.transport.pool()));
-        let (ports, core_links) = cores.iter().map(|core| rings(core, &unparker)).unzip();
-        let thread = LinkThread {
-            transport: self.transport,
-            fabric,
-            ports,
-            clock,
-            parker,
-            spin_ns: if wait == Wait::Spin { u64::MAX } else { spin_ns },
-            stop: stop.clone(),
-            events: Vec::new(),
-            links: 0,
-        };
-        let thread = spawn(thread)?;
-        Ok((LinkThreadHandle { stop, unparker, thread: Some(thread) }, core_links))
+        Engine::new(self.transport, fabric, ports)
     }
 }
 
-fn rings(core: &Unparker, link_thread: &Unparker) -> (LinkPort, CoreLinks) {
+fn rings(core: u16, its: &Unparker, driver: &Unparker) -> (LinkPort, RingLinks) {
     let (to_link, from_core) = ring::ring(RING_LEN);
     let (to_core, from_link) = ring::ring(RING_LEN);
-    let port = LinkPort { outgoing: from_core, incoming: to_core, unparker: core.clone() };
-    let core_links = CoreLinks {
+    let port = LinkPort { core, outgoing: from_core, incoming: to_core, unparker: its.clone() };
+    let links = RingLinks {
         outgoing: to_link,
         incoming: from_link,
-        unparker: link_thread.clone(),
+        unparker: driver.clone(),
         waiting: VecDeque::new(),
         told: false,
     };
-    (port, core_links)
+    (port, links)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the driver starts the node's threads")]
@@ -199,17 +214,87 @@ fn unpredictable() -> u64 {
 }
 
 impl CoreLinks {
+    /// Lets the links make progress, if this core is the one that drives them. `false` if there was nothing.
+    #[inline]
+    pub(crate) fn drive(&mut self, now: u64) -> bool {
+        match self {
+            Self::Rings(_) => false,
+            // What is there already comes first.
+            Self::Inline(links) if links.engine.has_output(DRIVER) => true,
+            Self::Inline(links) => links.engine.gather(now) | links.engine.receive(now),
+        }
+    }
+
     /// The next frame or piece of news for this core.
     #[inline]
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        Some(match self.incoming.try_pop()? {
+        let input = match self {
+            Self::Rings(links) => links.incoming.try_pop()?,
+            Self::Inline(links) => links.engine.poll_output(DRIVER)?,
+        };
+        Some(match input {
             LinkInput::Frame(frame) => Event::Frame(frame),
             LinkInput::News(news) => Event::Link(*news),
         })
     }
 
-    /// Leaves a frame for the link thread; in order, also when its ring is full for a while.
-    pub(crate) fn send(&mut self, frame: PeerFrame) {
+    /// Sends a frame, or leaves it for the one who does.
+    pub(crate) fn send(&mut self, now: u64, frame: PeerFrame) {
+        match self {
+            Self::Rings(links) => links.send(frame),
+            Self::Inline(links) => links.engine.handle_frame(now, DRIVER, frame),
+        }
+    }
+
+    /// Brings what was sent on its way, once for each pass.
+    pub(crate) fn flush(&mut self, now: u64) {
+        match self {
+            Self::Rings(links) => links.flush(),
+            Self::Inline(links) => drop(links.engine.transmit(now)),
+        }
+    }
+
+    /// Whether something waits, as far as a look without a system call tells.
+    #[inline]
+    pub(crate) fn has_input(&mut self) -> bool {
+        match self {
+            Self::Rings(links) => links.has_input(),
+            Self::Inline(links) => links.engine.has_output(DRIVER),
+        }
+    }
+
+    /// Whether this core may sleep; to be asked last, after `Parker::prepare`.
+    pub(crate) fn may_sleep(&mut self) -> bool {
+        match self {
+            Self::Rings(links) => !links.has_input(),
+            Self::Inline(links) => !links.engine.has_output(DRIVER) && links.engine.may_sleep(),
+        }
+    }
+
+    /// Whether this core drives the links: then it looks for input by [`drive`](Self::drive) and sleeps in
+    /// [`sleep`](Self::sleep).
+    pub(crate) fn is_inline(&self) -> bool {
+        matches!(self, Self::Inline(_))
+    }
+
+    /// Sleeps in the transport, if this core drives it. Only after [`may_sleep`](Self::may_sleep) said so.
+    pub(crate) fn sleep(&mut self, now: u64, timeout_ns: u64) {
+        if let Self::Inline(links) = self {
+            links.engine.sleep(now, timeout_ns);
+        }
+    }
+}
+
+impl InlineLinks {
+    /// All cores have ended: what they left is sent, then the links are closed with a last word.
+    pub(crate) fn finish(mut self) {
+        self.engine.finish(|| self.clock.now());
+    }
+}
+
+impl RingLinks {
+    /// Leaves a frame for whoever drives the links; in order, also when its ring is full for a while.
+    fn send(&mut self, frame: PeerFrame) {
         self.told = true;
         let refused = if self.waiting.is_empty() { self.outgoing.try_push(frame) } else { Err(frame) };
         if let Err(frame) = refused
@@ -219,8 +304,8 @@ impl CoreLinks {
         }
     }
 
-    /// Wakes the link thread if something was sent or it waits for room, once for each pass.
-    pub(crate) fn flush(&mut self) {
+    /// Wakes the one who drives the links if something was sent or it waits for room, once for each pass.
+    fn flush(&mut self) {
         while let Some(frame) = self.waiting.pop_front() {
             if let Err(frame) = self.outgoing.try_push(frame) {
                 self.waiting.push_front(frame);
@@ -234,7 +319,7 @@ impl CoreLinks {
     }
 
     /// Whether something waits; for the moment before the core sleeps.
-    pub(crate) fn has_input(&mut self) -> bool {
+    fn has_input(&mut self) -> bool {
         if self.incoming.room_wanted() {
             self.unparker.unpark_if_parked();
         }
@@ -247,7 +332,7 @@ impl LinkThread {
         let mut idle_since = None;
         while !self.stop.load(Ordering::Acquire) {
             let now = self.clock.now();
-            if self.pass(now) {
+            if self.engine.pass(now) {
                 idle_since = None;
                 continue;
             }
@@ -259,121 +344,15 @@ impl LinkThread {
                 idle_since = None;
             }
         }
-        self.finish();
-    }
-
-    /// One round; `false` if there was nothing to do.
-    fn pass(&mut self, now: u64) -> bool {
-        let mut worked = self.take_frames(now);
-        if self.fabric.poll_timeout().is_some_and(|at| at <= now) {
-            self.fabric.handle_timeout(now);
-            worked = true;
-        }
-        worked |= self.transmit(now);
-        self.transport.poll(now, &mut self.events);
-        worked |= !self.events.is_empty();
-        for event in self.events.drain(..) {
-            match event {
-                TransportEvent::LinkUp { .. } => self.links += 1,
-                TransportEvent::LinkDown { .. } => self.links = self.links.saturating_sub(1),
-                _ => {}
-            }
-            self.fabric.handle_event(now, event);
-        }
-        self.fabric.report_taken();
-        worked | self.deliver()
-    }
-
-    fn take_frames(&mut self, now: u64) -> bool {
-        let mut worked = false;
-        for (core, port) in (0..).zip(&mut self.ports) {
-            for _ in 0..FRAMES_PER_PASS {
-                let Some(frame) = port.outgoing.try_pop() else { break };
-                self.fabric.handle_frame(now, core, frame);
-                worked = true;
-            }
-            if port.outgoing.room_wanted() {
-                port.unparker.unpark_if_parked();
-            }
-        }
-        worked
-    }
-
-    fn transmit(&mut self, now: u64) -> bool {
-        let mut worked = false;
-        let transport = &mut self.transport;
-        self.fabric.poll_transmit(now, |link, frames| {
-            let before = frames.len();
-            if let Err(error) = transport.send(link, frames) {
-                // The link's last event is on its way, and with it the end of what is left.
-                tracing::debug!(%error, "a link takes no frames");
-            }
-            worked |= frames.len() < before;
-        });
-        self.transport.flush();
-        while let Some(command) = self.fabric.poll_command() {
-            worked = true;
-            match command {
-                Command::Connect { peer, addr } => {
-                    let link = self.transport.connect(&addr, now);
-                    self.fabric.handle_connect(now, peer, link);
-                }
-                Command::Close(link) => self.transport.close(link),
-            }
-        }
-        worked
-    }
-
-    /// Brings each core what there is for it and room for, and wakes it once.
-    fn deliver(&mut self) -> bool {
-        let mut worked = false;
-        for (core, port) in (0..).zip(&mut self.ports) {
-            let mut told = false;
-            while self.fabric.has_output(core) && port.incoming.has_room() {
-                let Some(input) = self.fabric.poll_output(core) else { break };
-                if port.incoming.try_push(input).is_err() {
-                    tracing::error!(core, "a ring that had room was full");
-                }
-                told = true;
-            }
-            if told {
-                port.unparker.unpark_if_parked();
-                worked = true;
-            }
-        }
-        worked
+        self.engine.finish(|| self.clock.now());
     }
 
     fn sleep(&mut self, now: u64) {
         self.parker.prepare();
-        let fabric = &self.fabric;
-        let has_input = self.stop.load(Ordering::Acquire)
-            || (0..).zip(&mut self.ports).any(|(core, port)| {
-                !port.outgoing.is_empty()
-                    || port.outgoing.room_wanted()
-                    || fabric.has_output(core) && port.incoming.want_room()
-            });
-        if !has_input && self.transport.arm() {
-            let due = self.fabric.poll_timeout().into_iter().chain(self.transport.poll_timeout()).min();
-            let timeout = due.map_or(SLEEP_NS, |at| at.saturating_sub(now).min(SLEEP_NS));
-            self.transport.wait(Duration::from_nanos(timeout));
+        if !self.stop.load(Ordering::Acquire) && self.engine.may_sleep() {
+            self.engine.sleep(now, SLEEP_NS);
         }
         self.parker.cancel();
-    }
-
-    /// The cores have ended: what they left is sent, then the links are closed with a last word.
-    fn finish(mut self) {
-        let deadline = self.clock.now() + LINGER_NS;
-        while self.clock.now() < deadline && self.pass(self.clock.now()) {}
-        let now = self.clock.now();
-        self.fabric.close(now);
-        self.transmit(now);
-        while self.links > 0 && self.clock.now() < deadline {
-            self.pass(self.clock.now());
-            if self.links > 0 && self.transport.arm() {
-                self.transport.wait(Duration::from_millis(10));
-            }
-        }
     }
 }
 
@@ -389,11 +368,9 @@ impl Drop for LinkThreadHandle {
     }
 }
 
-/// Slots of a ring between a core and the link thread.
+/// The core that drives the links where no thread of their own does.
+const DRIVER: u16 = 0;
+/// Slots of a ring between a core and whoever drives the links.
 const RING_LEN: usize = 4096;
-/// Frames taken from one core in one pass.
-const FRAMES_PER_PASS: usize = 512;
 /// The longest sleep; a guard, not a rhythm.
 const SLEEP_NS: u64 = 1_000_000_000;
-/// How long a node that stops goes on to send.
-const LINGER_NS: u64 = 500_000_000;

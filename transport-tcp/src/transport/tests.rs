@@ -199,6 +199,26 @@ fn a_reset_loses_no_frame_that_was_read() {
     assert!(transport.links.is_empty());
 }
 
+/// A driver that took "something was read" for "there is something to do" would never sleep while half a frame is there.
+#[test]
+fn half_a_frame_is_nothing_to_stay_awake_for() {
+    let (mut transport, mut peer, _) = with_peer(TcpOptions::default());
+    until(&mut transport, "idle", |transport, _| transport.arm());
+    let bytes = frame(1_000);
+    for part in [&bytes[..16], &bytes[16..500]] {
+        peer.write_all(part).expect("written");
+        assert!(transport.wait(Duration::from_secs(60)), "bytes end a wait");
+        let mut events = Vec::new();
+        transport.poll(transport.now, &mut events);
+        assert_eq!(events, []);
+        // A poll that read until there was nothing more, at the latest.
+        transport.poll(transport.now, &mut events);
+        assert!(transport.arm() && events.is_empty());
+    }
+    peer.write_all(&bytes[500..]).expect("written");
+    until(&mut transport, "received", |_, events| matches!(events, [Event::Receive { .. }]));
+}
+
 #[test]
 fn a_busy_link_does_not_starve_the_others() {
     let (mut transport, mut busy, busy_link) = with_peer(TcpOptions::default());

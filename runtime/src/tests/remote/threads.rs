@@ -1,4 +1,4 @@
-//! Whole nodes on real threads, over the loopback and over TCP.
+//! Whole nodes on real threads, over the loopback and over TCP, with a link thread and without.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use epicserver_transport::{Addr, LoopbackNetwork, LoopbackOptions, Transport};
 use epicserver_transport_tcp::{TcpOptions, TcpTransport};
 
 use super::world::{Add, Chain, Echo, Nap, Post};
-use crate::driver::{LinksConfig, Wait};
+use crate::driver::{LinksConfig, TransportThreads, Wait};
 use crate::error::Executed;
 use crate::node::Node;
 
@@ -26,19 +26,37 @@ fn loopback(count: usize, options: &LoopbackOptions) -> Vec<Box<dyn Transport>> 
     (0..count).map(bind).collect()
 }
 
-fn start(transports: Vec<Box<dyn Transport>>, cores: u16, wait: Wait) -> Vec<Node> {
+/// Both forms; nodes of both talk to each other.
+const FORMS: [&[TransportThreads]; 3] = [
+    &[TransportThreads::Dedicated],
+    &[TransportThreads::Inline],
+    &[TransportThreads::Inline, TransportThreads::Dedicated],
+];
+
+fn start(
+    transports: Vec<Box<dyn Transport>>,
+    cores: u16,
+    wait: Wait,
+    form: &[TransportThreads],
+) -> Vec<Node> {
     let nodes: Vec<Addr> = transports.iter().map(|transport| transport.local_addr().clone()).collect();
-    let node = |transport| {
+    let node = |(transport, threads): (_, &TransportThreads)| {
         let links = LinksConfig { transport, nodes: nodes.clone(), own: None, cluster: 4, secret: [3; 32] };
         let builder = Node::builder().bind::<(Post,)>().cores(cores).wait(wait).pin(false).links(links);
-        builder.start().expect("a node in memory starts")
+        builder.transport_threads(*threads).start().expect("a node in memory starts")
     };
-    transports.into_iter().map(node).collect()
+    transports.into_iter().zip(form.iter().cycle()).map(node).collect()
 }
 
-async fn reach_everything(transports: Vec<Box<dyn Transport>>, cores: u16) {
+async fn reach_everything(transports: impl Fn() -> Vec<Box<dyn Transport>>, cores: u16) {
+    for form in FORMS {
+        reach_everything_in(transports(), cores, form).await;
+    }
+}
+
+async fn reach_everything_in(transports: Vec<Box<dyn Transport>>, cores: u16, form: &[TransportThreads]) {
     let pools: Vec<_> = transports.iter().map(|transport| transport.pool().clone()).collect();
-    let nodes = start(transports, cores, Wait::Park);
+    let nodes = start(transports, cores, Wait::Park, form);
     for (round, node) in (1..).zip(&nodes) {
         let pool = node.pool();
         let calls: Vec<_> = (0..400u64).map(|key| pool.get::<Post>(key)).collect();
@@ -66,22 +84,28 @@ async fn reach_everything(transports: Vec<Box<dyn Transport>>, cores: u16) {
 
 #[tokio::test]
 async fn nodes_over_tcp_reach_every_object() {
-    reach_everything(tcp(3), 2).await;
+    reach_everything(|| tcp(3), 2).await;
 }
 
 #[tokio::test]
 async fn nodes_over_the_loopback_reach_every_object() {
-    reach_everything(loopback(2, &LoopbackOptions::plain()), 1).await;
+    reach_everything(|| loopback(2, &LoopbackOptions::plain()), 1).await;
 }
 
 #[tokio::test]
 async fn nodes_over_counted_receives_reach_every_object() {
-    reach_everything(loopback(2, &LoopbackOptions::strict()), 2).await;
+    reach_everything(|| loopback(2, &LoopbackOptions::strict()), 2).await;
 }
 
 #[tokio::test]
 async fn a_node_that_stops_leaves_no_caller_behind() {
-    let mut nodes = start(tcp(2), 1, Wait::Auto);
+    for form in FORMS {
+        stop_one_of_two(form).await;
+    }
+}
+
+async fn stop_one_of_two(form: &[TransportThreads]) {
+    let mut nodes = start(tcp(2), 1, Wait::Auto, form);
     let pool = nodes[0].pool();
     let mut naps = tokio::task::JoinSet::new();
     for key in 0..50u64 {
@@ -108,4 +132,10 @@ fn a_list_without_oneself_is_refused() {
     let links = LinksConfig { transport, nodes, own: None, cluster: 4, secret: [3; 32] };
     let error = Node::builder().bind::<(Post,)>().cores(1).links(links).start().unwrap_err();
     assert!(error.to_string().contains("node-0"), "{error}");
+}
+
+#[test]
+fn a_core_drives_the_transport_where_a_thread_more_would_be_one_too_many() {
+    let is_inline = |cores, processors| TransportThreads::Auto.is_inline(cores, processors);
+    assert!(is_inline(2, 2) && is_inline(1, 1) && !is_inline(1, 2) && !is_inline(3, 8));
 }

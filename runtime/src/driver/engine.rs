@@ -1,0 +1,203 @@
+//! The engine of the links: the transport, the fabric on it, and the rings to the cores that do not drive it themselves.
+//!
+//! ```text
+//!   gather:   frames from rings -> fabric, what is due
+//!   transmit: frames of the fabric -> transport, one flush -> news of what was taken
+//!   receive:  poll -> fabric -> frames and news into rings
+//! ```
+//! Many frames of many cores leave in one flush: what came together goes together, and nothing waits for more. What does
+//! not fit into a core's ring stays in the fabric, in order, and the room of its peer is not given back meanwhile.
+//!
+//! Not here: who drives it and how that one sleeps (`driver/links.rs`). It reads no clock. Start at [`Engine::receive`].
+
+use std::time::Duration;
+
+use epicserver_transport::{Event as TransportEvent, Transport};
+
+use crate::fabric::{Command, Fabric, LinkInput};
+use crate::remote::PeerFrame;
+use crate::sync::parker::Unparker;
+use crate::sync::ring;
+
+/// Transport and fabric, to be driven by one thread.
+pub(crate) struct Engine {
+    transport: Box<dyn Transport>,
+    fabric: Fabric,
+    ports: Vec<LinkPort>,
+    events: Vec<TransportEvent>,
+    links: usize,
+}
+
+/// The engine's ends of the rings to and from one core.
+pub(crate) struct LinkPort {
+    pub(crate) core: u16,
+    pub(crate) outgoing: ring::Consumer<PeerFrame>,
+    pub(crate) incoming: ring::Producer<LinkInput>,
+    pub(crate) unparker: Unparker,
+}
+
+impl Engine {
+    /// An engine with rings to these cores; whoever drives it serves the others by [`poll_output`](Self::poll_output) and
+    /// [`handle_frame`](Self::handle_frame).
+    pub(crate) fn new(transport: Box<dyn Transport>, fabric: Fabric, ports: Vec<LinkPort>) -> Self {
+        Self { transport, fabric, ports, events: Vec::new(), links: 0 }
+    }
+
+    /// Takes in what came from rings and time; `false` if there was nothing.
+    pub(crate) fn gather(&mut self, now: u64) -> bool {
+        let worked = self.take_frames(now);
+        let is_due = self.fabric.poll_timeout().is_some_and(|at| at <= now);
+        if is_due {
+            self.fabric.handle_timeout(now);
+        }
+        worked | is_due
+    }
+
+    /// Sends what there is to send; `false` if there was nothing.
+    pub(crate) fn transmit(&mut self, now: u64) -> bool {
+        let worked = self.send(now) | self.obey(now);
+        self.fabric.report_taken();
+        worked | self.deliver()
+    }
+
+    /// Takes in what came over links; `false` if there was nothing.
+    pub(crate) fn receive(&mut self, now: u64) -> bool {
+        self.transport.poll(now, &mut self.events);
+        let worked = !self.events.is_empty();
+        for event in self.events.drain(..) {
+            match event {
+                TransportEvent::LinkUp { .. } => self.links += 1,
+                TransportEvent::LinkDown { .. } => self.links = self.links.saturating_sub(1),
+                _ => {}
+            }
+            self.fabric.handle_event(now, event);
+        }
+        worked | self.deliver()
+    }
+
+    /// One round of all of it; `false` if there was nothing.
+    pub(crate) fn pass(&mut self, now: u64) -> bool {
+        self.gather(now) | self.transmit(now) | self.receive(now)
+    }
+
+    /// Takes a frame of a core that has no ring.
+    pub(crate) fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
+        self.fabric.handle_frame(now, core, frame);
+    }
+
+    /// The next frame or news for a core that has no ring.
+    pub(crate) fn poll_output(&mut self, core: u16) -> Option<LinkInput> {
+        self.fabric.poll_output(core)
+    }
+
+    /// Whether there is something for a core that has no ring.
+    pub(crate) fn has_output(&self, core: u16) -> bool {
+        self.fabric.has_output(core)
+    }
+
+    /// Whether nothing is there; asks cores and transport to end the [`sleep`](Self::sleep) for what comes from now on. To
+    /// be called after `Parker::prepare`.
+    pub(crate) fn may_sleep(&mut self) -> bool {
+        let fabric = &self.fabric;
+        let has_input = self.ports.iter_mut().any(|port| {
+            !port.outgoing.is_empty()
+                || port.outgoing.room_wanted()
+                || fabric.has_output(port.core) && port.incoming.want_room()
+        });
+        !has_input && self.transport.arm()
+    }
+
+    /// Sleeps until something comes or is due, `timeout_ns` at most. Only after [`may_sleep`](Self::may_sleep) said so.
+    pub(crate) fn sleep(&mut self, now: u64, timeout_ns: u64) {
+        let due = self.fabric.poll_timeout().into_iter().chain(self.transport.poll_timeout()).min();
+        let timeout_ns = due.map_or(timeout_ns, |at| at.saturating_sub(now).min(timeout_ns));
+        self.transport.wait(Duration::from_nanos(timeout_ns));
+    }
+
+    /// The cores have ended: what they left is sent, then the links are closed with a last word.
+    pub(crate) fn finish(&mut self, clock: impl Fn() -> u64) {
+        let deadline = clock() + LINGER_NS;
+        while clock() < deadline && self.pass(clock()) {}
+        let now = clock();
+        self.fabric.close(now);
+        self.transmit(now);
+        while self.links > 0 && clock() < deadline {
+            self.pass(clock());
+            if self.links > 0 && self.transport.arm() {
+                self.transport.wait(LINGER_LOOK);
+            }
+        }
+    }
+
+    fn take_frames(&mut self, now: u64) -> bool {
+        let mut worked = false;
+        for port in &mut self.ports {
+            for _ in 0..FRAMES_PER_PASS {
+                let Some(frame) = port.outgoing.try_pop() else { break };
+                self.fabric.handle_frame(now, port.core, frame);
+                worked = true;
+            }
+            if port.outgoing.room_wanted() {
+                port.unparker.unpark_if_parked();
+            }
+        }
+        worked
+    }
+
+    fn send(&mut self, now: u64) -> bool {
+        let mut worked = false;
+        let transport = &mut self.transport;
+        self.fabric.poll_transmit(now, |link, frames| {
+            let before = frames.len();
+            if let Err(error) = transport.send(link, frames) {
+                // The link's last event is on its way, and with it the end of what is left.
+                tracing::debug!(%error, "a link takes no frames");
+            }
+            worked |= frames.len() < before;
+        });
+        self.transport.flush();
+        worked
+    }
+
+    /// Does what the fabric wants of the transport; after its last words were sent.
+    fn obey(&mut self, now: u64) -> bool {
+        let mut worked = false;
+        while let Some(command) = self.fabric.poll_command() {
+            worked = true;
+            match command {
+                Command::Connect { peer, addr } => {
+                    let link = self.transport.connect(&addr, now);
+                    self.fabric.handle_connect(now, peer, link);
+                }
+                Command::Close(link) => self.transport.close(link),
+            }
+        }
+        worked
+    }
+
+    /// Brings each core what there is for it and room for, and wakes it once.
+    fn deliver(&mut self) -> bool {
+        let mut worked = false;
+        for port in &mut self.ports {
+            let mut told = false;
+            while self.fabric.has_output(port.core) && port.incoming.has_room() {
+                let Some(input) = self.fabric.poll_output(port.core) else { break };
+                if port.incoming.try_push(input).is_err() {
+                    tracing::error!(port.core, "a ring that had room was full");
+                }
+                told = true;
+            }
+            if told {
+                port.unparker.unpark_if_parked();
+                worked = true;
+            }
+        }
+        worked
+    }
+}
+
+/// Frames taken from one core in one pass.
+const FRAMES_PER_PASS: usize = 512;
+/// How long a node that stops goes on to send.
+const LINGER_NS: u64 = 500_000_000;
+const LINGER_LOOK: Duration = Duration::from_millis(10);
