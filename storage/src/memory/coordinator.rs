@@ -17,7 +17,12 @@ pub struct MemoryCoordinator {
 impl MemoryCoordinator {
     /// A coordinator that keeps the empty view over this store.
     pub fn new(store: StoreId) -> Self {
-        let contents = Contents { view: Arc::new(View::empty(store)), leases: BTreeMap::new() };
+        Self::resume(View::empty(store))
+    }
+
+    /// A coordinator that goes on from this view; all leases start anew. For one that keeps its view elsewhere too.
+    pub fn resume(view: View) -> Self {
+        let contents = Contents { view: Arc::new(view), leases: BTreeMap::new() };
         Self { contents: Arc::new(Mutex::new(contents)) }
     }
 
