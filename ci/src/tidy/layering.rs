@@ -46,11 +46,12 @@ fn manifest(package: &Package) -> String {
 }
 
 /// Who may import whom, from the bottom up. The first pattern that fits counts.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("epicserver-transport", &[]),
     ("epicserver-transport-*", &["epicserver-transport"]),
     ("epicserver-storage", &[]),
     ("epicserver-storage-*", &["epicserver-storage"]),
+    ("epicserver-data-dir", &["epicserver-storage"]),
     ("epicserver-macros", &[]),
     ("epicserver-runtime", &["epicserver-transport", "epicserver-storage", "epicserver-macros"]),
     ("epicserver-sim", &["epicserver-runtime", "epicserver-transport", "epicserver-storage"]),
@@ -63,6 +64,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
             "epicserver-transport-*",
             "epicserver-storage",
             "epicserver-storage-*",
+            "epicserver-data-dir",
         ],
     ),
     ("bench-harness", &["epicserver"]),
