@@ -45,7 +45,6 @@ mod directory;
 mod error;
 mod file_system;
 mod keeper_file;
-mod kept;
 mod machine;
 mod node_file;
 mod process;

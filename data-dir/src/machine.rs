@@ -7,14 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use epicserver_storage::{
-    KeeperRecord, Kept, MEMBER_NAME_LENGTH_MAX, Machine, MachineError, NodeId, StoreId,
-};
+use epicserver_storage::{KeeperRecord, Kept, Machine, MachineError, NodeId, StoreId};
 
 use crate::directory::{DataDirectory, KEEPER, NODES};
 use crate::node_file::{self, NodeFile};
 use crate::process::ProcessIdentity;
-use crate::{keeper_file, kept, random};
+use crate::{keeper_file, random};
 
 /// A [`Machine`] over a [`DataDirectory`].
 ///
@@ -87,12 +85,13 @@ impl Machine for DirectoryMachine {
 
     fn try_keep(&mut self, me: NodeId, address: &str) -> Result<Option<Kept>, MachineError> {
         assert!(self.keeping.is_none(), "this process keeps already");
-        assert!(address.len() <= MEMBER_NAME_LENGTH_MAX, "an address of {} bytes is too long", address.len());
+        KeeperRecord::assert_address(address);
         let lock = keeper_file::try_lock(&self.path.join(KEEPER)).map_err(|error| self.failed(&error))?;
         let Some(lock) = lock.map(Arc::new) else { return Ok(None) };
         let fresh_store = StoreId(u128::from_be_bytes(random::bytes()));
         let opened = (self.open)(&Opening { directory: &self.path, fresh_store })?;
-        let kept = kept::holding(opened, &lock);
+        // Its machine may be dropped first.
+        let kept = opened.guarded_by(Arc::clone(&lock) as _);
         let record = KeeperRecord { node: me, address: address.to_owned(), renewals: 0 };
         let keeping = Keeping::begin(lock, record).map_err(|error| self.failed(&error))?;
         self.keeping = Some(keeping);

@@ -12,13 +12,12 @@
 //! Not here: when any of this is called (the runtime's fabric), what a data directory looks like (`data-dir`), and leases
 //! of members, which run over links ([`crate::Coordinator::renew_lease`]). Start at [`Machine`].
 
-use std::fmt;
-
-use crate::coordinator::Coordinator;
 use crate::id::NodeId;
-use crate::store::Store;
-#[cfg(doc)]
 use crate::view::MEMBER_NAME_LENGTH_MAX;
+
+mod kept;
+
+pub use kept::Kept;
 
 /// What the processes of one machine know of each other. A process has one, used by one thread.
 ///
@@ -103,22 +102,6 @@ impl<M: Machine + ?Sized> Machine for Box<M> {
     }
 }
 
-/// What the keeper alone has. While either half is there, nobody else becomes the keeper.
-pub struct Kept {
-    /// Counts the keepers of this data, from 1: each one's is higher than that of any before.
-    pub reign: u64,
-    /// The one coordinator; all its leases start anew.
-    pub coordinator: Box<dyn Coordinator>,
-    /// The one store.
-    pub store: Box<dyn Store>,
-}
-
-impl fmt::Debug for Kept {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Kept").field("reign", &self.reign).finish_non_exhaustive()
-    }
-}
-
 /// How the processes of a machine find the keeper, and see that it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperRecord {
@@ -129,6 +112,17 @@ pub struct KeeperRecord {
     /// How often it renewed in this reign. One that stays the same for [`crate::takeover_ns`] belongs to a keeper that is
     /// stopped, whatever else it looks like.
     pub renewals: u64,
+}
+
+impl KeeperRecord {
+    /// Refuses what no record holds, for implementations of [`Machine::try_keep`].
+    ///
+    /// # Panics
+    /// If the address is longer than [`MEMBER_NAME_LENGTH_MAX`] bytes.
+    pub fn assert_address(address: &str) {
+        let length = address.len();
+        assert!(length <= MEMBER_NAME_LENGTH_MAX, "an address of {length} bytes is too long");
+    }
 }
 
 /// Why a verb did not do what it was asked.
