@@ -16,10 +16,12 @@
 //! own disk; what has to be true afterwards is said at [`Store`].
 
 use crate::coordinator::Coordinator;
+use crate::machine::Machine;
 use crate::store::Store;
 
 mod coordinator;
 mod fixture;
+mod machine;
 mod model;
 mod store;
 
@@ -80,6 +82,19 @@ pub fn coordinator_sharing_suite<C: Coordinator>(mut make: impl FnMut() -> (C, C
     for check in coordinator::SHARING_CHECKS {
         let (mut first, mut second) = make();
         check(&mut first, &mut second);
+    }
+}
+
+/// The rules of [`Machine`] that can be tried in one process. `make` gives fresh ground at each call: what gives a machine on it,
+/// as often as it is called, with data that the next keeper finds again. What needs a second process (a real end, a stopped one, a kill) is
+/// for the implementation's own tests.
+///
+/// # Panics
+/// If the machine breaks a rule.
+pub fn machine_suite<M: Machine + 'static, O: FnMut() -> M>(mut make: impl FnMut() -> O) {
+    for check in machine::CHECKS {
+        let mut another = make();
+        check(&mut || Box::new(another()));
     }
 }
 

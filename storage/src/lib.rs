@@ -13,7 +13,7 @@
 //!   partition at which epoch. They are the two independent guards of "one writer per partition and epoch".
 //! * [`Machine`] says which process of a machine keeps both, and proves that another one is gone.
 //! * [`Envelope`] is what every saved state is wrapped in; damage is found, never served.
-//! * [`MemoryStore`] and [`MemoryCoordinator`] are the plain implementations, [`FaultyStore`] scripts failures and delays
+//! * [`MemoryStore`], [`MemoryCoordinator`] and [`MemoryMachine`] are the plain implementations, [`FaultyStore`] scripts failures and delays
 //!   around any store.
 //! * Feature `conformance`: the suites that every implementation runs in its tests. Feature `fuzz`: fuzz functions for the
 //!   parsers.
@@ -91,7 +91,7 @@ pub use id::{COUNT_MAX, NodeId, PARTITIONS, Partition, StoreId};
 pub use key::{KEY_LENGTH_MAX, KeyError, KeyKind, RecordKey, RecordKeyRef, entity_id};
 pub use lease::{LEASE_NS, Lease, RENEW_INTERVAL_NS, TURN_NS_MAX, holder_deadline_ns, takeover_ns};
 pub use machine::{KeeperRecord, Kept, Machine, MachineError};
-pub use memory::{MemoryCoordinator, MemoryStore};
+pub use memory::{MemoryCoordinator, MemoryMachine, MemoryStore};
 pub use store::{Committed, Effect, Fence, Oversize, Record, Store, StoreError, StoreLimits};
 pub use view::{
     BoundEntity, MEMBER_ENTITIES_MAX, MEMBER_NAME_LENGTH_MAX, MEMBERS_MAX, Member, PartitionState, View,

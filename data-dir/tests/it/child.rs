@@ -5,22 +5,21 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use epicserver_data_dir::{DataDirectory, DirectoryMachine, Opening};
-use epicserver_storage::{Kept, Machine, MachineError, MemoryCoordinator, MemoryStore, NodeId};
+use epicserver_storage::{Kept, Machine, MachineError, NodeId};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 pub(crate) const ALICE: NodeId = NodeId { id: 0xA11CE, incarnation: 1 };
 pub(crate) const BOB: NodeId = NodeId { id: 0xB0B, incarnation: 1 };
 
-/// A machine with its data in memory; every opening is reign 1.
+/// A machine with its data in SQLite.
 pub(crate) fn machine(path: &Path) -> DirectoryMachine {
     let directory = DataDirectory::open_or_found(path, None).expect("the directory can be used");
-    DirectoryMachine::new(&directory, in_memory)
+    DirectoryMachine::new(&directory, in_sqlite)
 }
 
-pub(crate) fn in_memory(opening: &Opening<'_>) -> Result<Kept, MachineError> {
-    let id = opening.fresh_store;
-    let (coordinator, store) = (MemoryCoordinator::new(id), MemoryStore::new(id));
-    Ok(Kept { reign: 1, coordinator: Box::new(coordinator), store: Box::new(store) })
+pub(crate) fn in_sqlite(opening: &Opening<'_>) -> Result<Kept, MachineError> {
+    let file = opening.directory.join("epicserver.sqlite");
+    Ok(epicserver_storage_sqlite::open(&file, opening.fresh_store)?.into())
 }
 
 /// A child that registered Bob, and keeps. It lives until this value is dropped at the latest.

@@ -19,7 +19,8 @@ fn a_killed_process_is_proven_dead_and_its_place_is_free() {
     keeper.kill();
     assert!(machine.is_proven_dead(BOB));
     assert!(!machine.is_proven_dead(NodeId { incarnation: 2, ..BOB }), "that one never was here");
-    assert!(machine.try_keep(ALICE, "").unwrap().is_some());
+    let kept = machine.try_keep(ALICE, "").unwrap().expect("the kernel has freed the lock");
+    assert_eq!(kept.reign, 2, "the data is opened anew");
     assert!(machine.is_proven_dead(BOB), "the keeper remembers what it cleaned away");
     assert_eq!(lock_files(folder.path()), 0);
     assert!(!machine.kill(BOB));

@@ -5,29 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use epicserver_data_dir::{DataDirectory, DirectoryMachine};
+use epicserver_storage::conformance::machine_suite;
 use epicserver_storage::{KeeperRecord, Machine, MachineError};
 
-use crate::child::{ALICE, BOB, in_memory, machine};
+use crate::child::{ALICE, BOB, in_sqlite, machine};
 
 #[test]
-fn one_keeps_until_its_machine_and_both_halves_are_dropped() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut two = machine(folder.path());
-    for part in 0..3 {
-        let mut one = machine(folder.path());
-        let kept = one.try_keep(ALICE, "address").unwrap().expect("nobody keeps");
-        assert!(two.try_keep(BOB, "").unwrap().is_none());
-        let mut parts: Vec<Box<dyn std::any::Any>> =
-            vec![Box::new(one), Box::new(kept.coordinator), Box::new(kept.store)];
-        let last = parts.remove(part);
-        drop(parts);
-        assert!(two.try_keep(BOB, "").unwrap().is_none(), "part {part} holds the lock");
-        drop(last);
-        let kept = two.try_keep(BOB, "").unwrap();
-        assert!(kept.is_some());
-        drop((two, kept));
-        two = machine(folder.path());
-    }
+fn directory_machine() {
+    machine_suite(|| {
+        let folder = tempfile::tempdir().unwrap();
+        move || machine(folder.path())
+    });
 }
 
 #[test]
@@ -57,10 +45,13 @@ fn who_cannot_open_the_data_does_not_keep() {
     let directory = DataDirectory::open_or_found(folder.path(), None).unwrap();
     let works = Arc::new(AtomicBool::new(false));
     let (asked, path) = (Arc::clone(&works), folder.path().to_owned());
+    let mut offered = Vec::new();
     let mut one = DirectoryMachine::new(&directory, move |opening| {
         assert_eq!(opening.directory, path);
+        assert!(!offered.contains(&opening.fresh_store), "every opening offers another id");
+        offered.push(opening.fresh_store);
         let broken = MachineError::Unusable { reason: "it is broken".into() };
-        if asked.load(Ordering::Relaxed) { in_memory(opening) } else { Err(broken) }
+        if asked.load(Ordering::Relaxed) { in_sqlite(opening) } else { Err(broken) }
     });
     assert_eq!(
         one.try_keep(ALICE, "").unwrap_err(),
@@ -69,11 +60,11 @@ fn who_cannot_open_the_data_does_not_keep() {
     assert_eq!(one.keeper(), Ok(None));
     let mut two = machine(folder.path());
     let kept = two.try_keep(BOB, "").unwrap().expect("nobody keeps");
-    let first_id = kept.store.store_id();
+    let (reign, id) = (kept.reign, kept.store.store_id());
     drop((two, kept));
     works.store(true, Ordering::Relaxed);
     let kept = one.try_keep(ALICE, "").unwrap().expect("nobody keeps");
-    assert_ne!(kept.store.store_id(), first_id, "every opening offers another id");
+    assert_eq!((kept.reign, kept.store.store_id()), (reign + 1, id));
 }
 
 #[test]

@@ -3,15 +3,18 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use epicserver_storage::conformance::{
-    STORE_SEEDS, coordinator_sharing_suite, coordinator_suite, run_tape, store_reopen_suite,
+    STORE_SEEDS, coordinator_sharing_suite, coordinator_suite, machine_suite, run_tape, store_reopen_suite,
     store_sharing_suite, store_suite, tape_of_seed,
 };
-use epicserver_storage::{FaultPlan, FaultyStore, MemoryCoordinator, MemoryStore, StoreId, StoreLimits};
+use epicserver_storage::{
+    FaultPlan, FaultyStore, MemoryCoordinator, MemoryMachine, MemoryStore, StoreId, StoreLimits,
+};
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use crate::buggy::{Bug, BuggyStore};
 use crate::buggy_coordinator::{BuggyCoordinator, CoordinatorBug};
+use crate::buggy_machine::{BuggyMachine, MachineBug};
 
 const ID: StoreId = StoreId(1);
 const SMALL: StoreLimits =
@@ -55,6 +58,14 @@ fn memory_coordinator() {
     });
 }
 
+#[test]
+fn memory_machine() {
+    machine_suite(|| {
+        let first = MemoryMachine::new(ID);
+        move || first.another()
+    });
+}
+
 /// Planted bugs: the suite passes a correct second store and fails each broken one.
 #[test]
 fn the_suite_bites() {
@@ -95,6 +106,20 @@ fn the_coordinator_suite_bites() {
         .into_iter()
         .filter(|&bug| !panics(|| coordinator_suite(|| BuggyCoordinator::new(Some(bug)))))
         .collect();
+    assert_eq!(missed, [], "the suite misses these bugs");
+}
+
+#[test]
+fn the_machine_suite_bites() {
+    let run = |bug| {
+        machine_suite(|| {
+            let first = MemoryMachine::new(ID);
+            move || BuggyMachine::new(bug, first.another())
+        });
+    };
+    run(None);
+    let missed: Vec<MachineBug> =
+        MachineBug::ALL.into_iter().filter(|&bug| !panics(|| run(Some(bug)))).collect();
     assert_eq!(missed, [], "the suite misses these bugs");
 }
 

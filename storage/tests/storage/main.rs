@@ -2,6 +2,7 @@
 
 mod buggy;
 mod buggy_coordinator;
+mod buggy_machine;
 mod conformance;
 mod fuzz;
 mod random;
