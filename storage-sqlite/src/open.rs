@@ -58,7 +58,8 @@ impl From<Opened> for Kept {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // States are nobody else's to read; SQLite gives its other files the mode of this one. What is wrong here, it tells.
-    let _ = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    // Only where there is no file: closing one that is there would free the locks that this process has on it.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_millis(BUSY_MS_MAX))?;

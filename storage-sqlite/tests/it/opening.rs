@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use epicserver_storage::{Coordinator, Kept, MachineError, Member, Partition, Store, StoreId, View};
 use epicserver_storage_sqlite::{OpenError, open};
@@ -55,6 +56,32 @@ fn nobody_opens_the_file_twice() {
     assert_eq!(opened(&file(&folder)).reign, 2, "a refused opening counts no reign");
 }
 
+/// A process that closes any descriptor of a file loses its locks on it (POSIX). Making the file with the right mode once opened and closed
+/// it beside SQLite: a second opening was refused, but let every other process in.
+#[test]
+fn a_refused_opening_takes_no_lock_away() {
+    let folder = folder();
+    let _first = opened(&file(&folder));
+    open(&file(&folder), ID).expect_err("it is open");
+    let child = Command::new(std::env::current_exe().expect("a test has a file"))
+        .args(["--exact", "opening::child_that_tries_to_open", "--nocapture"])
+        .env(CHILD, file(&folder))
+        .output()
+        .expect("a test can run itself");
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(said.contains("is in use by another program"), "{said}");
+}
+
+/// The other process of the test above; alone it does nothing.
+#[test]
+fn child_that_tries_to_open() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    match open(path.as_ref(), ID) {
+        Ok(opened) => println!("opened for reign {}", opened.reign),
+        Err(error) => println!("{error}"),
+    }
+}
+
 #[test]
 fn what_is_no_file_of_ours_is_left_alone() {
     let folder = folder();
@@ -87,3 +114,6 @@ fn a_file_of_a_newer_program_is_refused() {
     let error = open(&path, ID).expect_err("it is newer");
     assert!(matches!(error, OpenError::Format { found: 2, known: 1, .. }), "{error}");
 }
+
+/// Says in a child process which file it is to open.
+const CHILD: &str = "EPICSERVER_TEST_SQLITE_OPEN";
