@@ -443,7 +443,7 @@ impl Fabric {
                     let (core, frame) = peer.incoming(frame, None, self.config.cores);
                     self.outputs[core].push_back(Output::Answer(frame));
                 }
-                SessionEvent::Control(_) => peer.session.release_answers(1),
+                SessionEvent::Control(_) => peer.session.release_controls(1),
                 SessionEvent::Lost(lost) => {
                     let loss = match lost.reason {
                         LostReason::LinkLost => Loss::LinkLost,

@@ -57,10 +57,12 @@ pub struct Session {
     received: u64,
     calls: SendLane,
     answers: SendLane,
+    controls: SendLane,
     receive_calls: ReceiveLane,
     receive_answers: ReceiveLane,
-    partial_calls: Reassembly,
-    partial_answers: Reassembly,
+    receive_controls: ReceiveLane,
+    /// What is in pieces, of each lane.
+    partials: [Reassembly; Lane::ALL.len()],
     sent_handles: SentHandles,
     bound: BoundHandles,
     /// Last words of a link that is over.
@@ -79,6 +81,8 @@ pub struct SessionConfig {
     pub window_calls: u32,
     /// Frames of answers there is room for: arrived and not released, or on their way.
     pub window_answers: u32,
+    /// Control frames there is room for: arrived and not released, or on their way.
+    pub window_controls: u32,
     /// Longest frame the link carries, in bytes; longer ones go in fragments.
     pub frame_len_max: u32,
     /// Longest payload of a call or answer, in bytes.
@@ -87,6 +91,8 @@ pub struct SessionConfig {
     pub queue_calls_max: usize,
     /// Answers that may wait for credits or a link.
     pub queue_answers_max: usize,
+    /// Control frames that may wait for credits or a link.
+    pub queue_controls_max: usize,
     /// How often a peer that says nothing is asked, and counts are told that are not due otherwise.
     pub ping_interval_ns: u64,
     /// How long a peer may leave a ping unanswered without saying anything else.
@@ -104,10 +110,12 @@ impl SessionConfig {
             stream,
             window_calls: 256,
             window_answers: 256,
+            window_controls: 16,
             frame_len_max,
             payload_len_max: PAYLOAD_LEN_MAX,
             queue_calls_max: 4096,
             queue_answers_max: 4096,
+            queue_controls_max: 256,
             ping_interval_ns: 1_000_000_000,
             silence_max_ns: 5_000_000_000,
             stall_max_ns: 30_000_000_000,
@@ -123,7 +131,9 @@ impl SessionConfig {
     pub fn for_transport(stream: u64, caps: &Caps) -> Self {
         let mut config = Self::new(stream, caps.frame_len_max as u32);
         if let Some(receives) = caps.receive_window_frames {
-            let window = receives.saturating_sub(LINK_RECEIVES) as u32 / 2;
+            let of_controls = config.window_controls.min(receives as u32 / 8).max(1);
+            config.window_controls = of_controls;
+            let window = receives.saturating_sub(LINK_RECEIVES + of_controls as usize) as u32 / 2;
             assert!(window > 0, "{receives} receives for a link of {}", caps.name);
             config.window_calls = config.window_calls.min(window);
             config.window_answers = config.window_answers.min(window);
@@ -134,7 +144,8 @@ impl SessionConfig {
     /// Frames of any kind that may be on their way to this end at one time: a link that posts so many receives, and
     /// posts one again for each frame it hands over, is never overrun by a peer that keeps the rules.
     pub fn receives_max(&self) -> usize {
-        self.window_calls as usize + self.window_answers as usize + LINK_RECEIVES
+        let windows = [self.window_calls, self.window_answers, self.window_controls];
+        windows.into_iter().map(|window| window as usize).sum::<usize>() + LINK_RECEIVES
     }
 
     fn frame_len_whole_max(&self) -> usize {
@@ -158,7 +169,8 @@ impl Session {
     /// # Panics
     /// If a window is zero, or frames are shorter than [`FRAME_LEN_MIN`] or payloads longer than [`PAYLOAD_LEN_MAX`].
     pub fn new(config: SessionConfig, pool: Option<BufferPool>) -> Self {
-        assert!(config.window_calls > 0 && config.window_answers > 0, "a window of no frames");
+        let windows = [config.window_calls, config.window_answers, config.window_controls];
+        assert!(windows.into_iter().all(|window| window > 0), "a window of no frames");
         assert!(config.frame_len_max >= FRAME_LEN_MIN, "frames of {} bytes", config.frame_len_max);
         assert!(config.payload_len_max <= PAYLOAD_LEN_MAX, "payloads of {} bytes", config.payload_len_max);
         Self {
@@ -171,10 +183,11 @@ impl Session {
             received: 0,
             calls: SendLane::new(true, config.queue_calls_max),
             answers: SendLane::new(false, config.queue_answers_max),
+            controls: SendLane::new(false, config.queue_controls_max),
             receive_calls: ReceiveLane::new(config.window_calls),
             receive_answers: ReceiveLane::new(config.window_answers),
-            partial_calls: Reassembly::default(),
-            partial_answers: Reassembly::default(),
+            receive_controls: ReceiveLane::new(config.window_controls),
+            partials: Default::default(),
             sent_handles: SentHandles::default(),
             bound: BoundHandles::default(),
             parting: VecDeque::new(),
@@ -188,9 +201,10 @@ impl Session {
     /// A request or one-way may name its object by a handle of [`intern::Handles`] alone if an earlier one carried handle and
     /// key: where the link there is now has not seen that, the frame gets its key back.
     ///
-    /// With a link or without: it waits for one. Calls arrive in the order they were queued in; an answer may overtake
-    /// a call and the other way round. What becomes of a call that is not delivered is told by [`SessionEvent::Lost`];
-    /// answers, control frames and probes may be lost in silence with a link, as the peer learns of that itself.
+    /// With a link or without: it waits for one. Calls arrive in the order they were queued in, and so do answers with probes
+    /// and control frames; each kind may overtake the others. What becomes of a call that is not delivered is told by
+    /// [`SessionEvent::Lost`]; answers, control frames and probes may be lost in silence with a link, as the peer learns of that
+    /// itself.
     ///
     /// # Errors
     /// Gives the frame back, and says why it was not taken.
@@ -227,10 +241,15 @@ impl Session {
         self.receive_calls.release(count);
     }
 
-    /// Gives back the room of `count` replies, errors, `Moved`, control frames and probes, once they are dropped. To wait with
+    /// Gives back the room of `count` replies, errors, `Moved` and probes, once they are dropped. To wait with
     /// this for anything that needs the peer can stop both ends for good.
     pub fn release_answers(&mut self, count: u32) {
         self.receive_answers.release(count);
+    }
+
+    /// Gives back the room of `count` control frames, once they are dropped.
+    pub fn release_controls(&mut self, count: u32) {
+        self.receive_controls.release(count);
     }
 
     /// Takes a new link, and the handshake to open it with: one that was just made, or one whose peer is proven already
@@ -286,7 +305,8 @@ impl Session {
             State::Up(link, _) => {
                 let has_news = link.reported != self.received
                     || self.receive_calls.owed() > 0
-                    || self.receive_answers.owed() > 0;
+                    || self.receive_answers.owed() > 0
+                    || self.receive_controls.owed() > 0;
                 if let Err(error) = link.handle_timeout(now, &self.config, has_news) {
                     self.break_link(now, error);
                 }
@@ -385,6 +405,8 @@ impl Session {
             granted_calls: self.receive_calls.free(),
             window_answers: self.config.window_answers,
             granted_answers: self.receive_answers.free(),
+            window_controls: self.config.window_controls,
+            granted_controls: self.receive_controls.free(),
             frame_len_max: self.config.frame_len_max,
         }
     }
@@ -398,8 +420,10 @@ impl Session {
         let Established { peer, own, theirs } = established;
         let is_possible = theirs.window_calls >= theirs.granted_calls
             && theirs.window_answers >= theirs.granted_answers
+            && theirs.window_controls >= theirs.granted_controls
             && theirs.window_calls > 0
             && theirs.window_answers > 0
+            && theirs.window_controls > 0
             && theirs.frame_len_max >= FRAME_LEN_MIN;
         if !is_possible {
             return Err(LinkError::Terms);
@@ -423,8 +447,10 @@ impl Session {
         self.peer = Some((*peer, theirs.stream));
         self.calls.restart(theirs.granted_calls, theirs.window_calls);
         self.answers.restart(theirs.granted_answers, theirs.window_answers);
+        self.controls.restart(theirs.granted_controls, theirs.window_controls);
         self.receive_calls.restart(own.granted_calls);
         self.receive_answers.restart(own.granted_answers);
+        self.receive_controls.restart(own.granted_controls);
         self.without_link_since = None;
         self.events.push_back(SessionEvent::Up { peer: *peer, is_resumed });
         let mut link = Link::new(now, &self.config, theirs.frame_len_max);
@@ -447,6 +473,7 @@ impl Session {
             (LostReason::LinkLost, Vec::new())
         } else {
             self.answers.take_waiting();
+            self.controls.take_waiting();
             // Those that wait include the ones that were to bind.
             self.sent_handles.unbind();
             (LostReason::OwnerLost, self.calls.take_waiting())
@@ -462,6 +489,7 @@ impl Session {
         self.without_link_since = None;
         let (unknown, not_sent) = (self.calls.take_sent(), self.calls.take_waiting());
         self.answers.take_waiting();
+        self.controls.take_waiting();
         self.sent_handles.unbind();
         self.calls.forget_count();
         self.stream = self.stream.wrapping_add(1);
@@ -480,8 +508,7 @@ impl Session {
     fn lose_link(&mut self, now: u64, reason: DownReason) {
         self.state = State::Down;
         self.without_link_since.get_or_insert(now);
-        self.partial_calls.clear();
-        self.partial_answers.clear();
+        self.partials.iter_mut().for_each(Reassembly::clear);
         for frame in self.calls.frames_mut() {
             if let Some(restored) = self.sent_handles.with_full_key(frame) {
                 *frame = restored;
@@ -495,14 +522,16 @@ impl Session {
     fn next_of_lanes(&mut self, now: u64) -> Option<Frame> {
         let State::Up(link, _) = &mut self.state else { return None };
         let (frame_len_max, pool) = (link.frame_len_max, self.pool.as_ref());
-        link.note_blocked(now, self.calls.is_blocked(), self.answers.is_blocked());
-        link.is_calls_turn = !link.is_calls_turn;
-        let order =
-            if link.is_calls_turn { [Lane::Calls, Lane::Answers] } else { [Lane::Answers, Lane::Calls] };
-        for lane in order {
+        let blocked = [self.calls.is_blocked(), self.answers.is_blocked(), self.controls.is_blocked()];
+        link.note_blocked(now, blocked);
+        let turn = link.turn;
+        link.turn = (turn + 1) % Lane::ALL.len();
+        for step in 0..Lane::ALL.len() {
+            let lane = Lane::ALL[(turn + step) % Lane::ALL.len()];
             let sender = match lane {
                 Lane::Calls => &mut self.calls,
                 Lane::Answers => &mut self.answers,
+                Lane::Controls => &mut self.controls,
             };
             match sender.next(frame_len_max, HEADER_LEN) {
                 Some(Part::Whole(frame)) => return Some(frame),
@@ -519,6 +548,15 @@ impl Session {
         match lane {
             Lane::Calls => &mut self.calls,
             Lane::Answers => &mut self.answers,
+            Lane::Controls => &mut self.controls,
+        }
+    }
+
+    fn receive_lane(&mut self, lane: Lane) -> &mut ReceiveLane {
+        match lane {
+            Lane::Calls => &mut self.receive_calls,
+            Lane::Answers => &mut self.receive_answers,
+            Lane::Controls => &mut self.receive_controls,
         }
     }
 }
@@ -527,9 +565,9 @@ impl Session {
 pub const PAYLOAD_LEN_MAX: u32 = 16 << 20;
 /// Shortest limit on frames that a link may have, in bytes: the handshake must fit.
 pub const FRAME_LEN_MIN: u32 = crate::wire::hello::HELLO_FRAME_LEN_MAX as u32;
-/// Room for what a session itself has on its way at one time: two credits for each of the two lanes, two for counts of
+/// Room for what a session itself has on its way at one time: two credits for each of the three lanes, two for counts of
 /// calls that are not released yet, one ping, one pong, the last frame of the handshake, one Close.
-pub const LINK_RECEIVES: usize = 10;
+pub const LINK_RECEIVES: usize = 12;
 
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,7 @@ pub enum SessionEvent {
     Error(Frame),
     /// A call came to the wrong node and did not run.
     Moved(Frame),
-    /// A frame between nodes.
+    /// A frame between nodes. Its room is given back by [`Session::release_controls`](super::Session::release_controls).
     Control(Frame),
     /// A search for a circle of calls that wait for each other goes on here.
     Probe(Frame),

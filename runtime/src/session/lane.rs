@@ -1,7 +1,7 @@
-//! The two lanes of a session: calls, which are counted and kept until the peer has counted them, and answers.
+//! The lanes of a session: calls, which are counted and kept until the peer has counted them, answers, and control.
 //!
-//! Each lane has credits of its own, so that answers flow while calls wait. A *sending* lane owns the queue and the
-//! credits the peer gave; a *receiving* lane owns the room it promised. Neither knows of the other, of time, or of bytes
+//! Each lane has credits of its own, so that answers flow while calls wait, and control while both do. A *sending* lane owns the queue and the
+//! credits the peer gave; a *receiving* lane owns the room it promised. Neither knows of the others, of time, or of bytes
 //! inside a frame.
 
 use std::collections::VecDeque;
@@ -13,8 +13,10 @@ use epicserver_transport::{Frame, FrameKind};
 pub(crate) enum Lane {
     /// Requests, one-ways and cancels: counted, in order, resent.
     Calls,
-    /// Replies, errors, `Moved`, control: whoever waits for one always has room for it. Probes, which may be lost.
+    /// Replies, errors, `Moved`: whoever waits for one always has room for it. Probes, which may be lost.
     Answers,
+    /// What nodes say to each other: nothing that objects do may hold it up.
+    Controls,
 }
 
 impl Lane {
@@ -22,11 +24,8 @@ impl Lane {
     pub(crate) fn of(kind: FrameKind) -> Option<Lane> {
         match kind {
             FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel => Some(Lane::Calls),
-            FrameKind::Reply
-            | FrameKind::Error
-            | FrameKind::Moved
-            | FrameKind::Control
-            | FrameKind::Probe => Some(Lane::Answers),
+            FrameKind::Reply | FrameKind::Error | FrameKind::Moved | FrameKind::Probe => Some(Lane::Answers),
+            FrameKind::Control => Some(Lane::Controls),
             _ => None,
         }
     }
@@ -36,8 +35,11 @@ impl Lane {
     }
 
     pub(crate) fn from_number(number: u32) -> Option<Lane> {
-        [Lane::Calls, Lane::Answers].get(number as usize).copied()
+        Lane::ALL.get(number as usize).copied()
     }
+
+    /// Every lane, in the order of their numbers.
+    pub(crate) const ALL: [Lane; 3] = [Lane::Calls, Lane::Answers, Lane::Controls];
 }
 
 /// Frames to send in one lane: first those sent and kept, then those that wait.

@@ -20,15 +20,15 @@ pub(crate) struct Link {
     pub(crate) frame_len_max: usize,
     /// The count of calls that the peer was told last.
     pub(crate) reported: u64,
-    /// Lanes take turns, so that none waits for the other.
-    pub(crate) is_calls_turn: bool,
+    /// Lanes take turns, so that none waits for the others: whose turn it is.
+    pub(crate) turn: usize,
     received_at: u64,
     ping_at: u64,
     ping: Option<Ping>,
     ping_token: u64,
     pong: Option<u64>,
-    calls_blocked_since: Option<u64>,
-    answers_blocked_since: Option<u64>,
+    /// Of each lane.
+    blocked_since: [Option<u64>; Lane::ALL.len()],
 }
 
 /// A ping that has no answer yet. There is one at most, so that pings never pile up at a peer that does not read.
@@ -44,14 +44,13 @@ impl Link {
         Self {
             frame_len_max: frame_len_max - frame_len_max % FRAME_ALIGN,
             reported: 0,
-            is_calls_turn: false,
+            turn: 0,
             received_at: now,
             ping_at: now.saturating_add(config.ping_interval_ns),
             ping: None,
             ping_token: 0,
             pong: None,
-            calls_blocked_since: None,
-            answers_blocked_since: None,
+            blocked_since: [None; Lane::ALL.len()],
         }
     }
 
@@ -61,7 +60,7 @@ impl Link {
         config: &SessionConfig,
         has_news: bool,
     ) -> Result<(), LinkError> {
-        let blocked_since = self.calls_blocked_since.into_iter().chain(self.answers_blocked_since).min();
+        let blocked_since = self.blocked_since.into_iter().flatten().min();
         if blocked_since.is_some_and(|since| now >= since.saturating_add(config.stall_max_ns)) {
             return Err(LinkError::Stalled);
         }
@@ -83,21 +82,26 @@ impl Link {
             Some(ping) => ping.since.max(self.received_at).saturating_add(config.silence_max_ns),
             None => self.ping_at,
         };
-        let blocked_since = self.calls_blocked_since.into_iter().chain(self.answers_blocked_since).min();
+        let blocked_since = self.blocked_since.into_iter().flatten().min();
         let of_stall = blocked_since.map(|since| since.saturating_add(config.stall_max_ns));
         of_stall.map_or(of_ping, |of_stall| of_stall.min(of_ping))
     }
 
-    pub(crate) fn note_blocked(&mut self, now: u64, is_calls_blocked: bool, is_answers_blocked: bool) {
-        let note = |since: &mut Option<u64>, is_blocked: bool| {
+    pub(crate) fn note_blocked(&mut self, now: u64, is_blocked: [bool; Lane::ALL.len()]) {
+        for (since, is_blocked) in self.blocked_since.iter_mut().zip(is_blocked) {
             if is_blocked {
                 since.get_or_insert(now);
             } else {
                 *since = None;
             }
-        };
-        note(&mut self.calls_blocked_since, is_calls_blocked);
-        note(&mut self.answers_blocked_since, is_answers_blocked);
+        }
+    }
+
+    /// Credits that are used up at once are progress too: the stall of a lane that is free counts from the next look.
+    fn note_free(&mut self, is_blocked: [bool; Lane::ALL.len()]) {
+        for (since, is_blocked) in self.blocked_since.iter_mut().zip(is_blocked) {
+            *since = since.filter(|_| is_blocked);
+        }
     }
 }
 
@@ -114,6 +118,7 @@ impl Session {
             (FrameKind::Ping, link.ping_token)
         } else if self.receive_calls.is_due()
             || self.receive_answers.is_due()
+            || self.receive_controls.is_due()
             || uncounted >= u64::from(self.receive_calls.window().div_ceil(2))
         {
             (FrameKind::Credit, 0)
@@ -125,6 +130,7 @@ impl Session {
             received: self.received.into(),
             granted_calls: self.receive_calls.grant().into(),
             granted_answers: self.receive_answers.grant().into(),
+            granted_controls: self.receive_controls.grant().into(),
             token: token.into(),
         };
         Some(status.frame(self.pool.as_ref(), kind))
@@ -162,19 +168,11 @@ impl Session {
     }
 
     fn take_credit(&mut self, lane: Lane) -> Result<(), LinkError> {
-        let receiver = match lane {
-            Lane::Calls => &mut self.receive_calls,
-            Lane::Answers => &mut self.receive_answers,
-        };
-        if receiver.take() { Ok(()) } else { Err(LinkError::CreditBreach) }
+        if self.receive_lane(lane).take() { Ok(()) } else { Err(LinkError::CreditBreach) }
     }
 
     fn deliver(&mut self, lane: Lane, kind: FrameKind, frame: Frame) -> Result<(), LinkError> {
-        let partial = match lane {
-            Lane::Calls => &self.partial_calls,
-            Lane::Answers => &self.partial_answers,
-        };
-        if partial.is_partial() {
+        if self.partials[lane as usize].is_partial() {
             return Err(LinkError::Fragment(FragmentError::Order));
         }
         let target = self.target(kind, &frame)?;
@@ -214,15 +212,9 @@ impl Session {
         self.take_credit(lane)?;
         let piece = FrameHeader::payload_bytes(frame).unwrap_or_default();
         let whole_max = self.config.frame_len_whole_max();
-        let partial = match lane {
-            Lane::Calls => &mut self.partial_calls,
-            Lane::Answers => &mut self.partial_answers,
-        };
+        let partial = &mut self.partials[lane as usize];
         let Some(whole) = partial.take(header, piece, whole_max).map_err(LinkError::Fragment)? else {
-            match lane {
-                Lane::Calls => self.receive_calls.release(1),
-                Lane::Answers => self.receive_answers.release(1),
-            }
+            self.receive_lane(lane).release(1);
             return Ok(());
         };
         let kind = FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?.kind();
@@ -239,13 +231,13 @@ impl Session {
         if !self.calls.acknowledge(status.received.get()) {
             return Err(LinkError::Count);
         }
-        if !self.calls.grant(status.granted_calls.get()) || !self.answers.grant(status.granted_answers.get())
-        {
+        let is_possible = self.calls.grant(status.granted_calls.get())
+            && self.answers.grant(status.granted_answers.get())
+            && self.controls.grant(status.granted_controls.get());
+        if !is_possible {
             return Err(LinkError::CreditOverflow);
         }
-        // Credits that are used up at once are progress too: the stall counts from the next look.
-        link.calls_blocked_since = link.calls_blocked_since.filter(|_| self.calls.is_blocked());
-        link.answers_blocked_since = link.answers_blocked_since.filter(|_| self.answers.is_blocked());
+        link.note_free([self.calls.is_blocked(), self.answers.is_blocked(), self.controls.is_blocked()]);
         match kind {
             FrameKind::Ping => link.pong = Some(status.token.get()),
             FrameKind::Pong => {

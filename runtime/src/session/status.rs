@@ -16,6 +16,8 @@ pub(crate) struct Status {
     pub(crate) granted_calls: U64,
     /// Frames of answers that may come on this link, from its start.
     pub(crate) granted_answers: U64,
+    /// Control frames that may come on this link, from its start.
+    pub(crate) granted_controls: U64,
     /// Of a ping, any number; of a pong, that of the ping.
     pub(crate) token: U64,
 }

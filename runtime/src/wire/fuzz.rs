@@ -87,12 +87,12 @@ pub fn fuzz_session(input: &[u8]) {
 struct SessionRun {
     session: Session,
     now: u64,
-    unreleased: [u32; 2],
+    unreleased: [u32; 3],
     queued: usize,
     ended: usize,
-    /// Frames of calls and answers that left, and how many the peer allowed at most.
-    sent: [u64; 2],
-    allowed: [u64; 2],
+    /// Frames of calls, answers and control that left, and how many the peer allowed at most.
+    sent: [u64; 3],
+    allowed: [u64; 3],
 }
 
 impl SessionRun {
@@ -100,8 +100,10 @@ impl SessionRun {
         let mut config_of_session = SessionConfig::new(1, 256);
         config_of_session.window_calls = WINDOW;
         config_of_session.window_answers = WINDOW;
+        config_of_session.window_controls = WINDOW;
         config_of_session.queue_calls_max = QUEUE_MAX;
         config_of_session.queue_answers_max = QUEUE_MAX;
+        config_of_session.queue_controls_max = QUEUE_MAX;
         config_of_session.payload_len_max = 2_000;
         let mut session = Session::new(config_of_session, None);
         let mut peer = Handshake::client(0, &config(2), [2; 32], None);
@@ -117,8 +119,8 @@ impl SessionRun {
             }
         }
         while session.poll_transmit(0).is_some() {}
-        let allowed = [u64::from(WINDOW); 2];
-        Self { session, now: 0, unreleased: [0; 2], queued: 0, ended: 0, sent: [0; 2], allowed }
+        let allowed = [u64::from(WINDOW); 3];
+        Self { session, now: 0, unreleased: [0; 3], queued: 0, ended: 0, sent: [0; 3], allowed }
     }
 
     fn step(&mut self, program: &mut Program<'_>) {
@@ -140,6 +142,7 @@ impl SessionRun {
             6 => {
                 self.session.release_calls(std::mem::take(&mut self.unreleased[0]));
                 self.session.release_answers(std::mem::take(&mut self.unreleased[1]));
+                self.session.release_controls(std::mem::take(&mut self.unreleased[2]));
             }
             7 => self.session.handle_link_down(self.now),
             _ => self.transmit(),
@@ -151,13 +154,14 @@ impl SessionRun {
         let mut frames = 0;
         while let Some(frame) = self.session.poll_transmit(self.now) {
             frames += 1;
-            assert!(frames <= 2 * QUEUE_MAX * 10, "it never stops talking");
+            assert!(frames <= 3 * QUEUE_MAX * 10, "it never stops talking");
             assert!(frame.len() <= 256);
             let header = FrameHeader::parse_frame(&frame).expect("a frame");
             match header.kind() {
                 FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel => self.sent[0] += 1,
                 FrameKind::Fragment => self.sent[header.method.get() as usize] += 1,
                 FrameKind::Credit | FrameKind::Ping | FrameKind::Pong | FrameKind::Close => {}
+                FrameKind::Control => self.sent[2] += 1,
                 _ => self.sent[1] += 1,
             }
         }
@@ -172,8 +176,8 @@ impl SessionRun {
                 SessionEvent::Reply(_)
                 | SessionEvent::Error(_)
                 | SessionEvent::Moved(_)
-                | SessionEvent::Control(_)
                 | SessionEvent::Probe(_) => self.unreleased[1] += 1,
+                SessionEvent::Control(_) => self.unreleased[2] += 1,
                 SessionEvent::Lost(lost) => self.ended += lost.unknown.len() + lost.not_sent.len(),
                 SessionEvent::Up { .. } | SessionEvent::Down(_) => {}
             }
@@ -184,7 +188,7 @@ impl SessionRun {
         assert!(self.unreleased.iter().all(|held| *held <= WINDOW), "more came than there is room for");
         assert!(self.session.calls().count() <= QUEUE_MAX + WINDOW as usize, "too much is kept");
         assert!(self.ended <= self.queued, "more calls ended than there were");
-        for lane in 0..2 {
+        for lane in 0..3 {
             assert!(self.sent[lane] <= self.allowed[lane], "a frame left without a credit");
         }
     }
@@ -225,19 +229,20 @@ impl<'a> Program<'a> {
     }
 
     /// A credit, ping or pong. What it allows is entered in `allowed`, whether we believe it or not.
-    fn status(&mut self, allowed: &mut [u64; 2]) -> Frame {
+    fn status(&mut self, allowed: &mut [u64; 3]) -> Frame {
         let kinds = [FrameKind::Credit, FrameKind::Ping, FrameKind::Pong];
         let kind = kinds[usize::from(self.byte()) % kinds.len()];
-        let numbers: [u64; 4] = std::array::from_fn(|_| u64::from(self.byte()));
-        allowed[0] = allowed[0].max(numbers[1]);
-        allowed[1] = allowed[1].max(numbers[2]);
+        let numbers: [u64; 5] = std::array::from_fn(|_| u64::from(self.byte()));
+        for (allowed, granted) in allowed.iter_mut().zip(&numbers[1..]) {
+            *allowed = (*allowed).max(*granted);
+        }
         assemble_bare(None, FrameHeader::new(kind), numbers.as_bytes())
     }
 
     /// A piece of a frame, which may be a frame.
     fn fragment(&mut self) -> Frame {
         let mut header = FrameHeader::new(FrameKind::Fragment);
-        header.method = u32::from(self.byte() % 3).into();
+        header.method = u32::from(self.byte() % 4).into();
         header.flags = self.byte();
         header.slot = u32::from(self.byte()).into();
         header.generation = u32::from(self.byte()).into();
@@ -273,6 +278,8 @@ fn terms(stream: u64) -> Terms {
         granted_calls: WINDOW,
         window_answers: WINDOW,
         granted_answers: WINDOW,
+        window_controls: WINDOW,
+        granted_controls: WINDOW,
         frame_len_max: 256,
     }
 }

@@ -68,6 +68,10 @@ pub struct Terms {
     pub window_answers: u32,
     /// Of these, how many may come now.
     pub granted_answers: u32,
+    /// Control frames that the sender has room for altogether.
+    pub window_controls: u32,
+    /// Of these, how many may come now.
+    pub granted_controls: u32,
     /// Longest frame the sender receives, in bytes.
     pub frame_len_max: u32,
 }
@@ -182,6 +186,8 @@ pub(crate) struct TermsBytes {
     granted_calls: U32,
     window_answers: U32,
     granted_answers: U32,
+    window_controls: U32,
+    granted_controls: U32,
     frame_len_max: U32,
 }
 
@@ -249,6 +255,8 @@ impl From<&Terms> for TermsBytes {
             granted_calls: terms.granted_calls.into(),
             window_answers: terms.window_answers.into(),
             granted_answers: terms.granted_answers.into(),
+            window_controls: terms.window_controls.into(),
+            granted_controls: terms.granted_controls.into(),
             frame_len_max: terms.frame_len_max.into(),
         }
     }
@@ -265,6 +273,8 @@ impl TermsBytes {
             granted_calls: self.granted_calls.get(),
             window_answers: self.window_answers.get(),
             granted_answers: self.granted_answers.get(),
+            window_controls: self.window_controls.get(),
+            granted_controls: self.granted_controls.get(),
             frame_len_max: self.frame_len_max.get(),
         }
     }
@@ -303,5 +313,5 @@ pub const HELLO_FRAME_LEN_MAX: usize = 256;
 pub(crate) const MAC_LEN: usize = 32;
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"epic");
 
-const _: () = assert!(size_of::<FactsBytes>() == 80 && size_of::<TermsBytes>() == 56);
+const _: () = assert!(size_of::<FactsBytes>() == 80 && size_of::<TermsBytes>() == 64);
 const _: () = assert!(size_of::<CloseBytes>() == 32);

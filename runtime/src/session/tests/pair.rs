@@ -31,11 +31,13 @@ pub(crate) struct End {
     /// Calls that were taken and not released.
     pub(crate) unreleased: u32,
     pub(crate) unreleased_answers: u32,
+    pub(crate) unreleased_controls: u32,
     /// Fate of every call this process queued, by its number.
     pub(crate) calls: BTreeMap<u32, Fate>,
     /// Calls that this process got, in order.
     pub(crate) got: Vec<u32>,
     pub(crate) got_answers: Vec<u32>,
+    pub(crate) got_controls: Vec<u32>,
     pub(crate) events: Vec<String>,
     /// Calls that came with a handle alone.
     pub(crate) short_calls: u32,
@@ -105,6 +107,7 @@ impl Pair {
         // At most once holds over all lives of a process.
         new.got = std::mem::take(&mut old.got);
         new.got_answers = std::mem::take(&mut old.got_answers);
+        new.got_controls = std::mem::take(&mut old.got_controls);
         *old = new;
         self.cut();
     }
@@ -188,9 +191,11 @@ impl End {
             config,
             unreleased: 0,
             unreleased_answers: 0,
+            unreleased_controls: 0,
             calls: BTreeMap::new(),
             got: Vec::new(),
             got_answers: Vec::new(),
+            got_controls: Vec::new(),
             events: Vec::new(),
             short_calls: 0,
             handles: Handles::for_core(0, 1),
@@ -235,7 +240,9 @@ impl End {
         self.session.release_calls(calls);
         let answers = std::mem::take(&mut self.unreleased_answers);
         self.session.release_answers(answers);
-        calls + answers
+        let controls = std::mem::take(&mut self.unreleased_controls);
+        self.session.release_controls(controls);
+        calls + answers + controls
     }
 
     pub(crate) fn drain(&mut self) {
@@ -251,10 +258,14 @@ impl End {
                     self.unreleased += 1;
                     read(&frame);
                 }
+                SessionEvent::Control(frame) => {
+                    self.unreleased_controls += 1;
+                    assert!(self.unreleased_controls <= self.config.window_controls);
+                    self.got_controls.push(read(&frame));
+                }
                 SessionEvent::Reply(frame)
                 | SessionEvent::Error(frame)
                 | SessionEvent::Moved(frame)
-                | SessionEvent::Control(frame)
                 | SessionEvent::Probe(frame) => {
                     self.unreleased_answers += 1;
                     assert!(self.unreleased_answers <= self.config.window_answers);

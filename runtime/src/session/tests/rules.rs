@@ -15,7 +15,7 @@ const SECOND: u64 = 1_000_000_000;
 
 fn config(stream: u64) -> SessionConfig {
     let mut config = SessionConfig::new(stream, 512);
-    (config.window_calls, config.window_answers) = (4, 4);
+    (config.window_calls, config.window_answers, config.window_controls) = (4, 4, 4);
     (config.queue_calls_max, config.queue_answers_max) = (8, 8);
     config.payload_len_max = 10_000;
     config
@@ -38,6 +38,7 @@ fn status(kind: FrameKind, received: u64, granted_calls: u64, granted_answers: u
         received: received.into(),
         granted_calls: granted_calls.into(),
         granted_answers: granted_answers.into(),
+        granted_controls: 4.into(),
         token: 0.into(),
     };
     status.frame(None, kind)
@@ -72,6 +73,7 @@ fn a_peer_that_breaks_a_rule_loses_its_link() {
         ((0..5).map(|number| whole(FrameKind::Reply, number, 0)).collect(), LinkError::CreditBreach),
         (vec![bare(FrameKind::Hello, 0)], LinkError::Unexpected(FrameKind::Hello)),
         (vec![bare(FrameKind::Intern, 0)], LinkError::Unexpected(FrameKind::Intern)),
+        ((0..5).map(|number| whole(FrameKind::Control, number, 0)).collect(), LinkError::CreditBreach),
         (vec![bare(FrameKind::Credit, 31)], LinkError::MalformedStatus),
         (vec![status(FrameKind::Credit, 1, 4, 4)], LinkError::Count),
         (vec![status(FrameKind::Credit, 0, 3, 4)], LinkError::CreditOverflow),
@@ -130,7 +132,7 @@ fn fragments_keep_their_order_and_their_limit() {
         (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 100, LAST, 49)], order),
         (vec![piece(0, 0, 100, FIRST, 50), piece(0, 50, 100, 0, 50)], order),
         (vec![piece(0, 0, 100, FIRST, 50), bare(FrameKind::Request, 0)], order),
-        (vec![piece(2, 0, 100, FIRST, 50)], LinkError::MalformedWhole),
+        (vec![piece(3, 0, 100, FIRST, 50)], LinkError::MalformedWhole),
         (vec![piece(0, 0, 64, FIRST | LAST, 64)], LinkError::MalformedWhole),
     ];
     for (frames, expected) in cases {
@@ -154,14 +156,17 @@ fn lanes_may_be_in_pieces_at_the_same_time() {
     let mut pair = up();
     pair.ends[0].queue(0, FrameKind::Request, 1, 1_500);
     pair.ends[0].queue(0, FrameKind::Reply, 2, 1_500);
+    pair.ends[0].queue(0, FrameKind::Control, 3, 1_500);
     pair.transmit(0, usize::MAX);
     let lanes: Vec<_> = pair.wires[1]
         .iter()
         .map(|frame| Lane::from_number(FrameHeader::parse(frame).unwrap().method.get()).unwrap())
         .collect();
-    assert_eq!(lanes[..4], [Lane::Answers, Lane::Calls, Lane::Answers, Lane::Calls]);
+    let in_turn = |lane: &&[Lane]| Lane::ALL.iter().all(|each| lane.contains(each));
+    assert_eq!(lanes.windows(3).filter(in_turn).count(), lanes.len() - 2, "they take turns: {lanes:?}");
     pair.settle();
-    assert_eq!((pair.ends[1].got.len(), pair.ends[1].got_answers.len()), (1, 1));
+    let end = &pair.ends[1];
+    assert_eq!((end.got.len(), end.got_answers.len(), end.got_controls.len()), (1, 1, 1));
 }
 
 #[test]
@@ -269,6 +274,8 @@ fn impossible_terms_open_no_link() {
         granted_calls: 4,
         window_answers: 4,
         granted_answers: 4,
+        window_controls: 4,
+        granted_controls: 4,
         frame_len_max: 512,
     };
     let open = |theirs: Terms| {
@@ -303,6 +310,8 @@ fn impossible_terms_open_no_link() {
     );
     assert_eq!(open(Terms { granted_calls: 5, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { granted_answers: 5, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { granted_controls: 5, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { window_controls: 0, granted_controls: 0, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { window_calls: 0, granted_calls: 0, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { window_answers: 0, granted_answers: 0, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { frame_len_max: 255, ..possible }), error(LinkError::Terms));
@@ -322,6 +331,29 @@ fn a_peer_that_gives_room_and_does_not_count_gets_no_more_than_its_window() {
     assert!(pair.ends[0].session.is_up());
     // Four that left, eight that wait.
     assert_eq!(pair.ends[0].session.calls().count(), 12);
+}
+
+#[test]
+fn control_passes_calls_and_answers_that_have_no_room() {
+    let mut pair = up();
+    for number in 0..6 {
+        pair.ends[0].queue(0, FrameKind::Request, number, 0);
+        pair.ends[0].queue(0, FrameKind::Reply, 10 + number, 0);
+    }
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    // Whoever takes calls and answers does not for a long time; whoever takes control does.
+    for number in 20..40 {
+        assert!(pair.ends[0].queue(pair.now, FrameKind::Control, number, 0));
+        pair.transmit(0, usize::MAX);
+        pair.deliver(1, usize::MAX);
+        let end = &mut pair.ends[1];
+        end.session.release_controls(std::mem::take(&mut end.unreleased_controls));
+        pair.transmit(1, usize::MAX);
+        pair.deliver(0, usize::MAX);
+    }
+    assert_eq!(pair.ends[1].got_controls, (20..40).collect::<Vec<_>>());
+    assert_eq!((pair.ends[1].got.len(), pair.ends[1].got_answers.len()), (4, 4));
 }
 
 #[test]
@@ -516,5 +548,5 @@ fn a_proven_handshake_is_taken_over_by_the_session_it_belongs_to() {
 #[test]
 fn the_windows_fit_the_receives_of_a_link() {
     let config = config(1);
-    assert_eq!(config.receives_max(), 4 + 4 + LINK_RECEIVES);
+    assert_eq!(config.receives_max(), 4 + 4 + 4 + LINK_RECEIVES);
 }

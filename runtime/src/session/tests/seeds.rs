@@ -54,9 +54,11 @@ impl Run {
             let mut config = SessionConfig::new(stream * 1_000_000, rng.u32(16..40) * 16 + rng.u32(0..16));
             config.window_calls = rng.u32(1..12);
             config.window_answers = rng.u32(1..12);
+            config.window_controls = rng.u32(1..12);
             config.payload_len_max = 6_000;
             config.queue_calls_max = rng.usize(1..20);
             config.queue_answers_max = rng.usize(1..20);
+            config.queue_controls_max = rng.usize(1..20);
             if !has_faults {
                 // Slow is no fault here: nothing moves between steps.
                 (config.silence_max_ns, config.stall_max_ns) = (u64::MAX, u64::MAX);
@@ -99,6 +101,9 @@ impl Run {
                 let released = self.rng.u32(0..=end.unreleased_answers);
                 end.unreleased_answers -= released;
                 end.session.release_answers(released);
+                let released = self.rng.u32(0..=end.unreleased_controls);
+                end.unreleased_controls -= released;
+                end.session.release_controls(released);
             }
             92..95 => self.pair.advance(self.rng.u64(0..1_500_000_000)),
             _ if self.has_faults => self.fault(end),
@@ -175,6 +180,7 @@ impl Run {
                 }
             }
             assert!(receiver.got_answers.is_sorted(), "answers arrived out of order");
+            assert!(receiver.got_controls.is_sorted(), "control frames arrived out of order");
             if !self.has_faults {
                 assert!(sender.events.iter().all(|event| event.starts_with("Up")), "{:?}", sender.events);
                 assert!(sender.calls.values().all(|fate| *fate == Fate::Queued));

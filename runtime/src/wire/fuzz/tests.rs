@@ -166,7 +166,7 @@ fn hello_program(random: &mut Rng) -> Vec<u8> {
 /// Frames and counts that are mostly plausible.
 fn session_program(random: &mut Rng) -> Vec<u8> {
     let mut program = Vec::new();
-    let mut granted = [4u8; 2];
+    let mut granted = [4u8; 3];
     let mut counted = 0;
     let is_counting = random.u8(..4) != 0;
     for _ in 0..random.usize(1..60) {
@@ -176,14 +176,17 @@ fn session_program(random: &mut Rng) -> Vec<u8> {
                 program.extend([6, 8]);
             }
             8..14 => {
-                let lane = usize::from(random.u8(..3) == 0);
-                program.extend([4, lane as u8, random.u8(..20), 8]);
+                // A request, a reply or a control frame, by their places among the kinds.
+                let lane = random.usize(..3);
+                let kind = [FrameKind::Request, FrameKind::Reply, FrameKind::Control][lane];
+                let place = FrameKind::ALL.iter().position(|other| *other == kind).expect("it is a kind");
+                program.extend([4, place as u8, random.u8(..20), 8]);
                 granted[lane] = granted[lane].saturating_add(1);
                 counted += u8::from(is_counting && lane == 0 && random.u8(..8) != 0);
-                program.extend([1, random.u8(..2), counted, granted[0], granted[1], 0]);
+                program.extend([1, random.u8(..2), counted, granted[0], granted[1], granted[2], 0]);
             }
             14..18 => {
-                let (lane, flags) = (random.u8(..2), 0x83);
+                let (lane, flags) = (random.u8(..3), 0x83);
                 let len = random.u8(3..14) * 16;
                 program.extend([2, lane, flags, 0, 0, len, lane]);
                 program.extend((1..len).map(|_| random.u8(..)));

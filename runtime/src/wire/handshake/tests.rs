@@ -20,6 +20,8 @@ fn terms(stream: u64) -> Terms {
         granted_calls: 60,
         window_answers: 32,
         granted_answers: 32,
+        window_controls: 16,
+        granted_controls: 15,
         frame_len_max: 8192,
     }
 }
@@ -256,10 +258,11 @@ fn the_bytes_are_pinned() {
     assert_eq!(payload(0), hello);
     let mut server_terms = vec![2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
     server_terms.extend([99, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
-    server_terms.extend([64, 0, 0, 0, 60, 0, 0, 0, 32, 0, 0, 0, 32, 0, 0, 0, 0, 0x20, 0, 0]);
-    assert_eq!(payload(3)[..56], server_terms);
-    let macs: Vec<String> = [(1, 80), (2, 56), (3, 56)]
+    server_terms.extend([64, 0, 0, 0, 60, 0, 0, 0, 32, 0, 0, 0, 32, 0, 0, 0]);
+    server_terms.extend([16, 0, 0, 0, 15, 0, 0, 0, 0, 0x20, 0, 0]);
+    assert_eq!(payload(3)[..64], server_terms);
+    let macs: Vec<String> = [(1, 80), (2, 64), (3, 64)]
         .map(|(index, at)| payload(index)[at..at + 4].iter().map(|b| format!("{b:02x}")).collect())
         .to_vec();
-    assert_eq!(macs, ["47801cec", "c1de4c10", "36c2a776"]);
+    assert_eq!(macs, ["47801cec", "29dafc71", "68a276f1"]);
 }
