@@ -9,6 +9,8 @@ use zerocopy::IntoBytes;
 
 use crate::session::{Session, SessionConfig, SessionEvent};
 use crate::wire::assembly::assemble_bare;
+use crate::wire::control::parts::read_saves;
+use crate::wire::control::{ControlError, ControlMessage};
 use crate::wire::extension::{EXTENSION_LEN_MAX, Extension};
 use crate::wire::handshake::{Handshake, HandshakeConfig};
 use crate::wire::hello::{Agreement, ClusterSecret, HELLO_FRAME_LEN_MAX, Identity, Terms};
@@ -29,6 +31,20 @@ pub fn fuzz_probe(input: &[u8]) {
     let Ok(word) = ProbeWord::parse(input) else { return };
     assert!(input.len() <= PROBE_LEN_MAX && word.hops < HOPS_MAX);
     assert_eq!(word.to_bytes(), input, "two spellings of one value");
+}
+
+/// Reads any bytes as a control message, and as a stream of saves. Checked: what is accepted has exactly this one
+/// spelling.
+pub fn fuzz_control(input: &[u8]) {
+    if let Ok(message) = ControlMessage::decode(input) {
+        assert_eq!(message.encode().as_deref(), Ok(input), "two spellings of one message");
+    }
+    let mut len = 0;
+    let read = read_saves(input, |key, envelope| {
+        len += SAVE_FRAME_LEN + key.bytes.len() + envelope.len();
+        Ok::<_, ControlError>(())
+    });
+    assert!(read.is_err() || len == input.len(), "a stream of {} bytes gave {len}", input.len());
 }
 
 /// Runs a stranger's program against one end of a handshake whose other end is genuine.
@@ -284,6 +300,8 @@ fn terms(stream: u64) -> Terms {
     }
 }
 
+/// What a save takes in a stream beyond its key's and its envelope's own bytes.
+const SAVE_FRAME_LEN: usize = 17;
 const WINDOW: u32 = 4;
 const QUEUE_MAX: usize = 8;
 

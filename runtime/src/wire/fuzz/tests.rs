@@ -7,6 +7,7 @@ use fastrand::Rng;
 use super::*;
 use crate::id::CallId;
 use crate::key::{KeyKind, KeyView};
+use crate::wire::control::samples;
 use crate::wire::extension::{Hold, PathEntry, TargetKey, ViewStamp};
 
 #[test]
@@ -27,6 +28,16 @@ fn fuzz_hello_corpus() {
 #[test]
 fn fuzz_session_corpus() {
     run_corpus("session", fuzz_session);
+}
+
+#[test]
+fn fuzz_control_corpus() {
+    run_corpus("control", fuzz_control);
+}
+
+#[test]
+fn fuzz_control_generated() {
+    run_seeds(4_000, control_message, fuzz_control);
 }
 
 #[test]
@@ -60,6 +71,9 @@ fn the_generators_reach_deep() {
     let probes =
         (0..1_000).filter(|seed| ProbeWord::parse(&probe_word(&mut Rng::with_seed(*seed))).is_ok()).count();
     assert!((200..900).contains(&probes), "{probes}");
+    let read = (0..1_000)
+        .filter(|seed| ControlMessage::decode(&control_message(&mut Rng::with_seed(*seed))).is_ok());
+    assert!(read.count() > 300);
     let mut steps_up = 0;
     for seed in 0..500 {
         let input = session_program(&mut Rng::with_seed(seed));
@@ -142,6 +156,22 @@ fn probe_word(random: &mut Rng) -> Vec<u8> {
         1 => bytes.extend((0..random.usize(..1_100)).map(|_| random.u8(..))),
         2 => {
             let at = random.usize(..bytes.len());
+            bytes[at] ^= 1 << random.u8(..8);
+        }
+        _ => {}
+    }
+    bytes
+}
+
+/// A message, then often a flipped bit, a cut end or noise.
+fn control_message(random: &mut Rng) -> Vec<u8> {
+    let mut bytes = samples::message(random).encode().expect("samples are short");
+    match random.u8(..6) {
+        0 => bytes.truncate(random.usize(..=bytes.len())),
+        1 => bytes.extend((0..random.usize(..40)).map(|_| random.u8(..))),
+        2 | 3 => {
+            // The front is where lengths and choices are.
+            let at = random.usize(..bytes.len().min(64));
             bytes[at] ^= 1 << random.u8(..8);
         }
         _ => {}
