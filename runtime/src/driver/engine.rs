@@ -167,7 +167,7 @@ impl Engine {
             match command {
                 Command::Connect { peer, addr } => {
                     let link = self.transport.connect(&addr, now);
-                    self.fabric.handle_connect(now, peer, link);
+                    self.fabric.handle_connect(now, peer, &addr, link);
                 }
                 Command::Close(link) => self.transport.close(link),
             }

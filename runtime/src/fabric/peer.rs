@@ -4,25 +4,45 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use epicserver_storage::NodeId;
-use epicserver_transport::{Addr, BufferPool, Frame, FrameHeader, FrameKind, LinkId};
+use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind, LinkId};
 
-use super::Output;
+use super::dial::Dial;
+use super::members::Removed;
+use super::{Output, push_all};
 use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
 use crate::session::intern::Target;
-use crate::session::{QueueError, Session, SessionConfig};
+use crate::session::{DownReason, QueueError, Session, SessionConfig, SessionEvent};
+use crate::wire::hello::Identity;
+
+/// What a peer is to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// On a fixed list, in whichever life.
+    Listed,
+    /// A member of the view, in this life.
+    Member(NodeId),
+    /// Proven, and no member: it may send and get control frames.
+    Guest,
+}
 
 /// What a fabric keeps of one peer.
 pub(super) struct Peer {
     pub(super) id: u64,
+    pub(super) standing: Standing,
     pub(super) session: Session,
     pub(super) link: Option<LinkId>,
+    /// Whether this node dialled the link that there is.
+    pub(super) has_dialled: bool,
     /// The link is to be closed when the last words have left.
     pub(super) ending: Option<LinkId>,
     /// The life of the peer that the last working link led to.
     pub(super) present: Option<NodeId>,
-    /// There if this node is the one that dials.
+    /// There if this node dials the peer.
     pub(super) dial: Option<Dial>,
+    /// Calls of a node that is no member as far as this one knows: they wait for the view that says more, and their room is
+    /// not given back meanwhile.
+    pub(super) held: VecDeque<SessionEvent>,
     /// Frames that count as sent and that the link has not taken.
     pub(super) transmits: VecDeque<Frame>,
     pub(super) blocked: bool,
@@ -44,6 +64,7 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn new(
         id: u64,
+        standing: Standing,
         session: SessionConfig,
         pool: Option<BufferPool>,
         dial: Option<Dial>,
@@ -51,11 +72,14 @@ impl Peer {
     ) -> Self {
         Self {
             id,
+            standing,
             session: Session::new(session, pool),
             link: None,
+            has_dialled: false,
             ending: None,
             present: None,
             dial,
+            held: VecDeque::new(),
             transmits: VecDeque::new(),
             blocked: false,
             taken: vec![0; usize::from(cores)],
@@ -66,6 +90,31 @@ impl Peer {
             unbound: BTreeSet::new(),
             owed_calls: 0,
         }
+    }
+
+    /// Whether calls may come from this life of it.
+    pub(super) fn may_call(&self) -> bool {
+        match self.standing {
+            Standing::Listed => true,
+            Standing::Member(node) => self.present == Some(node),
+            Standing::Guest => false,
+        }
+    }
+
+    /// Whether calls and answers for this life of it may be sent or wait for a link.
+    pub(super) fn may_be_called(&self, node: NodeId) -> bool {
+        let is_there = self.present == Some(node);
+        match self.standing {
+            Standing::Listed => node.incarnation == 0 || is_there,
+            Standing::Member(member) => member == node && (is_there || self.present.is_none()),
+            Standing::Guest => false,
+        }
+    }
+
+    /// Whether the link that there is works or may work yet, and leads to this life of the peer.
+    pub(super) fn has_link_to(&self, node: NodeId) -> bool {
+        let leads_there = !self.session.is_up() || self.present == Some(node);
+        self.link.is_some() && self.ending.is_none() && leads_there
     }
 
     /// Takes a frame of a core for this peer.
@@ -177,20 +226,104 @@ impl Peer {
         }
     }
 
-    /// A frame that came from the peer, and the core it is for.
-    pub(super) fn incoming(
-        &self,
-        frame: Frame,
-        target: Option<Arc<Target>>,
+    /// A link works; gives who is there.
+    pub(super) fn come_up(&mut self, identity: &Identity, outputs: &mut [VecDeque<Output>]) -> NodeId {
+        let there = NodeId { id: identity.node, incarnation: identity.incarnation };
+        let before = self.present.replace(there).filter(|before| *before != there);
+        self.lose_calls(Loss::LinkLost, &[], outputs);
+        if let Some(gone) = before {
+            push_all(outputs, || LinkNews::Gone(gone));
+            self.drop_held();
+        }
+        if let Some(dial) = &mut self.dial {
+            dial.succeeded();
+        }
+        tracing::info!(peer = %there, "a link is up");
+        there
+    }
+
+    /// The link is of no use; it is to be closed unless another one took its place.
+    pub(super) fn go_down(&mut self, reason: &DownReason) {
+        if matches!(reason, DownReason::Replaced) {
+            return;
+        }
+        if !matches!(reason, DownReason::LinkDown | DownReason::Closed) {
+            tracing::warn!(peer = format!("{:016x}", self.id), %reason, "a link is of no use");
+        }
+        if let Some(link) = self.link {
+            self.ending = Some(link);
+        }
+    }
+
+    /// Takes a call or an answer that came.
+    pub(super) fn take_frame(
+        &mut self,
+        event: SessionEvent,
         cores: u16,
-    ) -> (usize, PeerFrame) {
+        removed: &Removed,
+        outputs: &mut [VecDeque<Output>],
+    ) {
+        let is_call =
+            matches!(event, SessionEvent::Request(..) | SessionEvent::OneWay(..) | SessionEvent::Cancel(_));
+        match (self.may_call(), is_call) {
+            (true, _) => self.deliver(event, cores, outputs),
+            // Members know each other by the same view, which may be on its way.
+            (false, true) if !self.present.is_some_and(|there| removed.has(there)) => {
+                self.held.push_back(event);
+            }
+            (false, true) => self.session.release_calls(1),
+            (false, false) => self.session.release_answers(1),
+        }
+    }
+
+    /// Gives the cores what was held, as the peer is a member now.
+    pub(super) fn deliver_held(&mut self, cores: u16, outputs: &mut [VecDeque<Output>]) {
+        for event in std::mem::take(&mut self.held) {
+            self.deliver(event, cores, outputs);
+        }
+    }
+
+    /// Drops what was held: whoever called is gone.
+    pub(super) fn drop_held(&mut self) {
+        let count = std::mem::take(&mut self.held).len() as u32;
+        self.session.release_calls(count);
+    }
+
+    fn deliver(&mut self, event: SessionEvent, cores: u16, outputs: &mut [VecDeque<Output>]) {
+        match event {
+            SessionEvent::Request(frame, target) | SessionEvent::OneWay(frame, target) => {
+                let (core, frame) = self.incoming(frame, target, cores);
+                outputs[core].push_back(Output::Call(frame));
+            }
+            SessionEvent::Cancel(frame) => {
+                let (core, frame) = self.incoming(frame, None, cores);
+                outputs[core].push_back(Output::Call(frame));
+            }
+            SessionEvent::Probe(frame) => {
+                let (core, frame) = self.incoming(frame, None, cores);
+                outputs[core].push_back(Output::Answer(frame));
+            }
+            SessionEvent::Reply(frame) | SessionEvent::Error(frame) | SessionEvent::Moved(frame) => {
+                self.answered(&frame);
+                let (core, frame) = self.incoming(frame, None, cores);
+                outputs[core].push_back(Output::Answer(frame));
+            }
+            SessionEvent::Up { .. }
+            | SessionEvent::Down(_)
+            | SessionEvent::Control(_)
+            | SessionEvent::Lost(_) => {}
+        }
+    }
+
+    /// A frame that came from the peer, and the core it is for.
+    fn incoming(&self, frame: Frame, target: Option<Arc<Target>>, cores: u16) -> (usize, PeerFrame) {
         let core = FrameHeader::parse(&frame).map_or(0, |header| u16::from(header.target_core));
         let peer = self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 });
         (if core < cores { usize::from(core) } else { 0 }, PeerFrame { peer, frame, target })
     }
 
     /// The answer to a request has come.
-    pub(super) fn answered(&mut self, frame: &Frame) {
+    fn answered(&mut self, frame: &Frame) {
         if let Ok(header) = FrameHeader::parse(frame) {
             let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
             self.end_wait(u16::from(header.target_core), name);
@@ -239,6 +372,39 @@ impl Peer {
         }
     }
 
+    /// Ends the session. Gives what is still to be said on the link: answers to what the peer asked, and the end. It counts as
+    /// sent.
+    pub(super) fn end(&mut self, now: u64) -> VecDeque<Frame> {
+        let mut last_words = std::mem::take(&mut self.transmits);
+        let session = &mut self.session;
+        last_words.extend(std::iter::from_fn(|| session.poll_transmit(now)).take(TRANSMITS_MAX));
+        session.close(now);
+        last_words.extend(std::iter::from_fn(|| session.poll_transmit(now)).take(1));
+        last_words
+    }
+
+    /// Takes back what waits for the session, as the peer is no member any more: requests did not run, and nothing else
+    /// takes up its core's window.
+    pub(super) fn take_back(&mut self) {
+        for (core, frame) in std::mem::take(&mut self.calls) {
+            if let Some((_, slot, generation)) = request_name(&frame) {
+                self.unsent.push((core, CallRef { slot, generation }));
+            } else if let Some(taken) = self.taken.get_mut(usize::from(core)) {
+                *taken += 1;
+            }
+        }
+        self.answers.clear();
+    }
+
+    /// Tells the cores how many of their one-ways and cancels are on their way.
+    pub(super) fn report_taken(&mut self, outputs: &mut [VecDeque<Output>]) {
+        let node = NodeId { id: self.id, incarnation: 0 };
+        for (core, taken) in self.taken.iter_mut().enumerate().filter(|(_, taken)| **taken > 0) {
+            let news = LinkNews::Taken(node, std::mem::take(taken));
+            outputs[core].push_back(Output::News(Box::new(news)));
+        }
+    }
+
     /// Tells the cores which requests the session would not take.
     pub(super) fn report_unsent(&mut self, outputs: &mut [VecDeque<Output>]) {
         let node = NodeId { id: self.id, incarnation: 0 };
@@ -263,49 +429,8 @@ fn request_name(frame: &Frame) -> Option<(u8, u32, u32)> {
     Some((header.source_core, header.slot.get(), header.generation.get()))
 }
 
-/// When to dial a peer.
-pub(super) struct Dial {
-    addr: Addr,
-    /// `None` while a link exists or is being made.
-    at: Option<u64>,
-    failures: u32,
-}
-
-impl Dial {
-    pub(super) fn new(now: u64, addr: Addr) -> Self {
-        Self { addr, at: Some(now), failures: 0 }
-    }
-
-    pub(super) fn is_due(&self, now: u64) -> bool {
-        self.at.is_some_and(|at| at <= now)
-    }
-
-    pub(super) fn start(&mut self) -> Addr {
-        self.at = None;
-        self.addr.clone()
-    }
-
-    pub(super) fn succeeded(&mut self) {
-        self.failures = 0;
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<u64> {
-        self.at
-    }
-
-    /// Tries again after a pause that grows, with jitter, so that many nodes do not dial in step.
-    fn failed(&mut self, now: u64, rng: &mut fastrand::Rng) {
-        let pause = (BACK_OFF_NS << self.failures.min(BACK_OFF_DOUBLINGS)).min(BACK_OFF_NS_MAX);
-        self.failures += 1;
-        self.at = Some(now + pause / 2 + rng.u64(..pause / 2));
-    }
-}
-
 /// Answers that may wait before a probe: as many as calls of a core that the peer may have, each of which one search may
 /// ask about.
 const PROBES_BEHIND_MAX: usize = crate::remote::WINDOW_MAX;
 /// Frames taken from a session before the link is asked again.
 const TRANSMITS_MAX: usize = 64;
-const BACK_OFF_NS: u64 = 20_000_000;
-const BACK_OFF_NS_MAX: u64 = 1_000_000_000;
-const BACK_OFF_DOUBLINGS: u32 = 6;

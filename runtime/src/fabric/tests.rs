@@ -1,0 +1,441 @@
+//! Fabrics whose peers come and go, over a loopback, stepped by hand.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use epicserver_storage::Member;
+use epicserver_transport::{LoopbackNetwork, LoopbackOptions, LoopbackTransport, Transport};
+
+use super::*;
+use crate::wire::assembly::assemble_bare;
+
+struct World {
+    network: LoopbackNetwork,
+    nodes: Vec<TestNode>,
+    now: u64,
+}
+
+struct TestNode {
+    fabric: Fabric,
+    transport: LoopbackTransport,
+    me: NodeId,
+    address: Addr,
+    links: BTreeSet<LinkId>,
+    takes_calls: bool,
+    controls: Vec<(NodeId, u32)>,
+    news: Vec<PeerNews>,
+    calls: Vec<(NodeId, u32)>,
+    link_news: Vec<LinkNews>,
+}
+
+impl World {
+    fn new(count: usize) -> Self {
+        let mut world = Self { network: LoopbackNetwork::new(), nodes: Vec::new(), now: 1 };
+        (0..count).for_each(|_| world.add(LoopbackOptions::plain()));
+        world
+    }
+
+    /// Ids fall while addresses rise, so that the two orders are told apart.
+    fn add(&mut self, options: LoopbackOptions) {
+        let number = self.nodes.len() as u64;
+        let me = NodeId { id: 1000 - number, incarnation: 1 };
+        let address = Addr::new(&format!("n{number:03}"));
+        let transport = self.network.bind(address.as_str(), options).expect("the name is free");
+        let mut config = FabricConfig::open(me, 1, address.clone(), 5, &[9; 32], transport.caps());
+        config.seed = number;
+        let fabric = Fabric::new(self.now, config, Some(transport.pool()));
+        self.nodes.push(TestNode {
+            fabric,
+            transport,
+            me,
+            address,
+            links: BTreeSet::new(),
+            takes_calls: true,
+            controls: Vec::new(),
+            news: Vec::new(),
+            calls: Vec::new(),
+            link_news: Vec::new(),
+        });
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut moved = false;
+            for node in &mut self.nodes {
+                moved |= node.pass(self.now);
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("it never settles");
+    }
+
+    fn advance(&mut self, ns: u64) {
+        let end = self.now + ns;
+        while self.now < end {
+            self.now = (self.now + 50_000_000).min(end);
+            self.settle();
+        }
+    }
+
+    fn seek(&mut self, from: usize, to: usize) {
+        let (addr, now) = (self.nodes[to].address.clone(), self.now);
+        assert!(self.nodes[from].fabric.seek(now, addr));
+    }
+
+    /// Tells these nodes that those are the members.
+    fn view(&mut self, told: &[usize], members: &[usize]) {
+        let members: Vec<Member> = members.iter().map(|index| self.nodes[*index].member()).collect();
+        for index in told {
+            self.nodes[*index].fabric.handle_members(self.now, &members);
+        }
+    }
+
+    fn call(&mut self, from: usize, to: usize, slot: u32) {
+        let to = self.nodes[to].me;
+        self.nodes[from].fabric.handle_frame(
+            self.now,
+            0,
+            PeerFrame::new(to, frame(FrameKind::Request, slot)),
+        );
+    }
+
+    fn control(&mut self, from: usize, to: usize, slot: u32) -> bool {
+        let to = self.nodes[to].me;
+        self.nodes[from].fabric.handle_control(self.now, to, frame(FrameKind::Control, slot))
+    }
+
+    fn links(&self) -> Vec<usize> {
+        self.nodes.iter().map(|node| node.links.len()).collect()
+    }
+}
+
+impl TestNode {
+    fn member(&self) -> Member {
+        let address = self.address.to_string();
+        Member { node: self.me, address, cores: 1, entities: Vec::new() }
+    }
+
+    fn pass(&mut self, now: u64) -> bool {
+        let mut moved = false;
+        if self.fabric.poll_timeout().is_some_and(|at| at <= now) {
+            self.fabric.handle_timeout(now);
+        }
+        let transport = &mut self.transport;
+        self.fabric.poll_transmit(now, |link, frames: &mut VecDeque<Frame>| {
+            let before = frames.len();
+            // A link that is gone says so by its last event.
+            let _ = transport.send(link, frames);
+            moved |= frames.len() < before;
+        });
+        self.transport.flush();
+        while let Some(command) = self.fabric.poll_command() {
+            moved = true;
+            match command {
+                Command::Connect { peer, addr } => {
+                    let link = self.transport.connect(&addr, now);
+                    self.fabric.handle_connect(now, peer, &addr, link);
+                }
+                Command::Close(link) => self.transport.close(link),
+            }
+        }
+        let mut events = Vec::new();
+        self.transport.poll(now, &mut events);
+        moved |= !events.is_empty();
+        for event in events {
+            match &event {
+                Event::LinkUp { link, .. } => drop(self.links.insert(*link)),
+                Event::LinkDown { link, .. } => drop(self.links.remove(link)),
+                Event::Receive { .. } | Event::Writable { .. } => {}
+            }
+            self.fabric.handle_event(now, event);
+        }
+        self.fabric.report_taken();
+        moved | self.take()
+    }
+
+    fn take(&mut self) -> bool {
+        let mut moved = false;
+        while let Some((from, frame)) = self.fabric.poll_control() {
+            moved = true;
+            self.controls.push((from, slot(&frame)));
+        }
+        while let Some(news) = self.fabric.poll_peer_news() {
+            moved = true;
+            self.news.push(news);
+        }
+        while self.takes_calls
+            && let Some(input) = self.fabric.poll_output(0)
+        {
+            moved = true;
+            match input {
+                LinkInput::Frame(frame) => self.calls.push((frame.peer, slot(&frame.frame))),
+                LinkInput::News(news) => self.link_news.push(*news),
+            }
+        }
+        moved
+    }
+}
+
+fn frame(kind: FrameKind, slot: u32) -> Frame {
+    let mut header = FrameHeader::new(kind);
+    header.slot = slot.into();
+    assemble_bare(None, header, &[])
+}
+
+fn slot(frame: &Frame) -> u32 {
+    FrameHeader::parse(frame).expect("a fabric gives whole frames").slot.get()
+}
+
+fn call_of(slot: u32) -> Vec<CallRef> {
+    vec![CallRef { slot, generation: 0 }]
+}
+
+#[test]
+fn who_is_at_an_address_becomes_a_guest_and_says_control_frames_only() {
+    let mut world = World::new(2);
+    world.seek(0, 1);
+    world.settle();
+    let [a, b] = [world.nodes[0].me, world.nodes[1].me];
+    assert_eq!(
+        (&world.nodes[0].news, &world.nodes[1].news),
+        (&vec![PeerNews::Up(b)], &vec![PeerNews::Up(a)])
+    );
+    assert!(world.control(0, 1, 1) && world.control(1, 0, 2));
+    world.call(0, 1, 3);
+    world.settle();
+    assert_eq!(world.nodes[1].controls, [(a, 1)]);
+    assert_eq!(world.nodes[0].controls, [(b, 2)]);
+    assert_eq!(world.nodes[0].link_news, [LinkNews::NotSent(b, call_of(3))]);
+    assert!(world.nodes[1].calls.is_empty());
+}
+
+#[test]
+fn members_call_each_other_and_one_that_hears_of_it_later_holds_their_calls() {
+    let mut world = World::new(2);
+    world.seek(1, 0);
+    world.settle();
+    world.view(&[0], &[0, 1]);
+    (10..13).for_each(|slot| world.call(0, 1, slot));
+    world.settle();
+    assert!(world.nodes[1].calls.is_empty(), "it knows of no member");
+    world.view(&[1], &[0, 1]);
+    world.settle();
+    let a = world.nodes[0].me;
+    assert_eq!(world.nodes[1].calls, [(a, 10), (a, 11), (a, 12)]);
+    assert_eq!(world.links(), [1, 1]);
+}
+
+#[test]
+fn members_find_each_other_without_being_sought_and_calls_wait_for_that() {
+    let mut world = World::new(3);
+    world.view(&[0, 1, 2], &[0, 1, 2]);
+    world.call(2, 0, 7);
+    world.settle();
+    assert_eq!(world.nodes[0].calls, [(world.nodes[2].me, 7)]);
+    world.advance(3_000_000_000);
+    assert_eq!(world.links(), [2, 2, 2]);
+}
+
+/// Behind an address translator only one of two nodes can dial the other.
+#[test]
+fn the_second_to_dial_does_it_when_the_first_does_not() {
+    let mut world = World::new(2);
+    world.view(&[1], &[0, 1]);
+    world.settle();
+    assert_eq!(world.links(), [0, 0], "it is for the other to dial");
+    world.advance(1_000_000_000);
+    assert_eq!(world.links(), [1, 1]);
+}
+
+#[test]
+fn what_was_under_way_to_a_removed_member_ends_and_what_it_says_is_not_heard() {
+    let mut world = World::new(2);
+    world.view(&[0, 1], &[0, 1]);
+    world.settle();
+    world.call(0, 1, 1);
+    world.settle();
+    let [a, b] = [world.nodes[0].me, world.nodes[1].me];
+    world.view(&[0], &[0]);
+    // One that is in the fabric of the removed node already, and one that comes later.
+    world.call(1, 0, 2);
+    world.settle();
+    assert!(world.nodes[0].link_news.contains(&LinkNews::Gone(b)));
+    let whole_node = NodeId { incarnation: 0, ..b };
+    assert!(world.nodes[0].link_news.contains(&LinkNews::Unknown(whole_node, Loss::OwnerLost, call_of(1))));
+    world.advance(3_000_000_000);
+    world.call(1, 0, 3);
+    world.settle();
+    assert!(world.nodes[0].calls.is_empty(), "{:?}", world.nodes[0].calls);
+    // It dials again, as it does not know; it may ask, and be told.
+    assert_eq!(world.nodes[0].news.last(), Some(&PeerNews::Up(b)));
+    assert!(world.control(1, 0, 4) && world.control(0, 1, 5));
+    world.settle();
+    assert_eq!((&world.nodes[0].controls, &world.nodes[1].controls), (&vec![(b, 4)], &vec![(a, 5)]));
+    world.call(0, 1, 6);
+    world.settle();
+    assert_eq!(world.nodes[0].link_news.last(), Some(&LinkNews::NotSent(b, call_of(6))));
+}
+
+/// A node that left was to be told so, and the link was closed before.
+#[test]
+fn what_is_said_before_a_removal_arrives() {
+    let mut world = World::new(2);
+    world.view(&[0, 1], &[0, 1]);
+    world.settle();
+    assert!((0..5).all(|slot| world.control(0, 1, slot)));
+    world.view(&[0], &[0]);
+    world.settle();
+    let a = world.nodes[0].me;
+    assert_eq!(world.nodes[1].controls, (0..5).map(|slot| (a, slot)).collect::<Vec<_>>());
+    assert_eq!(world.nodes[1].news, [PeerNews::Up(a), PeerNews::Down(a)]);
+}
+
+#[test]
+fn an_evicted_node_comes_back_in_a_new_life() {
+    let mut world = World::new(2);
+    world.seek(1, 0);
+    world.view(&[0, 1], &[0, 1]);
+    world.settle();
+    let old = world.nodes[1].me;
+    world.view(&[0], &[0]);
+    world.settle();
+    let new = NodeId { incarnation: 2, ..old };
+    world.nodes[1].me = new;
+    world.nodes[1].fabric.handle_rebirth(world.now, new);
+    world.advance(2_000_000_000);
+    assert!(world.control(1, 0, 1));
+    world.settle();
+    assert_eq!(world.nodes[0].controls, [(new, 1)]);
+    world.view(&[0, 1], &[0, 1]);
+    world.call(1, 0, 2);
+    world.call(0, 1, 3);
+    world.settle();
+    assert_eq!(world.nodes[0].calls, [(new, 2)]);
+    assert_eq!(world.nodes[1].calls, [(world.nodes[0].me, 3)]);
+    // What a core still has for the old life goes nowhere.
+    let late = PeerFrame::new(old, frame(FrameKind::Request, 4));
+    world.nodes[0].fabric.handle_frame(world.now, 0, late);
+    world.settle();
+    assert_eq!(world.nodes[0].link_news.last(), Some(&LinkNews::NotSent(old, call_of(4))));
+}
+
+/// Both ends dialled, and each closed the link that the other kept.
+#[test]
+fn two_that_seek_each_other_end_with_one_link() {
+    for delay in 0..8 {
+        for as_members in [false, true] {
+            let mut world = World::new(2);
+            world.seek(0, 1);
+            for _ in 0..delay {
+                world.nodes[0].pass(world.now);
+                world.nodes[1].pass(world.now);
+            }
+            world.seek(1, 0);
+            if as_members {
+                world.view(&[0, 1], &[0, 1]);
+            }
+            world.advance(3_000_000_000);
+            assert_eq!(world.links(), [1, 1], "{delay} {as_members}");
+            assert!(world.control(0, 1, 1) && world.control(1, 0, 2));
+            let ups =
+                |node: &TestNode| node.news.iter().filter(|news| matches!(news, PeerNews::Up(_))).count();
+            assert!(ups(&world.nodes[0]) <= 2, "{delay}: {:?}", world.nodes[0].news);
+        }
+    }
+}
+
+#[test]
+fn to_seek_oneself_is_harmless() {
+    let mut world = World::new(2);
+    world.seek(0, 0);
+    world.advance(1_000_000_000);
+    assert_eq!(world.nodes[0].fabric.sought().count(), 0, "it is not dialled again");
+    assert_eq!((world.links(), world.nodes[0].news.len()), (vec![0, 0], 0));
+    world.seek(0, 1);
+    world.settle();
+    assert_eq!(world.nodes[0].news, [PeerNews::Up(world.nodes[1].me)]);
+}
+
+#[test]
+fn an_address_is_dialled_until_somebody_is_there_and_again_when_it_is_lost() {
+    let mut world = World::new(1);
+    let addr = Addr::new("n001");
+    assert!(world.nodes[0].fabric.seek(world.now, addr));
+    world.advance(5_000_000_000);
+    for _ in 0..2 {
+        world.add(LoopbackOptions::plain());
+        world.advance(3_000_000_000);
+        assert_eq!(world.nodes[0].news.pop(), Some(PeerNews::Up(world.nodes[1].me)));
+        world.nodes.pop();
+        world.advance(500_000_000);
+        assert!(matches!(world.nodes[0].news.pop(), Some(PeerNews::Down(_))));
+        assert!(world.nodes[0].fabric.peers.is_empty(), "a guest without a link is nobody");
+    }
+}
+
+#[test]
+fn control_frames_pass_while_a_core_takes_nothing() {
+    let mut world = World::new(2);
+    world.view(&[0, 1], &[0, 1]);
+    world.settle();
+    world.nodes[1].takes_calls = false;
+    (0..2000).for_each(|slot| world.call(0, 1, slot));
+    world.settle();
+    for slot in 0..100 {
+        assert!(world.control(0, 1, slot) && world.control(1, 0, slot));
+        world.settle();
+    }
+    assert_eq!((world.nodes[0].controls.len(), world.nodes[1].controls.len()), (100, 100));
+    assert!(world.nodes[1].calls.is_empty());
+}
+
+#[test]
+fn guests_and_addresses_are_bounded() {
+    let mut world = World::new(1);
+    world.nodes[0].fabric.config.guests_max = 3;
+    for _ in 0..6 {
+        world.add(LoopbackOptions::plain());
+    }
+    (1..7).for_each(|from| world.seek(from, 0));
+    world.advance(4_000_000_000);
+    assert_eq!(world.nodes[0].fabric.present().count(), 3);
+    // A member is always let in.
+    world.view(&[0], &[0, 1, 2, 3, 4, 5, 6]);
+    world.advance(4_000_000_000);
+    assert_eq!(world.nodes[0].fabric.present().count(), 6);
+    let sought = (0..1000)
+        .filter(|number| world.nodes[1].fabric.seek(world.now, Addr::new(&format!("nobody{number}"))));
+    assert_eq!(sought.count(), 63, "one is sought already");
+}
+
+#[test]
+fn ten_thousand_connections_leave_nothing() {
+    let mut world = World::new(1);
+    let mut dialler = world.network.bind("flood", LoopbackOptions::plain()).expect("the name is free");
+    let target = world.nodes[0].address.clone();
+    let mut made = 0;
+    let mut events = Vec::new();
+    while made < 10_000 {
+        // As many as the transport has room for; some send bytes that are no hello.
+        for number in 0..200 {
+            let Ok(link) = dialler.connect(&target, world.now) else { break };
+            made += 1;
+            if number % 3 == 0 {
+                let mut frames = VecDeque::from([frame(FrameKind::Request, 1)]);
+                let _ = dialler.send(link, &mut frames);
+            }
+        }
+        dialler.flush();
+        world.settle();
+        let node = &world.nodes[0];
+        assert!(node.links.len() <= 64, "{} links", node.links.len());
+        assert!(node.fabric.strangers.len() <= 64 && node.fabric.commands.is_empty());
+        world.advance(3_000_000_000);
+        events.clear();
+        dialler.poll(world.now, &mut events);
+    }
+    let node = &world.nodes[0];
+    assert_eq!((node.links.len(), node.fabric.strangers.len(), node.fabric.links.len()), (0, 0, 0));
+    assert!(node.fabric.peers.is_empty() && !node.fabric.has_control());
+}
