@@ -359,6 +359,7 @@ impl Parts {
                 .map(|(answers, unparker)| port(answers, unparker))
                 .collect(),
             waiting_loads: VecDeque::new(),
+            waiting_fences: VecDeque::new(),
             images: Vec::new(),
             batch: Batch::new(BatchName { node: self.id, number: 1 }),
             durable: 0,

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use epicserver_storage::{Batch, BatchName, NodeId, RecordKeyRef, Store, StoreError};
+use epicserver_storage::{Batch, BatchName, Fence, NodeId, RecordKeyRef, Store, StoreError};
 
 use crate::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
 use crate::sync::batch_clock::StorageClock;
@@ -20,6 +20,47 @@ use crate::sync::parker::{Parker, Unparker};
 pub(crate) enum ToStorage {
     Images(Box<BatchImages>),
     Load(LoadTicket),
+    #[allow(dead_code, reason = "the cluster thread uses it")]
+    OpenFences(FencesTicket),
+}
+
+/// Fences to be opened, and who is to be told. An answer always comes: at the latest when the ticket is dropped.
+pub(crate) struct FencesTicket {
+    fences: Vec<Fence>,
+    answer: Option<FencesAnswer>,
+}
+
+/// Called on the storage thread, so it must not wait.
+type FencesAnswer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+#[allow(dead_code, reason = "the cluster thread uses it")]
+impl FencesTicket {
+    pub(crate) fn new(
+        fences: Vec<Fence>,
+        answer: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> Self {
+        Self { fences, answer: Some(Box::new(answer)) }
+    }
+
+    fn tell(mut self, outcome: Result<(), StoreError>) {
+        if let Some(answer) = self.answer.take() {
+            answer(outcome);
+        }
+    }
+}
+
+impl Drop for FencesTicket {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            answer(Err(StoreError::Failed { reason: "the node stops".to_owned() }));
+        }
+    }
+}
+
+impl std::fmt::Debug for FencesTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FencesTicket").field("fences", &self.fences.len()).finish_non_exhaustive()
+    }
 }
 
 /// What the storage thread answers.
@@ -90,6 +131,7 @@ pub(crate) struct StorageThread {
     pub(crate) node: NodeId,
     pub(crate) cores: Vec<CorePort>,
     pub(crate) waiting_loads: VecDeque<LoadTicket>,
+    pub(crate) waiting_fences: VecDeque<FencesTicket>,
     pub(crate) images: Vec<(usize, Box<BatchImages>)>,
     pub(crate) batch: Batch,
     pub(crate) durable: u64,
@@ -102,6 +144,7 @@ impl StorageThread {
         loop {
             let stopping = self.desk.stop.load(Ordering::Acquire);
             self.take_requests(&mut requests);
+            self.open_fences();
             self.answer_loads();
             if self.desk.broken.load(Ordering::Acquire) {
                 // Nothing that waits for a batch may hear of it, or of any later one: the node stops.
@@ -138,6 +181,7 @@ impl StorageThread {
             match request {
                 ToStorage::Images(images) => self.images.push((0, images)),
                 ToStorage::Load(ticket) => self.waiting_loads.push_back(ticket),
+                ToStorage::OpenFences(ticket) => self.waiting_fences.push_back(ticket),
             }
         }
     }
@@ -216,6 +260,14 @@ impl StorageThread {
         self.images.retain(|(_, images)| !failed.contains(&images.number));
     }
 
+    /// Before any load: what is loaded in a partition is loaded under its fence.
+    fn open_fences(&mut self) {
+        for ticket in self.waiting_fences.drain(..) {
+            let outcome = self.store.open_fences(&ticket.fences);
+            ticket.tell(outcome);
+        }
+    }
+
     fn loads_need_commit(&self) -> bool {
         self.waiting_loads.iter().any(|ticket| ticket.after > self.durable)
     }
@@ -281,6 +333,50 @@ mod tests {
         images
     }
 
+    fn thread(
+        clock: StorageClock,
+        parker: Parker,
+        store: MemoryStore,
+        core_parker: &Parker,
+    ) -> StorageThread {
+        StorageThread {
+            desk: Arc::new(StorageDesk::new(parker.unparker())),
+            clock,
+            parker,
+            store: Box::new(store),
+            node: NODE,
+            cores: vec![CorePort { answers: Arc::new(Inbox::new(1)), unparker: core_parker.unparker() }],
+            waiting_loads: VecDeque::new(),
+            waiting_fences: VecDeque::new(),
+            images: Vec::new(),
+            batch: Batch::new(BatchName { node: NODE, number: 1 }),
+            durable: 0,
+        }
+    }
+
+    #[test]
+    fn fences_are_opened_and_whoever_asked_is_told_in_any_case() {
+        let (parker, core_parker) = (Parker::new(), Parker::new());
+        let (clock, _cores) = batch_clock(1, parker.unparker());
+        let mut thread = thread(clock, parker, MemoryStore::new(StoreId(1)), &core_parker);
+        let (told, outcomes) = crossbeam_channel::bounded(3);
+        let ask = |epoch| {
+            let partition = RecordKey::u64(1, 1).as_ref().partition();
+            let told = told.clone();
+            let tell = move |outcome: Result<(), StoreError>| told.send(outcome).expect("there is room");
+            let fence = Fence { partition, epoch, holder: NODE };
+            ToStorage::OpenFences(FencesTicket::new(vec![fence], tell))
+        };
+        assert!(thread.desk.leave(ask(2)).is_ok() && thread.desk.leave(ask(1)).is_ok());
+        thread.take_requests(&mut Vec::new());
+        thread.open_fences();
+        assert_eq!(outcomes.try_recv(), Ok(Ok(())));
+        assert!(matches!(outcomes.try_recv(), Ok(Err(StoreError::Refused { .. }))));
+        assert!(thread.desk.leave(ask(3)).is_ok());
+        drop(thread);
+        assert!(matches!(outcomes.try_recv(), Ok(Err(StoreError::Failed { .. }))));
+    }
+
     #[test]
     fn an_image_of_a_failed_batch_that_is_handed_over_late_is_not_committed() {
         for (number, saved) in [(2, 0), (3, 1)] {
@@ -293,18 +389,9 @@ mod tests {
             let partition = RecordKey::u64(1, 1).as_ref().partition();
             store.open_fences(&[Fence { partition, epoch: 1, holder: NODE }]).expect("memory");
             let core_parker = Parker::new();
-            let mut thread = StorageThread {
-                desk: Arc::new(StorageDesk::new(parker.unparker())),
-                clock,
-                parker,
-                store: Box::new(store),
-                node: NODE,
-                cores: vec![CorePort { answers: Arc::new(Inbox::new(1)), unparker: core_parker.unparker() }],
-                waiting_loads: VecDeque::new(),
-                images: vec![(0, image_in_batch(number))],
-                batch: Batch::new(BatchName { node: NODE, number: 1 }),
-                durable: 2,
-            };
+            let images = vec![(0, image_in_batch(number))];
+            let mut thread =
+                StorageThread { images, durable: 2, ..thread(clock, parker, store, &core_parker) };
             assert_eq!(thread.commit(3), Committed::Durable);
             let record = thread.store.load(&[RecordKey::u64(1, 1).as_ref()]).expect("memory").remove(0);
             assert_eq!(usize::from(record.is_some()), saved, "batch {number}");
