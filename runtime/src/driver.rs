@@ -16,6 +16,8 @@ pub(crate) mod edge;
 mod engine;
 pub(crate) mod links;
 pub(crate) mod storage_thread;
+#[allow(dead_code, reason = "the cluster thread uses it")]
+pub(crate) mod store_line;
 
 pub use links::LinksConfig;
 

@@ -28,6 +28,7 @@
 #[expect(unsafe_code, reason = "activations are found and borrowed by address")]
 mod activation;
 mod call;
+pub mod cluster;
 pub mod codec;
 pub mod core;
 #[expect(unsafe_code, reason = "a thread finds its core through a pointer")]

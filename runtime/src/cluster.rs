@@ -1,0 +1,14 @@
+//! What the nodes of a cluster do for each other beyond calls: the keeper and its store, as logic without threads.
+//!
+//! ```text
+//!  storage thread of a node        cluster thread of a node      links      cluster thread of the keeper
+//!  ClusterStore ── KeeperLine ──────> StoreRequest ─────────────────────────>                StoreDesk ── SharedStore
+//!       ^                                                                                                       ^
+//!       └── while this very node keeps, straight there ─────────────────────────────────────────────────────────┘
+//! ```
+//! Not here: who is a member and who owns what (`membership`), frames (`wire::control`), links (`fabric`), threads
+//! (`driver`). Start at [`store_desk::StoreDesk`] for the one end and at [`remote_store::ClusterStore`] for the other.
+
+pub mod remote_store;
+pub mod shared_store;
+pub mod store_desk;
