@@ -164,6 +164,14 @@ impl<M: Method> RawCall<M> {
         Self { state: CallState::Local(slot, home) }
     }
 
+    /// When the time of a call is over that was just made on this core.
+    pub(crate) fn deadline_here(&self) -> u64 {
+        match &self.state {
+            CallState::Local(slot, _) => slot.deadline.get(),
+            _ => u64::MAX,
+        }
+    }
+
     fn into_state(mut self) -> CallState<M> {
         std::mem::replace(&mut self.state, CallState::Ended)
     }

@@ -40,6 +40,7 @@ mod admission;
 mod calls;
 mod cancel;
 mod cycle;
+mod gate;
 mod lease;
 mod objects;
 pub mod operations;
@@ -157,6 +158,9 @@ pub enum Event {
     Link(crate::remote::LinkNews),
     /// The cluster's view changed.
     View(Arc<Routes>),
+    /// The store failed for good, so that nothing will be durable any more: no call starts here and nothing leaves, and whoever
+    /// waits is told.
+    StoreLost,
     /// The node's lease ends at this time of its clock; without one it never does. Past it no call starts here and nothing
     /// leaves that others could act on, until a later end is told.
     Lease(u64),
@@ -383,6 +387,10 @@ enum Timer {
     Behind(ObjectPtr, u32),
     /// A request that waits for a view has waited long enough.
     Parked,
+    /// The time of something that waits for a batch is over.
+    Gate,
+    /// No turns run, as too much waits to be saved, and something may be late.
+    SaveBound,
 }
 
 impl std::fmt::Debug for ObjectPtr {
@@ -504,7 +512,8 @@ impl Core {
     /// Whether there are turns to run now.
     pub fn is_ready(&self) -> bool {
         let core = &*self.state;
-        (!core.outbox.is_empty() || !core.ready.is_empty()) && !core.is_save_bound()
+        let has_some = !core.outbox.is_empty() || !core.ready.is_empty();
+        has_some && (!core.is_save_bound() || core.has_outside())
     }
 
     /// When the next timer is due, if any waits; never later than it really is.
@@ -572,6 +581,7 @@ impl CoreState {
                     self.fire_timers();
                 }
                 self.sweep();
+                self.note_save_bound();
             }
             Event::Save(news) => self.handle_save(news),
             Event::Loaded(ticket, answer) => self.handle_loaded(&ticket, answer),
@@ -580,7 +590,7 @@ impl CoreState {
             Event::Link(news) => self.handle_link(news),
             Event::View(routes) => self.handle_view(routes),
             // Looked at before anything else.
-            Event::Lease(_) => {}
+            Event::Lease(_) | Event::StoreLost => {}
             Event::Rest => self.rest(),
             Event::Drain => self.drain(),
         }
@@ -636,6 +646,8 @@ impl CoreState {
                 Timer::Wake(waker) => waker.wake(),
                 Timer::Behind(object, generation) => self.save_behind(object, generation),
                 Timer::Parked => self.expire_parked(),
+                Timer::Gate => self.end_late(),
+                Timer::SaveBound => self.end_late_turns(),
             }
         }
     }

@@ -34,7 +34,8 @@ impl<M: Method> EntryCall<M> {
             None => answer(sender, CallError::Unavailable(NO_NODE.to_owned())),
             Some(desk) => Self::leave(&desk, sender, |core| {
                 let room = core.slots.has_room(SLOTS_PER_CALL);
-                if room { make_here(core, fresh) } else { Err(not_taken()) }
+                let call = if room { make_here(core, fresh) } else { Err(not_taken()) };
+                call.map(|call| (call.deadline_here(), call))
             }),
         }
         // A desk that is full or closed drops what it is given, and what it was never asked to make never ran.
@@ -49,7 +50,7 @@ impl<M: Method> EntryCall<M> {
             Some(desk) => {
                 // Made here: a desk that refuses the job drops the call, which frees its slot.
                 let call = RawCall::made(slot, home);
-                Self::leave(&desk, sender, move |_| Ok(call));
+                Self::leave(&desk, sender, move |core| Ok((core.time_over(), call)));
             }
         }
         Self { reply, unanswered: lost }
@@ -58,13 +59,13 @@ impl<M: Method> EntryCall<M> {
     fn leave(
         desk: &registry::Desk,
         sender: oneshot::Sender<Result<M::Value, CallError>>,
-        make: impl FnOnce(&CoreState) -> Result<RawCall<M>, CallError> + Send + 'static,
+        make: impl FnOnce(&CoreState) -> Result<(u64, RawCall<M>), CallError> + Send + 'static,
     ) {
         // The sender goes with the job; if the desk refuses it, the receiver sees it dropped.
         let job: Job = Box::new(move |core| match make(core) {
             Err(error) => answer(sender, error),
-            Ok(call) => {
-                let task = EntryTask { call: Some(call), reply: None, sender: Some(sender) };
+            Ok((until, call)) => {
+                let task = EntryTask { call: Some(call), until, reply: None, sender: Some(sender) };
                 if core.spawn_loose(task).is_err() {
                     tracing::debug!("a call from outside found no free slot");
                 }
@@ -105,6 +106,8 @@ fn answer<V>(sender: oneshot::Sender<Result<V, CallError>>, error: CallError) {
 /// The task on the entry core.
 struct EntryTask<M: Method> {
     call: Option<RawCall<M>>,
+    /// When its reply is too late.
+    until: u64,
     reply: Option<(Result<M::Value, CallError>, Gate)>,
     sender: Option<oneshot::Sender<Result<M::Value, CallError>>>,
 }
@@ -145,7 +148,7 @@ impl<M: Method> Future for EntryTask<M> {
         if let Some(call) = &mut this.call {
             let reply = ready!(call.poll_reply(context));
             this.call = None;
-            this.reply = Some((reply, Gate::new()));
+            this.reply = Some((reply, Gate::new(this.until)));
         }
         let Some((_, gate)) = &mut this.reply else { return Poll::Ready(()) };
         let passed = ready!(Pin::new(gate).poll(context));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::RecvTimeoutError;
 use epicserver_storage::{Batch, BatchName, Fence, MemoryStore, NodeId, Partition, Store, StoreError};
 
 use crate::core::{Core, CoreConfig};
@@ -27,7 +28,7 @@ use crate::sync::{pin, ring};
 
 /// One process' part of the cluster: its cores, its storage thread, its links.
 ///
-/// Dropping it stops it at once; [`shutdown`](Self::shutdown) drains it first.
+/// Dropping it stops it at once; [`shutdown`](Self::shutdown) drains it first. A store that hangs is left behind after ten seconds.
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<NodeShared>,
@@ -36,6 +37,8 @@ pub struct Node {
     cores: Vec<JoinHandle<Option<Box<links::InlineLinks>>>>,
     storage: Arc<StorageDesk>,
     storage_thread: Option<JoinHandle<()>>,
+    /// Disconnected when the storage thread ends.
+    storage_ended: crossbeam_channel::Receiver<()>,
     links: Option<links::LinkThreadHandle>,
     _edge: Edge,
     next_entry: AtomicU32,
@@ -168,7 +171,8 @@ impl Node {
         self.shared.stats()
     }
 
-    /// Whether the node can go on: `false` when its store failed for good or refused it.
+    /// Whether the node can go on: `false` when its store failed for good or refused it. Then no call starts on it any more, and
+    /// those under way end: `Unavailable` if they did not run, else `OutcomeUnknown(OwnerLost)`.
     pub fn is_healthy(&self) -> bool {
         !self.storage.broken.load(Ordering::Acquire)
     }
@@ -213,9 +217,11 @@ impl Node {
         }
         self.links.take();
         self.storage.stop();
-        if let Some(storage) = self.storage_thread.take()
-            && storage.join().is_err()
-        {
+        let Some(storage) = self.storage_thread.take() else { return };
+        if self.storage_ended.recv_timeout(STORAGE_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            // It holds nothing that anybody else needs, and ends when the store returns.
+            tracing::error!("the store does not return; what it was to commit last may be durable or not");
+        } else if storage.join().is_err() {
             tracing::error!("the storage thread panicked");
         }
     }
@@ -364,7 +370,11 @@ impl Parts {
             batch: Batch::new(BatchName { node: self.id, number: 1 }),
             durable: 0,
         };
-        let storage_join = spawn("epic-storage".to_owned(), move || storage_thread.run())?;
+        let (ends, storage_ended) = crossbeam_channel::bounded(0);
+        let storage_join = spawn("epic-storage".to_owned(), move || {
+            storage_thread.run();
+            drop(ends);
+        })?;
 
         let links = match self.links.take() {
             Some(links) if is_inline => Some(links.start_inline(&unparkers, self.clock)),
@@ -384,6 +394,7 @@ impl Parts {
             cores: Vec::new(),
             storage: storage.clone(),
             storage_thread: Some(storage_join),
+            storage_ended,
             links: link_thread,
             next_entry: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
@@ -584,4 +595,7 @@ const CORES_MAX: u16 = 256;
 /// Messages under way between two cores. Short rings stay in the nearest cache; what does not fit waits in order.
 const RING_LEN: usize = 64;
 const SPIN_NS: u64 = 20_000;
+/// How long a node that stops waits for its store.
+const STORAGE_PATIENCE: Duration =
+    if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

@@ -9,6 +9,7 @@ mod cluster;
 mod deadline;
 mod deadlock;
 mod fairness;
+mod gate;
 pub(crate) mod harness;
 mod holds;
 mod hooks;

@@ -91,6 +91,11 @@ impl CoreState {
         if waiting {
             return self.expire_waiting(slot);
         }
+        if let Away::Node(place) = slot.caller.away.get()
+            && self.withdraw(place)
+        {
+            return;
+        }
         let queued = slot.caller.away.get() == Away::Here
             && matches!(slot.state.get(), State::Message | State::Granted);
         slot.caller.early.set(Some(if queued { Early::Expired } else { Early::Timeout }));

@@ -18,12 +18,14 @@ use crate::slot::SlotPtr;
 pub(super) struct Lease {
     until: Cell<u64>,
     is_over: Cell<bool>,
+    /// The store is lost, which no renewal mends.
+    is_store_lost: Cell<bool>,
 }
 
 impl Default for Lease {
     /// One that never ends.
     fn default() -> Self {
-        Self { until: Cell::new(u64::MAX), is_over: Cell::new(false) }
+        Self { until: Cell::new(u64::MAX), is_over: Cell::new(false), is_store_lost: Cell::new(false) }
     }
 }
 
@@ -31,6 +33,12 @@ impl Lease {
     /// Past its end nothing starts and nothing leaves.
     pub(super) fn is_over(&self) -> bool {
         self.is_over.get()
+    }
+
+    /// What a call gets that does not start.
+    pub(super) fn refusal(&self) -> CallError {
+        let text = if self.is_store_lost.get() { STORE_LOST } else { "the lease of this node is over" };
+        CallError::Unavailable(text.to_owned())
     }
 
     /// When the core wants to be told that it is over.
@@ -48,8 +56,11 @@ impl CoreState {
         if let Event::Lease(until) = event {
             self.lease.until.set(*until);
         }
+        if matches!(event, Event::StoreLost) {
+            self.lease.is_store_lost.set(true);
+        }
         let now = self.now.get();
-        if now < self.lease.until.get() {
+        if now < self.lease.until.get() && !self.lease.is_store_lost.get() {
             self.admits_after.set(now);
             self.lease.is_over.set(false);
         } else {
@@ -63,14 +74,12 @@ impl CoreState {
         if self.lease.is_over.replace(true) {
             return;
         }
-        tracing::warn!(
-            core = self.config.index,
-            "the lease of this node is over; nothing starts here until it is renewed"
-        );
+        let refusal = self.lease.refusal();
+        tracing::warn!(core = self.config.index, reason = %refusal, "nothing starts here any more");
         for object in self.objects() {
-            self.refuse_waiting(object, &no_lease());
+            self.refuse_waiting(object, &refusal);
         }
-        self.refuse_unsent(&no_lease());
+        self.refuse_unsent(&refusal);
         self.empty_gate();
     }
 
@@ -78,7 +87,7 @@ impl CoreState {
     #[cold]
     pub(super) fn refuse_late(&self, slot: SlotPtr) {
         let is_expired = slot.deadline.get() <= self.now.get();
-        let error = if is_expired { CallError::Rejected(Rejection::Expired) } else { no_lease() };
+        let error = if is_expired { CallError::Rejected(Rejection::Expired) } else { self.lease.refusal() };
         self.refuse(slot, error);
     }
 
@@ -104,7 +113,7 @@ impl CoreState {
     pub(super) fn withhold(&self, action: Action) {
         match action {
             Action::Frame(frame) if super::remote::says_unrun(&frame) => self.act(Action::Frame(frame)),
-            _ => self.fail_action(action, &lost(), no_lease()),
+            _ => self.fail_action(action, &lost(), self.lease.refusal()),
         }
     }
 }
@@ -114,9 +123,7 @@ pub(super) fn lost() -> CallError {
     CallError::OutcomeUnknown(Loss::OwnerLost)
 }
 
-pub(super) fn no_lease() -> CallError {
-    CallError::Unavailable("the lease of this node is over".to_owned())
-}
+const STORE_LOST: &str = "the store of this node failed for good";
 
 /// What leaves for the application, past a gate that gave `passed`.
 pub(crate) fn released<V>(
@@ -125,7 +132,7 @@ pub(crate) fn released<V>(
 ) -> Result<V, CallError> {
     match (passed, reply) {
         // It says nothing of what happened here.
-        (Err(gate), Err(error)) if gate == lost() && error.executed() == Executed::No => Err(error),
+        (Err(CallError::OutcomeUnknown(_)), Err(error)) if error.executed() == Executed::No => Err(error),
         (passed, reply) => passed.and(reply),
     }
 }

@@ -62,7 +62,8 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> Result<(), CallError
 
 /// Runs a closure on the blocking pool: database calls, files, long computations.
 ///
-/// It starts when what the object has seen so far is durable, so that nothing it does can outlive what it was done for.
+/// It starts when what the object has seen so far is durable, so that nothing it does can outlive what it was done for. If
+/// that is not before the deadline of the call whose method this is, it does not start, and gives `Rejected(Expired)`.
 pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Operation<T> {
     Operation::new(|sender| {
         Request::Blocking(Work(Box::new(move || {
@@ -195,6 +196,8 @@ impl Drop for Sleep {
 pub struct Operation<T> {
     request: Option<Request>,
     result: oneshot::Receiver<T>,
+    /// When it is too late to start.
+    until: u64,
 }
 
 impl<T> fmt::Debug for Operation<T> {
@@ -211,7 +214,7 @@ enum Request {
 impl<T> Operation<T> {
     fn new(request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Self {
         let (sender, result) = oneshot::channel();
-        Self { request: Some(request(sender)), result }
+        Self { request: Some(request(sender)), result, until: u64::MAX }
     }
 }
 
@@ -220,10 +223,13 @@ impl<T> Future for Operation<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(request) = self.request.take() {
-            on_core("blocking() and edge()", |core| core.start(request));
+            self.until = on_core("blocking() and edge()", |core| core.start(request));
         }
         let result = ready!(Pin::new(&mut self.result).poll(context));
-        Poll::Ready(result.map_err(|_| CallError::Rejected(Rejection::ShuttingDown)))
+        Poll::Ready(result.map_err(|_| {
+            let is_late = current::with(|core| core.is_over(self.until)).unwrap_or(false);
+            CallError::Rejected(if is_late { Rejection::Expired } else { Rejection::ShuttingDown })
+        }))
     }
 }
 
@@ -274,13 +280,13 @@ impl Future for Cancelled {
     }
 }
 
-/// Waits until what the running task has seen may leave the node.
+/// Waits until what the running task has seen may leave the node, at most until a time.
 #[derive(Debug)]
-pub(crate) struct Gate(());
+pub(crate) struct Gate(u64);
 
 impl Gate {
-    pub(crate) fn new() -> Self {
-        Self(())
+    pub(crate) fn new(until: u64) -> Self {
+        Self(until)
     }
 }
 
@@ -288,7 +294,7 @@ impl Future for Gate {
     type Output = Result<(), CallError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match current::with(|core| core.poll_gate(context.waker())) {
+        match current::with(|core| core.poll_gate(context.waker(), self.0)) {
             Some(None) => Poll::Pending,
             Some(Some(passed)) => Poll::Ready(passed),
             None => Poll::Ready(Err(CallError::Rejected(Rejection::ShuttingDown))),
@@ -297,17 +303,19 @@ impl Future for Gate {
 }
 
 impl CoreState {
-    fn start(&self, request: Request) {
-        let number = self.dependence();
+    /// Has it start when it may; gives when it is too late for that.
+    fn start(&self, request: Request) -> u64 {
+        let (number, until) = (self.dependence(), self.time_over());
         match request {
             Request::Blocking(work) => {
                 self.note(Syscall::Blocking);
-                self.act_gated(number, Action::Blocking(work));
+                self.act_gated(number, until, Action::Blocking(work));
             }
             Request::Edge(future) => {
                 self.note(Syscall::Edge);
-                self.act_gated(number, Action::Edge(future));
+                self.act_gated(number, until, Action::Edge(future));
             }
         }
+        until
     }
 }

@@ -148,7 +148,8 @@ impl CoreState {
                 return false;
             }
         };
-        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame::new(call.node, frame)));
+        let request = Action::Frame(PeerFrame::new(call.node, frame));
+        self.act_gated(slot.depends_on.get(), slot.deadline.get(), request);
         match name {
             Some(name) => slot.caller.away.set(Away::Node(name.slot)),
             None => {
@@ -343,10 +344,28 @@ impl CoreState {
         header.generation.set(name.generation);
         let frame = crate::wire::assembly::assemble_bare(self.config.frames.as_ref(), header, &[]);
         // Behind its request, wherever that waits, and in its place of the window.
-        self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame::new(entry.call.node, frame)));
+        let cancel = Action::Frame(PeerFrame::new(entry.call.node, frame));
+        self.act_gated(slot.depends_on.get(), slot.deadline.get(), cancel);
         self.drop_safely(slot, Content::Message);
         self.release(slot);
         self.note_ended(entry.call.partition);
+    }
+
+    /// The time of a call is over whose request may still wait for a batch: then it did not run, and ends. Gives whether it did.
+    pub(super) fn withdraw(&self, place: u32) -> bool {
+        let Some(name) = self.remote.pending.borrow().name(place) else { return false };
+        let is_its_request = |action: &Action| {
+            let Action::Frame(frame) = action else { return false };
+            FrameHeader::parse(&frame.frame).is_ok_and(|header| {
+                let of = CallRef { slot: header.slot.get(), generation: header.generation.get() };
+                header.kind() == FrameKind::Request && of == name
+            })
+        };
+        let request = self.saving.gate.take_action(is_its_request);
+        if request.is_some() {
+            self.fail_call(name, super::gate::unsent());
+        }
+        request.is_some()
     }
 
     /// The links say what became of calls that were under way.

@@ -1,12 +1,12 @@
-//! A core's part in saving: images of changed objects, the passing of batches, and the gate for what leaves the node.
+//! A core's part in saving: images of changed objects, and the passing of batches. What waits for a batch: `gate.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::task::Waker;
 
 use epicserver_storage::RecordKeyRef;
 
+use super::gate::Gate;
 use super::{Action, CoreState, Timer, count};
 use crate::activation::{ObjectPtr, Status};
 use crate::codec::{CodecError, Encoder};
@@ -24,22 +24,13 @@ pub(super) struct Saving {
     buffer: Cell<u64>,
     durable: Cell<u64>,
     failed: RefCell<VecDeque<RangeInclusive<u64>>>,
-    gated: RefCell<VecDeque<Gated>>,
+    pub(super) gate: Gate,
+    /// A timer is set that looks at what is late while no turns run.
+    pub(super) is_bound_noted: Cell<bool>,
     #[expect(clippy::vec_box, reason = "the boxes go to the storage thread and come back as they are")]
     spare: RefCell<Vec<Box<BatchImages>>>,
     /// Loads must see this batch: the last one that an object was in when it was dropped.
     pub(super) reload_after: Cell<u64>,
-}
-
-/// What must not leave before a batch is durable.
-struct Gated {
-    number: u64,
-    what: Held,
-}
-
-enum Held {
-    Wake(Waker),
-    Action(Action),
 }
 
 impl Default for Saving {
@@ -52,7 +43,8 @@ impl Default for Saving {
             buffer: Cell::new(1),
             durable: Cell::new(0),
             failed: RefCell::default(),
-            gated: RefCell::default(),
+            gate: Gate::default(),
+            is_bound_noted: Cell::new(false),
             spare: RefCell::default(),
             reload_after: Cell::new(0),
         }
@@ -61,7 +53,7 @@ impl Default for Saving {
 
 impl Saving {
     pub(super) fn wants_commit(&self) -> bool {
-        !self.open.borrow().is_empty() || !self.gated.borrow().is_empty()
+        !self.open.borrow().is_empty() || !self.gate.is_empty()
     }
 
     /// Whether a batch with this number failed.
@@ -74,6 +66,11 @@ impl Saving {
         if spare.len() < SPARE_MAX {
             spare.push(images);
         }
+    }
+
+    /// Whether this batch is durable.
+    pub(super) fn is_durable(&self, number: u64) -> bool {
+        number <= self.durable.get() && !self.is_failed(number)
     }
 
     fn number(&self) -> u64 {
@@ -230,74 +227,6 @@ impl CoreState {
         if news.durable > self.saving.durable.get() {
             self.saving.durable.set(news.durable);
             self.open_gate();
-        }
-    }
-
-    /// Runs `action` when batch `number` is durable, in order with what waits already.
-    pub(super) fn act_gated(&self, number: u64, action: Action) {
-        if self.lease.is_over() {
-            return self.withhold(action);
-        }
-        if self.is_durable(number) {
-            return self.act(action);
-        }
-        self.saving.gated.borrow_mut().push_back(Gated { number, what: Held::Action(action) });
-    }
-
-    fn is_durable(&self, number: u64) -> bool {
-        number <= self.saving.durable.get() && !self.saving.is_failed(number)
-    }
-
-    /// Whether what the running task has seen may leave the node; otherwise it is woken when that is known.
-    pub(crate) fn poll_gate(&self, waker: &Waker) -> Option<Result<(), CallError>> {
-        let number = self.dependence();
-        if self.saving.is_failed(number) {
-            return Some(Err(CallError::SaveFailed));
-        }
-        if self.lease.is_over() {
-            return Some(Err(super::lease::lost()));
-        }
-        if number <= self.saving.durable.get() {
-            return Some(Ok(()));
-        }
-        self.saving.gated.borrow_mut().push_back(Gated { number, what: Held::Wake(waker.clone()) });
-        None
-    }
-
-    fn open_gate(&self) {
-        let mut waiting = std::mem::take(&mut *self.saving.gated.borrow_mut());
-        let mut still = VecDeque::with_capacity(0);
-        for gated in waiting.drain(..) {
-            let failed = self.saving.is_failed(gated.number);
-            if !failed && gated.number > self.saving.durable.get() {
-                still.push_back(gated);
-                continue;
-            }
-            match gated.what {
-                Held::Wake(waker) => waker.wake(),
-                Held::Action(action) if failed => {
-                    self.fail_action(action, &CallError::SaveFailed, CallError::SaveFailed);
-                }
-                Held::Action(action) => self.act(action),
-            }
-        }
-        let mut gated = self.saving.gated.borrow_mut();
-        if still.is_empty() && gated.is_empty() {
-            // Keeps the room of the queue for the next time.
-            *gated = waiting;
-        } else {
-            still.extend(gated.drain(..));
-            *gated = still;
-        }
-    }
-
-    /// Nothing may leave any more: whoever waits for what was to is told.
-    pub(super) fn empty_gate(&self) {
-        for gated in std::mem::take(&mut *self.saving.gated.borrow_mut()) {
-            match gated.what {
-                Held::Wake(waker) => waker.wake(),
-                Held::Action(action) => self.withhold(action),
-            }
         }
     }
 

@@ -19,7 +19,7 @@ impl CoreState {
         self.direct_left.set(self.config.direct_max);
         for _ in 0..turns_max {
             if self.is_save_bound() || self.is_pass_over() {
-                return;
+                break;
             }
             if let Some(slot) = self.outbox.pop_front() {
                 self.dispatch(slot);
@@ -29,6 +29,19 @@ impl CoreState {
             } else {
                 return;
             }
+        }
+        if self.is_save_bound() {
+            self.run_bound(turns_max);
+        }
+    }
+
+    /// No turns run that could change anything: only those end that wait for calls from outside.
+    #[cold]
+    fn run_bound(&self, turns_max: u32) {
+        self.note_save_bound();
+        for _ in 0..turns_max {
+            let Some(slot) = self.next_outside() else { return };
+            self.run_turn(slot);
         }
     }
 

@@ -234,6 +234,7 @@ impl CoreThread {
             let event = match answer {
                 FromStorage::Loaded(ticket, answer) => Event::Loaded(ticket, answer),
                 FromStorage::Recycled(images) => Event::Recycled(images),
+                FromStorage::Lost => Event::StoreLost,
             };
             self.core.step_apart(now, event, &mut self.buffers.wanted);
         }

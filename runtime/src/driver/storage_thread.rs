@@ -68,6 +68,8 @@ impl std::fmt::Debug for FencesTicket {
 pub(crate) enum FromStorage {
     Loaded(LoadTicket, LoadAnswer),
     Recycled(Box<BatchImages>),
+    /// Nothing will be durable any more.
+    Lost,
 }
 
 /// The part that cores and the node share with the storage thread.
@@ -144,12 +146,11 @@ impl StorageThread {
         loop {
             let stopping = self.desk.stop.load(Ordering::Acquire);
             self.take_requests(&mut requests);
+            if self.desk.broken.load(Ordering::Acquire) {
+                return self.refuse_until_stop(requests);
+            }
             self.open_fences();
             self.answer_loads();
-            if self.desk.broken.load(Ordering::Acquire) {
-                // Nothing that waits for a batch may hear of it, or of any later one: the node stops.
-                return;
-            }
             if self.desk.wanted.swap(false, Ordering::AcqRel)
                 || !self.images.is_empty()
                 || self.loads_need_commit()
@@ -160,6 +161,33 @@ impl StorageThread {
             } else {
                 self.sleep();
             }
+        }
+    }
+
+    /// Nothing that waits for a batch may hear of it, or of any later one. The cores are told, and whoever wants to load; the
+    /// node is to stop.
+    fn refuse_until_stop(mut self, mut requests: Vec<ToStorage>) {
+        for core in &self.cores {
+            if core.answers.push(FromStorage::Lost).is_err() {
+                tracing::error!(
+                    "a core has no room to be told that the store is lost; its calls end at their deadlines"
+                );
+            }
+            core.unparker.unpark_if_parked();
+        }
+        while !self.desk.stop.load(Ordering::Acquire) {
+            self.take_requests(&mut requests);
+            self.images.clear();
+            for ticket in self.waiting_fences.drain(..) {
+                ticket.tell(Err(lost()));
+            }
+            for ticket in std::mem::take(&mut self.waiting_loads) {
+                let Some(core) = self.cores.get(usize::from(ticket.core)) else { continue };
+                let _ = core.answers.push(FromStorage::Loaded(ticket, Err(lost())));
+                core.unparker.unpark_if_parked();
+            }
+            self.desk.wanted.store(false, Ordering::Release);
+            self.sleep();
         }
     }
 
@@ -295,6 +323,10 @@ impl StorageThread {
         let key: RecordKeyRef<'_> = ticket.key.as_ref();
         self.store.load(&[key]).map(|mut records| records.pop().flatten())
     }
+}
+
+fn lost() -> StoreError {
+    StoreError::Failed { reason: "the store failed for good".to_owned() }
 }
 
 /// The store says that this node is not the owner any more.

@@ -16,6 +16,7 @@ use epicserver_transport::{FrameKind, LoopbackOptions};
 use crate::context;
 use crate::core::{Core, CoreConfig};
 use crate::error::{CallError, Executed, Loss, Rejection};
+pub(crate) use gate::{Ledger, Put};
 use world::{Add, Blow, Chain, Echo, Fan, Nap, Note, Notes, Options, World, post};
 
 fn strict() -> Options {

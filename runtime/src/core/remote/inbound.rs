@@ -10,7 +10,6 @@ use foldhash::fast::FixedState;
 use zerocopy::IntoBytes;
 
 use crate::codec::CodecError;
-use crate::core::lease::no_lease;
 use crate::core::{Action, CoreState, CoreWord, Timer};
 use crate::entity::MethodEntry;
 use crate::error::{CallError, Rejection};
@@ -54,7 +53,7 @@ impl CoreState {
         };
         let from = origin(header, &frame, Some(&extension));
         if self.lease.is_over() {
-            return self.answer(&from, header, &no_lease());
+            return self.answer(&from, header, &self.lease.refusal());
         }
         let (method, target, partition) = match self.find_method(header, &extension, frame.target.as_deref())
         {
@@ -196,7 +195,8 @@ impl CoreState {
         self.forget_inbound(&inbound);
         if !slot.cancelled.get() {
             let frame = self.encode_answer(slot, &inbound);
-            self.act_gated(slot.depends_on.get(), Action::Frame(PeerFrame::new(inbound.peer, frame)));
+            let answer = Action::Frame(PeerFrame::new(inbound.peer, frame));
+            self.act_gated(slot.depends_on.get(), slot.deadline.get(), answer);
         }
         self.drop_safely(slot, Content::Reply);
         self.release(slot);

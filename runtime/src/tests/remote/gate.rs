@@ -22,7 +22,7 @@ use crate::wire::extension::{Extension, TargetKey};
 
 /// A durable object.
 #[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct Ledger {
+pub(crate) struct Ledger {
     sum: Field<u64>,
 }
 
@@ -51,8 +51,8 @@ impl Methods for Ledger {
 
 /// Changes the object.
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct Put {
-    by: u64,
+pub(crate) struct Put {
+    pub(crate) by: u64,
 }
 
 impl Method for Put {
@@ -249,4 +249,28 @@ fn past_the_lease_no_reply_and_no_request_leaves_and_no_call_is_taken() {
         Ok(5),
         "only the first ran"
     );
+}
+
+#[test]
+fn what_waits_for_a_batch_beyond_its_deadline_ends_and_holds_no_place() {
+    let mut lone = Lone::new();
+    let theirs = lone.theirs;
+    for round in 1..1_200u64 {
+        assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+        assert_eq!(kinds(&lone.ask(2, "Tell", theirs)), []);
+        lone.now += 10_100_000_000;
+        // More than once: what is late first lets others go on that are late as well.
+        let late: Vec<PeerFrame> = (0..3).flat_map(|_| lone.step(Event::Tick)).collect();
+        assert!(!kinds(&late).is_empty() && late.iter().all(is_timeout), "round {round}: {:?}", kinds(&late));
+        assert_eq!(lone.core.state().slots.live(), 0);
+    }
+    // The batch is durable after all: nothing leaves twice, and there is room for more.
+    assert_eq!(kinds(&lone.save(2, 1, &[])), []);
+    assert_eq!(kinds(&lone.ask(3, "Tell", theirs)), [(FrameKind::Request, 0)]);
+}
+
+fn is_timeout(frame: &PeerFrame) -> bool {
+    let header = FrameHeader::parse_frame(&frame.frame).unwrap();
+    let error = decode::<CallError>(FrameHeader::payload_bytes(&frame.frame).unwrap());
+    header.kind() == FrameKind::Error && error == Ok(CallError::OutcomeUnknown(crate::error::Loss::Timeout))
 }
