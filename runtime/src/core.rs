@@ -643,7 +643,7 @@ impl CoreState {
                 Timer::Queued(task) => self.still_queued(task),
                 Timer::Grace(task) => self.grace_over(task),
                 Timer::Overdue(task) => self.overdue(task),
-                Timer::Wake(waker) => waker.wake(),
+                Timer::Wake(waker) => crate::waker::wake(waker),
                 Timer::Behind(object, generation) => self.save_behind(object, generation),
                 Timer::Parked => self.expire_parked(),
                 Timer::Gate => self.end_late(),

@@ -3,6 +3,7 @@
 //! A waker may outlive its task. Slots are never freed, so it then reads a valid header, and at worst a stranger's future
 //! is polled once for nothing, which every future must allow.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
@@ -34,7 +35,32 @@ pub(crate) fn wake_on(core: &CoreState, waker: Waker) {
             std::mem::forget(waker);
             core.wake(slot);
         }
-        _ => waker.wake(),
+        _ => wake(waker),
+    }
+}
+
+/// As `wake`. One that user code made may panic, which is not the core's to suffer.
+#[inline]
+pub(crate) fn wake(waker: Waker) {
+    match slot_of(&waker) {
+        Some(_) => waker.wake(),
+        None => guard(|| waker.wake()),
+    }
+}
+
+/// As `drop`, likewise.
+pub(crate) fn discard(waker: Option<Waker>) {
+    match waker {
+        Some(waker) if slot_of(&waker).is_none() => guard(|| drop(waker)),
+        // Owns nothing.
+        waker => drop(waker),
+    }
+}
+
+#[cold]
+fn guard(use_it: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(use_it)).is_err() {
+        tracing::warn!("a waker that user code made panicked");
     }
 }
 
@@ -45,13 +71,13 @@ fn slot_of(waker: &Waker) -> Option<SlotPtr> {
     std::ptr::eq(waker.vtable(), &VTABLE).then(|| unsafe { SlotPtr::from_raw(waker.data()) })
 }
 
-static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, |_| {});
+static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_slot, wake_slot, |_| {});
 
 fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(data, &VTABLE)
 }
 
-fn wake(data: *const ()) {
+fn wake_slot(data: *const ()) {
     // SAFETY: `of` put a slot's address there.
     let slot = unsafe { SlotPtr::from_raw(data) };
     let core = slot.exec.load(Ordering::Relaxed);

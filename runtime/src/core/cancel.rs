@@ -20,7 +20,7 @@ impl CoreState {
             return true;
         }
         slot.caller.gone.set(true);
-        drop(slot.caller.waker.take());
+        crate::waker::discard(slot.caller.waker.take());
         if let Some(key) = slot.caller.timer.take() {
             self.cancel_timer(key);
         }
@@ -49,7 +49,7 @@ impl CoreState {
             }
             (State::Running, Hold::Exclusive) => {
                 if let Some(waker) = slot.cancel_waker.take() {
-                    waker.wake();
+                    crate::waker::wake(waker);
                 }
                 slot.timer.set(Some(self.set_timer(self.now.get() + GRACE_NS, Timer::Grace(slot.task()))));
             }
@@ -100,7 +100,7 @@ impl CoreState {
             && matches!(slot.state.get(), State::Message | State::Granted);
         slot.caller.early.set(Some(if queued { Early::Expired } else { Early::Timeout }));
         if let Some(waker) = slot.caller.waker.take() {
-            waker.wake();
+            crate::waker::wake(waker);
         }
     }
 

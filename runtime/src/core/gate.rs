@@ -135,7 +135,7 @@ impl CoreState {
         let now = self.now.get();
         for held in self.saving.gate.take(|gated| gated.until <= now) {
             match held {
-                Held::Wake(waker) => waker.wake(),
+                Held::Wake(waker) => crate::waker::wake(waker),
                 Held::Action(Action::Frame(frame)) if super::remote::says_unrun(&frame) => {
                     self.act(Action::Frame(frame));
                 }
@@ -157,7 +157,7 @@ impl CoreState {
                 continue;
             }
             match gated.what {
-                Held::Wake(waker) => waker.wake(),
+                Held::Wake(waker) => crate::waker::wake(waker),
                 Held::Action(action) if failed => {
                     self.fail_action(action, &CallError::SaveFailed, CallError::SaveFailed);
                 }
@@ -178,7 +178,7 @@ impl CoreState {
     pub(super) fn empty_gate(&self) {
         for held in self.saving.gate.take(|_| true) {
             match held {
-                Held::Wake(waker) => waker.wake(),
+                Held::Wake(waker) => crate::waker::wake(waker),
                 Held::Action(action) => self.withhold(action),
             }
         }

@@ -469,7 +469,7 @@ impl CoreState {
         slot.object.set(None);
         // The path stays: it is counted at home, and to let go of it here would move the counter's line to and fro.
         slot.own_path.take();
-        drop(slot.cancel_waker.take());
+        crate::waker::discard(slot.cancel_waker.take());
         // The cores of a node have numbers that follow each other.
         let first = self.number - u32::from(self.config.index);
         slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);

@@ -55,6 +55,77 @@ fn near_and_far() -> [(Cluster, u64); 2] {
     [(Cluster::new(1), 1), (cluster, far)]
 }
 
+struct Panics;
+
+impl std::task::Wake for Panics {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker panics");
+    }
+}
+
+/// User code may poll with wakers of its own: one that panicked took its core along.
+#[test]
+fn a_waker_of_user_code_that_panics_harms_nobody() {
+    for (mut cluster, key) in near_and_far() {
+        let mut result = cluster.start(0, async move {
+            let mut call = Box::pin(never(key).call(shared(async |_| {
+                sleep(2 * MS).await;
+                5
+            })));
+            let mut dropped = Box::pin(never(key).call(three_turns()));
+            let mut nap = Box::pin(sleep(2 * MS));
+            let waker = std::task::Waker::from(std::sync::Arc::new(Panics));
+            std::future::poll_fn(|_| {
+                let mut context = std::task::Context::from_waker(&waker);
+                assert!(call.as_mut().poll(&mut context).is_pending());
+                assert!(dropped.as_mut().poll(&mut context).is_pending());
+                assert!(nap.as_mut().poll(&mut context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            drop(dropped);
+            sleep(5 * MS).await;
+            nap.await;
+            call.await
+        });
+        cluster.pass_ms(10);
+        assert_eq!(result.result(), Some(Ok(5)));
+    }
+}
+
+#[test]
+fn calls_that_are_cancelled_while_the_way_to_their_core_is_full_never_run() {
+    let mut cluster = Cluster::new(2);
+    let key = cluster.key_on(1, 0);
+    let calls: Vec<_> = (0..500)
+        .map(|_| {
+            never(key).call(exclusive(async |_| {
+                note("ran");
+                0
+            }))
+        })
+        .collect();
+    // Nothing reaches the other core: whatever is sent waits for room, the cancels behind their calls.
+    let _ = cluster.start_later(0, async move {
+        let mut calls: Vec<_> = calls.into_iter().map(Box::pin).collect();
+        std::future::poll_fn(|context| {
+            assert!(calls.iter_mut().all(|call| call.as_mut().poll(context).is_pending()));
+            std::task::Poll::Ready(())
+        })
+        .await;
+        sleep(MS).await;
+        drop(calls);
+        note("dropped");
+    });
+    cluster.step(0, crate::core::Event::Turns(10_000));
+    cluster.now += 2_000_000;
+    cluster.step(0, crate::core::Event::Tick);
+    cluster.step(0, crate::core::Event::Turns(10_000));
+    assert_eq!((notes(), cluster.under_way[1].len()), (vec!["dropped".to_owned()], 1_000));
+    cluster.run();
+    assert_eq!((notes(), cluster.live()), (Vec::<String>::new(), 0));
+}
+
 #[test]
 fn a_queued_call_is_dropped_unrun() {
     for (mut cluster, key) in near_and_far() {
