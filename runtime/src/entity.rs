@@ -351,6 +351,15 @@ impl Default for NodeTag {
     }
 }
 
+#[cfg(test)]
+impl<E: Entity> RawRef<E> {
+    /// The reference, with another core as the one that serves the object.
+    pub(crate) fn hinted(self, core: u16) -> Self {
+        self.hint.0.store(Hint::AWAY | u32::from(core), Ordering::Relaxed);
+        self
+    }
+}
+
 impl<E: Entity> Clone for RawRef<E> {
     fn clone(&self) -> Self {
         Self {

@@ -132,6 +132,7 @@ impl CoreState {
         slot.object.set(None);
         match slot.locate(self) {
             Located::Here(object) => self.admit(slot, object),
+            Located::Core(_) if slot.home.get() != self.number => self.send_back(slot),
             Located::Core(core) => self.send_to_core(slot, core),
             Located::Node(node, partition) => self.send_to_node(slot, node, partition),
             Located::Nowhere => {
@@ -176,6 +177,14 @@ impl CoreState {
         }
         slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
         self.tell(core, CoreWord::Call(slot));
+    }
+
+    /// A call was sent here by mistake. Its home sends it to the right core, as a cancel goes to where the home has sent it.
+    #[cold]
+    fn send_back(&self, slot: SlotPtr) {
+        let first = self.number - u32::from(self.config.index);
+        slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
+        self.tell((slot.home.get() - first) as u16, CoreWord::Call(slot));
     }
 
     /// Runs a call that was just granted its object: now, if this pass may still do so directly, or in its turn.

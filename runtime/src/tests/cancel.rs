@@ -163,6 +163,16 @@ fn stopping_a_shared_call_lets_in_the_exclusive_one_that_waited_for_it() {
     assert_eq!(waiting.result(), Some(Ok(2)));
 }
 
+/// A reference may remember the wrong core, which passed the call on: a cancel went to that one, and was lost there.
+#[test]
+fn a_cancel_finds_a_call_that_went_to_the_wrong_core_first() {
+    let mut cluster = Cluster::new(3);
+    let key = cluster.key_on(2, 0);
+    start_and_drop(&mut cluster, 3, never(key).hinted(1).call(three_turns()));
+    cluster.pass_ms(10);
+    assert_eq!(notes(), ["turn 1", "turn 2", "gone"]);
+}
+
 #[test]
 fn a_shielded_call_runs_to_its_end() {
     for (mut cluster, key) in near_and_far() {
