@@ -17,9 +17,10 @@ pub use self::commit::{Committed, commit_until_known};
 pub enum SavePolicy {
     /// Nothing that anybody outside of the node has seen.
     Durable,
-    /// The changes of the last so many milliseconds.
+    /// The changes of the last so many milliseconds. A state that is too large to be saved goes on in memory, is logged and
+    /// tried again every second; if it still is when the object leaves memory, what was changed since the last save is lost.
     Behind(u64),
-    /// Everything since the object was last idle.
+    /// Everything since the object was last idle; too large a state likewise.
     OnIdle,
     /// Everything: the object is never saved.
     Never,

@@ -172,7 +172,10 @@ impl CoreState {
             // An exclusive method is under way; its end is a change as well, so there is no hurry.
             self.set_timer(self.now.get() + BEHIND_AGAIN_NS, Timer::Behind(object, generation));
         } else if let Err(error) = self.write_image(object) {
-            tracing::error!(object = object.label(), %error, "a state cannot be saved");
+            // Nobody is left who could be told; the object goes on, and may be smaller again by then.
+            tracing::error!(object = object.label(), %error, "a state cannot be saved now; it is tried again");
+            object.dirty.set(true);
+            self.set_timer(self.now.get() + BEHIND_RETRY_NS, Timer::Behind(object, generation));
         }
     }
 
@@ -317,3 +320,4 @@ fn key_hash(object: ObjectPtr) -> u64 {
 const SPARE_MAX: usize = 4;
 const FAILED_MAX: usize = 64;
 const BEHIND_AGAIN_NS: u64 = 1_000_000;
+const BEHIND_RETRY_NS: u64 = 1_000_000_000;

@@ -497,6 +497,32 @@ fn behind_waits_for_the_end_of_an_exclusive_call() {
 }
 
 #[test]
+fn a_state_behind_that_cannot_be_saved_stays_and_is_tried_again() {
+    let config = CoreConfig { state_len_max: 4_000, ..CoreConfig::default() };
+    let mut cluster = Cluster::with(1, config);
+    let grows = exclusive(async |thing: &mut Thing<BEHIND>| {
+        *thing.text.get_mut() = "large ".repeat(5_000);
+        thing.tick()
+    });
+    assert_eq!(cluster.start(0, behind(1).call(grows)).result(), Some(Ok(1)));
+    cluster.pass_ms(BEHIND_MS + 2);
+    let tried = cluster.cores[0].counters().images;
+    for _ in 0..3 {
+        cluster.leap_ms(1_000);
+    }
+    assert_eq!((tried, cluster.cores[0].counters().images), (1, 4));
+    assert_eq!(cluster.saved_count::<Thing<BEHIND>>(1), None);
+    let shrinks = exclusive(async |thing: &mut Thing<BEHIND>| {
+        thing.text.get_mut().clear();
+        thing.tick()
+    });
+    assert_eq!(cluster.start(0, behind(1).call(shrinks)).result(), Some(Ok(2)), "nothing was lost");
+    cluster.leap_ms(1_000);
+    cluster.settle();
+    assert_eq!(cluster.saved_count::<Thing<BEHIND>>(1), Some(2));
+}
+
+#[test]
 fn on_idle_saves_when_the_object_leaves_memory() {
     let mut cluster = Cluster::new(1);
     let _ = cluster.start(0, on_idle(1).call(add(4)));
