@@ -13,7 +13,7 @@ use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
 use crate::session::intern::Target;
 use crate::session::{DownReason, QueueError, Session, SessionConfig, SessionEvent};
-use crate::wire::hello::Identity;
+use crate::wire::hello::{CloseReason, Identity};
 
 /// What a peer is to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,8 +247,13 @@ impl Peer {
         if matches!(reason, DownReason::Replaced) {
             return;
         }
-        if !matches!(reason, DownReason::LinkDown | DownReason::Closed) {
-            tracing::warn!(peer = format!("{:016x}", self.id), %reason, "a link is of no use");
+        let peer = format!("{:016x}", self.id);
+        match reason {
+            DownReason::LinkDown | DownReason::Closed => {}
+            DownReason::ClosedByPeer(CloseReason::Done) => {
+                tracing::info!(peer, "a peer ended its link in order");
+            }
+            reason => tracing::warn!(peer, %reason, "a link is of no use"),
         }
         if let Some(link) = self.link {
             self.ending = Some(link);
