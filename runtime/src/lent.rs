@@ -10,7 +10,7 @@ use std::cell::{OnceCell, RefCell};
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 
-use epicserver_transport::Frame;
+use epicserver_transport::{FRAME_ALIGN, Frame};
 use rkyv::rancor::{Fallible, Source};
 use rkyv::ser::allocator::Arena;
 use rkyv::util::AlignedVec;
@@ -41,6 +41,12 @@ struct Framed<T> {
 impl<T: Wire> Lent<T> {
     /// What the caller passes.
     pub fn owned(value: T) -> Self {
+        const {
+            assert!(
+                align_of::<T::Archived>() <= FRAME_ALIGN,
+                "an argument that is read in place is aligned to more than 16 bytes, as no frame is"
+            );
+        }
         Self { kept: Kept::Owned(value) }
     }
 
@@ -67,7 +73,8 @@ impl<T: Wire> Lent<T> {
     /// The archive, ready to be read. It is written here unless it came in a frame.
     ///
     /// # Panics
-    /// If the value cannot be archived: it is larger than 2 GiB, or an archiver of the user's own refuses it.
+    /// If the value cannot be archived: it is larger than 2 GiB, an archiver of the user's own refuses it, or a part of it is
+    /// aligned to more than 16 bytes.
     pub fn archive(self) -> LentArchive<T> {
         match self.kept {
             Kept::Owned(value) => {
@@ -131,6 +138,10 @@ fn write<T: Wire>(value: &T) -> AlignedVec {
         match codec::encode(value, &mut bytes, &mut scratch) {
             Ok(written) => {
                 bytes.resize(written, 0);
+                // Parts that lie out of line may want another alignment than the buffer has: refused here as in a frame.
+                if let Err(error) = codec::access::<T>(&bytes) {
+                    panic!("an argument cannot be read in place: {error}");
+                }
                 SPARE.with_borrow_mut(|spare| spare.scratch = Some(scratch));
                 return bytes;
             }
@@ -270,6 +281,28 @@ mod tests {
         assert!(std::ptr::eq(archive.get(), archived));
         drop(frame);
         assert_eq!(archive.get()[2].1, "row 2, long enough to lie out of line");
+    }
+
+    #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    #[rkyv(archived = ArchivedWide, attr(repr(C, align(64))))]
+    struct Wide(u8);
+
+    impl Wire for Vec<Wide> {
+        const LAYOUT: u64 = 1;
+    }
+
+    #[test]
+    fn parts_that_a_frame_cannot_align_are_not_read_in_place() {
+        // The buffer of the thread is the same for each, so that one of these would lie right by chance.
+        for len in 1..4 {
+            let archived = std::panic::catch_unwind(|| {
+                let keeps = vec![0_u8; 16 * len];
+                let read = Lent::owned((0..len as u8).map(Wide).collect::<Vec<_>>()).archive();
+                drop(keeps);
+                read.get().as_ptr().addr()
+            });
+            assert!(archived.is_err() || archived.is_ok_and(|at| at.is_multiple_of(64)));
+        }
     }
 
     #[test]
