@@ -353,7 +353,7 @@ impl CoreState {
     }
 
     /// Ends everything, when the core ends.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.stop_loose(|_| true);
         for object in self.objects() {
             self.refuse_waiting(object, &CallError::Rejected(Rejection::ShuttingDown));
@@ -362,6 +362,7 @@ impl CoreState {
         while let Some(slot) = self.outbox.pop_front() {
             self.refuse(slot, CallError::Rejected(Rejection::ShuttingDown));
         }
+        self.close_remote();
         // What destructors started meanwhile.
         self.stop_loose(|_| true);
     }

@@ -403,6 +403,15 @@ impl CoreState {
         }
     }
 
+    /// The core ends: so do all calls that other nodes were to answer, sent or not.
+    pub(super) fn close_remote(&self) {
+        self.refuse_unsent(&CallError::Rejected(Rejection::ShuttingDown));
+        let pending = self.remote.pending.borrow().names();
+        for name in pending {
+            self.fail_call(name, CallError::OutcomeUnknown(Loss::OwnerLost));
+        }
+    }
+
     /// Ends the calls that wait for a place in a window, or for their partition.
     pub(super) fn refuse_unsent(&self, error: &CallError) {
         let waiting: Vec<Outgoing> = {

@@ -4,6 +4,7 @@ mod faults;
 mod frames;
 mod gate;
 mod handles;
+mod lent;
 mod moved;
 mod probes;
 mod threads;

@@ -182,6 +182,12 @@ impl CoreState {
         }
     }
 
+    /// Receive buffers that are lent now.
+    #[cfg(test)]
+    pub(crate) fn lent_now(&self) -> usize {
+        self.remote.lent.get()
+    }
+
     fn return_lent(&self, count: u16) {
         self.remote.lent.set(self.remote.lent.get().saturating_sub(usize::from(count)));
     }

@@ -70,6 +70,11 @@ impl Pending {
         place.entry.as_ref().map(|_| CallRef { slot, generation: place.generation })
     }
 
+    /// The names of all calls.
+    pub(super) fn names(&self) -> Vec<CallRef> {
+        (0..self.places.len() as u32).filter_map(|slot| self.name(slot)).collect()
+    }
+
     /// How many calls to this partition are under way.
     pub(super) fn count(&self, partition: u16) -> usize {
         let of = |place: &&Place| place.entry.is_some_and(|entry| entry.call.partition == partition);

@@ -56,6 +56,7 @@ impl Methods for Post {
         table.method::<Blow>();
         table.method::<Fan>();
         table.method::<Linger>();
+        table.method::<super::lent::Peek>();
     }
 }
 
