@@ -78,6 +78,7 @@ pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// |---|---|
 /// | `#[method(serial)]` | a shared method that does not interleave with itself |
 /// | `#[method(shield)]` | runs to its end although nobody waits for it any more |
+/// | `#[method(ungated)]` | its results leave the node at once, not when what they tell is durable: a crash may undo what was told |
 /// | `#[method(local)]` | not callable from outside: a helper |
 /// | `#[on_activate]` | `async fn (&mut self)` that runs before the first call of every activation |
 /// | `#[on_drop]` | `async fn (&mut self)` that runs before an activation is dropped, unless it is lost |

@@ -129,6 +129,8 @@ pub trait Method:
     const SERIAL: bool = false;
     /// `#[method(shield)]`: runs to its end although nobody waits for it any more.
     const SHIELD: bool = false;
+    /// `#[method(ungated)]`: its results leave the node before what they tell is durable, and nobody depends on it who got one.
+    const UNGATED: bool = false;
     /// A hash of the arguments' and the result's shape.
     const LAYOUT: u64;
     /// The method's body.

@@ -177,6 +177,8 @@ pub(crate) struct TaskVtable {
     pub(crate) holds: bool,
     pub(crate) hold: Hold,
     pub(crate) shield: bool,
+    /// Whether its results depend on nothing.
+    pub(crate) ungated: bool,
     pub(crate) entity: &'static str,
     pub(crate) name: &'static str,
     pub(crate) id: u32,

@@ -66,6 +66,7 @@ const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
         holds: true,
         hold: hold_of::<M>(),
         shield: M::SHIELD,
+        ungated: M::UNGATED,
         entity: <M::Entity as Entity>::NAME,
         name: M::NAME,
         id: method_id(M::NAME),
@@ -360,7 +361,9 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
             Ok(value) => match core.finish_in_place(slot, object, hold_of::<M>()) {
                 Some(depends_on) => {
                     drop(nested);
-                    core.adopt(depends_on);
+                    if !M::UNGATED {
+                        core.adopt(depends_on);
+                    }
                     return Some(value);
                 }
                 None => {
@@ -547,6 +550,7 @@ pub(crate) const NOTHING: TaskVtable = TaskVtable {
     holds: false,
     hold: Hold::Shared,
     shield: false,
+    ungated: false,
     entity: "",
     name: "",
     id: 0,

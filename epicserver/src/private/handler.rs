@@ -34,6 +34,8 @@ pub trait Handler: 'static {
     const SERIAL: bool;
     /// Whether it runs to its end although nobody waits for it any more.
     const SHIELD: bool;
+    /// Whether its results do not wait until they are durable.
+    const UNGATED: bool;
     /// Calls the method.
     fn run<'a>(arguments: Self::Arguments, object: Self::Receiver<'a>) -> impl Future<Output = Self::Value>;
     /// What the caller sees.
@@ -69,6 +71,7 @@ impl<H: Handler> Method for Message<H> {
     const NAME: &'static str = H::NAME;
     const SERIAL: bool = H::SERIAL;
     const SHIELD: bool = H::SHIELD;
+    const UNGATED: bool = H::UNGATED;
     const LAYOUT: u64 = layout::combine(H::NAME, &[Packed::<H>::LAYOUT, H::Value::LAYOUT]);
 
     #[inline]

@@ -14,7 +14,7 @@ pub(super) fn handler(method: &Callable, entity: &EntityPath) -> TokenStream {
     let private = private();
     let path = &entity.path;
     let handler = handler_ident(method, entity);
-    let Callable { conditions, name, visibility, serial, shield, value, .. } = method;
+    let Callable { conditions, name, visibility, serial, shield, ungated, value, .. } = method;
     let receiver = if method.exclusive { quote!(&'a mut #path) } else { quote!(&'a #path) };
     let arguments = arguments_type(method);
     let assertion = assert_message(&quote!(#handler<#path>), 0, value);
@@ -37,6 +37,7 @@ pub(super) fn handler(method: &Callable, entity: &EntityPath) -> TokenStream {
             const NAME: &'static ::core::primitive::str = #name;
             const SERIAL: ::core::primitive::bool = #serial;
             const SHIELD: ::core::primitive::bool = #shield;
+            const UNGATED: ::core::primitive::bool = #ungated;
             #[inline]
             fn run<'a>(
                 arguments: Self::Arguments,

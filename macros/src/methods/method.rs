@@ -43,6 +43,7 @@ pub(super) struct Callable {
     pub(super) exclusive: bool,
     pub(super) serial: bool,
     pub(super) shield: bool,
+    pub(super) ungated: bool,
     pub(super) arguments: Vec<Argument>,
     /// Where the arguments stand.
     pub(super) parentheses: Span,
@@ -97,6 +98,7 @@ pub(super) fn sort(function: &ImplItemFn, marks: &Marks, entity: &EntityPath) ->
 struct Options {
     serial: Option<Span>,
     shield: bool,
+    ungated: bool,
     local: bool,
 }
 
@@ -108,8 +110,13 @@ impl Options {
                 match meta.path.get_ident().map(ToString::to_string).as_deref() {
                     Some("serial") => options.serial = Some(meta.path.span()),
                     Some("shield") => options.shield = true,
+                    Some("ungated") => options.ungated = true,
                     Some("local") => options.local = true,
-                    _ => return Err(meta.error("`#[method(..)]` knows `serial`, `shield` and `local`")),
+                    _ => {
+                        return Err(
+                            meta.error("`#[method(..)]` knows `serial`, `shield`, `ungated` and `local`")
+                        );
+                    }
                 }
                 Ok(())
             })?;
@@ -148,6 +155,7 @@ fn read(function: &ImplItemFn, options: &Options, entity: &EntityPath) -> Result
         exclusive,
         serial: options.serial.is_some(),
         shield: options.shield,
+        ungated: options.ungated,
         arguments,
         parentheses: signature.paren_token.span.join(),
         fallible: last_segment(&value).is_some_and(|ident| ident == "Result"),

@@ -63,6 +63,11 @@ impl Player {
         if level > 9 { Err(GameError::NoLevel(level)) } else { Ok(level) }
     }
 
+    #[method(ungated)]
+    async fn roughly(&self) -> u64 {
+        self.score / 10 * 10
+    }
+
     async fn alias(&self) -> game::Result<Option<Ref<Self>>> {
         Ok(None)
     }
@@ -130,6 +135,10 @@ fn constants<M: Method>(_: &Call<M>) -> (&'static str, bool, bool, bool) {
     (M::NAME, M::Receiver::<'static>::EXCLUSIVE, M::SERIAL, M::SHIELD)
 }
 
+fn is_ungated<M: Method>(_: &Call<M>) -> bool {
+    M::UNGATED
+}
+
 fn layout<M: Method>(_: &Call<M>) -> u64 {
     M::LAYOUT
 }
@@ -145,6 +154,7 @@ fn a_message_tells_how_its_method_is_run() {
     assert_eq!(constants(&bob.score()), ("score", false, false, false));
     assert_eq!(constants(&bob.level(1)), ("level", false, true, true));
     assert_eq!(constants(&bob.r#type(1)), ("type", false, false, false));
+    assert!(is_ungated(&bob.roughly()) && !is_ungated(&bob.score()));
     assert_eq!(format!("{:?}", bob.score()), "Call(game.Player.score)");
 }
 

@@ -378,7 +378,7 @@ impl CoreState {
             return self.outgrown(slot, object);
         }
         object.last_used.set(self.now.get());
-        slot.depends_on.set(object.depends_on.get());
+        slot.depends_on.set(if vtable.ungated { 0 } else { object.depends_on.get() });
         self.reply(slot);
         self.released(object);
     }

@@ -7,7 +7,9 @@ use epicserver_storage::{Fault, FaultPlan, FaultyStore, MemoryStore, StoreId, Ve
 
 use super::cluster::{ByHand, Cluster};
 use super::remote::{Ledger, Put};
-use super::thing::{DURABLE, Shared, Thing, durable, note, notes, shared};
+use super::thing::{
+    DURABLE, NEVER, Never, Shared, Thing, Ungated, durable, never, note, notes, shared, ungated,
+};
 use crate::context::{blocking, spawn};
 use crate::core::{CoreConfig, Event};
 use crate::driver::Wait;
@@ -63,6 +65,51 @@ fn work_that_cannot_start_in_time_never_starts() {
     cluster.commit();
     assert!(cluster.works.is_empty());
     cluster.leap_ms(10_100);
+}
+
+fn peek() -> Ungated<DURABLE> {
+    ungated(async |thing: &Thing<DURABLE>| thing.count.get())
+}
+
+#[test]
+fn what_an_ungated_method_tells_leaves_at_once() {
+    let mut cluster = Cluster::new(2);
+    for core in 0..2 {
+        let key = cluster.key_on(core, 0);
+        assert_eq!(cluster.start(0, durable(key).call(tick())).result(), Some(Ok(1)));
+        let mut told = ByHand::start(cluster.outside::<DURABLE>(0, key).call(peek()));
+        let mut gated =
+            ByHand::start(cluster.outside::<DURABLE>(0, key).call(shared(async |thing| thing.count.get())));
+        cluster.run();
+        assert_eq!((told.result(), gated.result()), (Some(Ok(1)), None));
+        cluster.commit();
+        assert_eq!(gated.result(), Some(Ok(1)));
+    }
+}
+
+#[test]
+fn who_was_told_by_an_ungated_method_outlives_the_batch() {
+    let mut cluster = Cluster::new(2);
+    for core in 0..2 {
+        let (asks, key) = (cluster.key_on(0, 1), cluster.key_on(core, 0));
+        assert_eq!(cluster.start(0, durable(key).call(tick())).result(), Some(Ok(1)));
+        let ask = shared(async move |thing: &Never| {
+            let told = durable(key).call(peek()).await.expect("served");
+            thing.count.update(|count| count + told);
+            thing.count.get()
+        });
+        let before = u64::from(core);
+        assert_eq!(cluster.start(0, never(asks).call(ask)).result(), Some(Ok(before + 1)));
+        cluster.faults().fault_next(Verb::Commit, Fault::Fail);
+        cluster.commit();
+        let count = shared::<NEVER, _>(async |thing| thing.count.get());
+        assert_eq!(cluster.start(0, never(asks).call(count)).result(), Some(Ok(before + 1)));
+        assert_eq!(
+            cluster.start(0, durable(key).call(peek())).result(),
+            Some(Ok(0)),
+            "what it was told is gone"
+        );
+    }
 }
 
 #[test]

@@ -226,6 +226,7 @@ method!(Shared, shared, &'a Thing<POLICY>, SharedBody,);
 method!(Exclusive, exclusive, &'a mut Thing<POLICY>, ExclusiveBody,);
 method!(Serial, serial, &'a Thing<POLICY>, SharedBody, SERIAL);
 method!(Shield, shield, &'a Thing<POLICY>, SharedBody, SHIELD);
+method!(Ungated, ungated, &'a Thing<POLICY>, SharedBody, UNGATED);
 
 macro_rules! hook {
     ($message:ident, $set:ident, $place:literal) => {
