@@ -4,6 +4,7 @@
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod bench;
+pub(crate) mod by_hand;
 mod cancel;
 mod cluster;
 mod deadline;

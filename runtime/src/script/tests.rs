@@ -3,79 +3,28 @@
 use std::future::Future;
 use std::time::Duration;
 
-use epicserver_transport::Frame;
-
 use super::{Script, Syscall};
 use crate::call::Call;
-use crate::codec::{CodecError, Wire, layout};
 use crate::context;
-use crate::entity::{Entity, EntityCell, Method, MethodTable, Methods, RawRef};
+use crate::entity::RawRef;
 use crate::error::{CallError, Loss};
 use crate::field::Field;
 use crate::saving::SavePolicy;
+use crate::tests::by_hand::{entity, method};
 
 #[derive(Default, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct Barrel {
+pub(crate) struct Barrel {
     hits: u32,
 }
 
 #[derive(Default, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct Player {
+pub(crate) struct Player {
     score: Field<u64>,
     levels: u32,
 }
 
-macro_rules! entity {
-    ($entity:ident, $key:ty, $name:literal, $save:expr, [$($method:ty),*]) => {
-        impl Wire for $entity {
-            const LAYOUT: u64 = layout::combine($name, &[]);
-        }
-        impl Entity for $entity {
-            type Key = $key;
-            type Ref = RawRef<Self>;
-            const NAME: &'static str = $name;
-            const SAVE: SavePolicy = $save;
-            const VERSION: u32 = 1;
-            fn cell() -> &'static EntityCell {
-                static CELL: EntityCell = EntityCell::new();
-                &CELL
-            }
-        }
-        impl Methods for $entity {
-            fn describe(table: &mut MethodTable<Self>) {
-                $(table.method::<$method>();)*
-            }
-        }
-    };
-}
-
 entity!(Barrel, u64, "game.Barrel", SavePolicy::Never, [OnHit]);
 entity!(Player, String, "game.Player", SavePolicy::Durable, [EnterLevel, Busy, Finish, Fall]);
-
-macro_rules! method {
-    ($method:ident { $($field:ident: $type:ty),* } on $entity:ty as $receiver:ty, $value:ty, |$this:ident, $object:ident| $body:expr) => {
-        #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-        struct $method { $($field: $type),* }
-        impl Method for $method {
-            type Entity = $entity;
-            type Value = $value;
-            type Output = Result<$value, CallError>;
-            type Receiver<'a> = $receiver;
-            const NAME: &'static str = stringify!($method);
-            const LAYOUT: u64 = 1;
-            fn run<'a>(self, $object: Self::Receiver<'a>) -> impl Future<Output = $value> {
-                let $this = self;
-                async move { $body }
-            }
-            fn output(result: Result<$value, CallError>) -> Self::Output {
-                result
-            }
-            fn decode(_: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
-                Err(CodecError::Full)
-            }
-        }
-    };
-}
 
 method!(OnHit { strength: u32 } on Barrel as &'a mut Barrel, bool, |this, barrel| {
     barrel.hits += this.strength;

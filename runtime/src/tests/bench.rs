@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::future::Future;
 
 use epicserver_storage::NodeId;
-use epicserver_transport::Frame;
 
+use super::by_hand::{entity, method};
 use super::harness::{Get, Node, node};
-use crate::codec::{CodecError, Wire, layout};
+use crate::codec::{Wire, layout};
 use crate::core::{Action, Core, CoreConfig, Event};
-use crate::entity::{Entities, Entity, EntityCell, Method, MethodTable, Methods, RawRef};
+use crate::entity::{Entities, Entity, Method, RawRef};
 use crate::error::CallError;
 use crate::routes::Routes;
 use crate::saving::{SaveNews, SavePolicy};
@@ -57,7 +57,7 @@ const PASSES_PER_BATCH: u64 = 20;
 
 /// What some calls cost altogether.
 #[derive(Clone, Copy, Debug, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct Cost {
+pub(crate) struct Cost {
     calls: u64,
     took_ns: u64,
     allocations: u64,
@@ -167,66 +167,21 @@ fn now() -> std::time::Instant {
 
 /// An object of 32 bytes that is saved whenever it changes.
 #[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-struct Account {
+pub(crate) struct Account {
     balance: u64,
     deposits: u64,
     limits: [u64; 2],
 }
 
-impl Wire for Account {
-    const LAYOUT: u64 = layout::combine("Account", &[]);
-}
+entity!(Account, u64, "test.Account", SavePolicy::Durable, [Deposit]);
 
-impl Entity for Account {
-    type Key = u64;
-    type Ref = RawRef<Account>;
-    const NAME: &'static str = "test.Account";
-    const SAVE: SavePolicy = SavePolicy::Durable;
-    const VERSION: u32 = 1;
-    fn cell() -> &'static EntityCell {
-        static CELL: EntityCell = EntityCell::new();
-        &CELL
-    }
-}
-
-impl Methods for Account {
-    fn describe(table: &mut MethodTable<Self>) {
-        table.method::<Deposit>();
-    }
-}
-
-macro_rules! method {
-    ($name:ident { $($field:ident)? } -> $value:ty, $entity:ty, $receiver:ty, |$this:ident, $object:ident| $body:expr) => {
-        #[derive(Clone, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-        struct $name { $($field: u64)? }
-        impl Method for $name {
-            type Entity = $entity;
-            type Value = $value;
-            type Output = Result<$value, CallError>;
-            type Receiver<'a> = $receiver;
-            const NAME: &'static str = stringify!($name);
-            const LAYOUT: u64 = 1;
-            fn run<'a>(self, $object: Self::Receiver<'a>) -> impl Future<Output = $value> {
-                let $this = self;
-                async move { $body }
-            }
-            fn output(result: Result<$value, CallError>) -> Self::Output {
-                result
-            }
-            fn decode(archived: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
-                Ok(Self { $($field: archived.$field.into())? })
-            }
-        }
-    };
-}
-
-method!(Deposit { amount } -> u64, Account, &'a mut Account, |this, object| {
+method!(Deposit { amount: u64 } on Account as &'a mut Account, u64, |this, object| {
     object.balance += this.amount;
     object.deposits += 1;
     object.balance
 });
-method!(SpinGet { calls } -> Cost, Node, &'a Node, |this, _object| spin(|| Get {}, this.calls).await);
-method!(SpinDeposit { calls } -> Cost, Node, &'a Node, |this, _object| {
+method!(SpinGet { calls: u64 } on Node as &'a Node, Cost, |this, _object| spin(|| Get {}, this.calls).await);
+method!(SpinDeposit { calls: u64 } on Node as &'a Node, Cost, |this, _object| {
     spin(|| Deposit { amount: 1 }, this.calls).await
 });
 

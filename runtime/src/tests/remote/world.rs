@@ -10,9 +10,8 @@ use epicserver_transport::{
     LoopbackOptions, LoopbackTransport, Transport,
 };
 
-use crate::codec::{CodecError, Wire, layout};
 use crate::core::{Action, Core, CoreConfig, CoreMessage, Event};
-use crate::entity::{Entities, Entity, EntityCell, Method, MethodTable, Methods, RawRef};
+use crate::entity::{Entities, RawRef};
 use crate::error::CallError;
 use crate::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::field::Field;
@@ -20,6 +19,7 @@ use crate::key::StoredKey;
 use crate::remote::PeerFrame;
 use crate::routes::Routes;
 use crate::saving::SavePolicy;
+use crate::tests::by_hand::{entity, method};
 use crate::wire::extension::Extension;
 
 /// An object that counts, remembers, and calls others of its kind.
@@ -29,95 +29,46 @@ pub(crate) struct Post {
     log: Field<Vec<u64>>,
 }
 
-impl Wire for Post {
-    const LAYOUT: u64 = layout::combine("Post", &[]);
-}
+entity!(
+    Post,
+    u64,
+    "test.Post",
+    SavePolicy::Never,
+    [Add, Note, Notes, Nap, Echo, Chain, Blow, Fan, Linger, super::lent::Peek]
+);
 
-impl Entity for Post {
-    type Key = u64;
-    type Ref = RawRef<Post>;
-    const NAME: &'static str = "test.Post";
-    const SAVE: SavePolicy = SavePolicy::Never;
-    const VERSION: u32 = 1;
-    fn cell() -> &'static EntityCell {
-        static CELL: EntityCell = EntityCell::new();
-        &CELL
-    }
-}
-
-impl Methods for Post {
-    fn describe(table: &mut MethodTable<Self>) {
-        table.method::<Add>();
-        table.method::<Note>();
-        table.method::<Notes>();
-        table.method::<Nap>();
-        table.method::<Echo>();
-        table.method::<Chain>();
-        table.method::<Blow>();
-        table.method::<Fan>();
-        table.method::<Linger>();
-        table.method::<super::lent::Peek>();
-    }
-}
-
-macro_rules! method {
-    ($name:ident { $($field:ident: $type:ty),* } -> $value:ty, $receiver:ty, |$this:ident, $object:ident| $body:expr) => {
-        #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-        pub(crate) struct $name { $(pub(crate) $field: $type),* }
-        impl Method for $name {
-            type Entity = Post;
-            type Value = $value;
-            type Output = Result<$value, CallError>;
-            type Receiver<'a> = $receiver;
-            const NAME: &'static str = stringify!($name);
-            const LAYOUT: u64 = 1;
-            fn run<'a>(self, $object: Self::Receiver<'a>) -> impl Future<Output = $value> {
-                let $this = self;
-                async move { $body }
-            }
-            fn output(result: Result<$value, CallError>) -> Self::Output {
-                result
-            }
-            fn decode(archived: &Self::Archived, _: &Frame) -> Result<Self, CodecError> {
-                let _ = archived;
-                Ok(Self { $($field: crate::codec::restore::<$type>(&archived.$field)?),* })
-            }
-        }
-    };
-}
-
-method!(Add { by: u64 } -> u64, &'a mut Post, |this, object| {
+method!(Add { by: u64 } on Post as &'a mut Post, u64, |this, object| {
     *object.count.get_mut() += this.by;
     object.count.get()
 });
-method!(Note { number: u64 } -> (), &'a mut Post, |this, object| object.log.get_mut().push(this.number));
-method!(Notes {} -> Vec<u64>, &'a mut Post, |_this, object| object.log.get_mut().clone());
-method!(Nap { ms: u64 } -> u64, &'a Post, |this, object| {
+method!(Note { number: u64 } on Post as &'a mut Post, (), |this, object| object.log.get_mut().push(this.number));
+method!(Notes {} on Post as &'a mut Post, Vec<u64>, |_this, object| object.log.get_mut().clone());
+method!(Nap { ms: u64 } on Post as &'a Post, u64, |this, object| {
     crate::context::sleep(std::time::Duration::from_millis(this.ms)).await;
     object.count.update(|count| count + 1);
     object.count.get()
 });
-method!(Echo { bytes: Vec<u8> } -> Vec<u8>, &'a Post, |this, object| {
+method!(Echo { bytes: Vec<u8> } on Post as &'a Post, Vec<u8>, |this, object| {
     let _ = object;
     this.bytes
 });
-method!(Blow { len: u64 } -> Vec<u8>, &'a Post, |this, object| {
+method!(Blow { len: u64 } on Post as &'a Post, Vec<u8>, |this, object| {
     let _ = object;
     vec![7; this.len as usize]
 });
 // Exclusive: calls the next object of the path.
-method!(Chain { path: Vec<u64> } -> u64, &'a mut Post, |this, object| {
+method!(Chain { path: Vec<u64> } on Post as &'a mut Post, u64, |this, object| {
     let _ = object;
     chain(this.path).await
 });
 // Exclusive: waits a while and then calls the next object of the path.
-method!(Linger { ms: u64, path: Vec<u64> } -> u64, &'a mut Post, |this, object| {
+method!(Linger { ms: u64, path: Vec<u64> } on Post as &'a mut Post, u64, |this, object| {
     let _ = object;
     crate::context::sleep(std::time::Duration::from_millis(this.ms)).await;
     chain(this.path).await
 });
 // Shared: calls many objects at once and adds up what they say.
-method!(Fan { keys: Vec<u64>, rounds: u64 } -> u64, &'a Post, |this, object| {
+method!(Fan { keys: Vec<u64>, rounds: u64 } on Post as &'a Post, u64, |this, object| {
     let _ = object;
     let mut sum = 0;
     for _ in 0..this.rounds {
