@@ -93,7 +93,8 @@ impl CoreState {
             let mut peers = self.remote.peers.borrow_mut();
             let window = peers.entry(call.node.id).or_default();
             if !window.waiting.is_empty() || window.in_flight >= self.config.window_max {
-                return window.waiting.push_back(call);
+                window.waiting.push_back(call);
+                return self.arm_deadline(call.slot);
             }
             window.in_flight += 1;
         }

@@ -11,7 +11,9 @@ use epicserver_sim::world::{self, WorldConfig};
 /// * 112379: a method ended with its activation; a call further down its chain took it for an ancestor that holds the object,
 ///   and was granted the next activation while that was loading.
 /// * 41, 50, 52: a node crashed, and calls from outside that ran in it were told that they had not run.
-const SEEDS: [u64; 12] = [41, 43, 50, 52, 86, 1343, 2671, 4969, 5674, 6740, 8774, 112_379];
+/// * 464: a call that waited for room in the window of its node when calls that are away got their timers had none afterwards,
+///   and waited for ever when its answer was lost.
+const SEEDS: [u64; 13] = [41, 43, 50, 52, 86, 464, 1343, 2671, 4969, 5674, 6740, 8774, 112_379];
 
 #[test]
 fn what_was_found_once_stays_mended() {

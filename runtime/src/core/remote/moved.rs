@@ -47,7 +47,8 @@ impl CoreState {
     /// Sends a call to where its partition is known to be, or holds it while that is in motion.
     pub(super) fn route(&self, mut call: Outgoing) {
         if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&call.partition) {
-            return motion.held.push_back(call);
+            motion.held.push_back(call);
+            return self.arm_deadline(call.slot);
         }
         let known = self.remote.moves.known.borrow().get(&call.partition).copied();
         let Some(known) = known else { return self.leave(call) };
@@ -84,6 +85,7 @@ impl CoreState {
         self.hold(entry.call.partition);
         let call = Outgoing { follows: entry.call.follows + 1, ..entry.call };
         call.slot.caller.away.set(Away::Here);
+        self.arm_deadline(call.slot);
         if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&call.partition) {
             motion.moved.push((entry.order, call));
         }
