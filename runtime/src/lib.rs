@@ -44,6 +44,7 @@ pub mod id;
 pub mod key;
 #[expect(unsafe_code, reason = "archives in receive buffers are read by address")]
 pub mod lent;
+pub mod membership;
 mod node;
 mod path;
 mod pool;
