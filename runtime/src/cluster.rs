@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!  storage thread of a node        cluster thread of a node      links      cluster thread of the keeper
-//!  ClusterStore ── KeeperLine ──────> StoreRequest ─────────────────────────>                StoreDesk ── SharedStore
+//!  ClusterStore ── KeeperLine ──────> StoreRequest ─────────────────────────> KeeperService ── StoreDesk ── SharedStore
 //!       ^                                                                                                       ^
 //!       └── while this very node keeps, straight there ─────────────────────────────────────────────────────────┘
 //! ```
 //! Not here: who is a member and who owns what (`membership`), frames (`wire::control`), links (`fabric`), threads
-//! (`driver`). Start at [`store_desk::StoreDesk`] for the one end and at [`remote_store::ClusterStore`] for the other.
+//! (`driver`). Start at [`keeper::KeeperService`] for the one end and at [`remote_store::ClusterStore`] for the other.
 
+pub mod keeper;
 pub mod remote_store;
+pub mod report;
 pub mod shared_store;
 pub mod store_desk;
+mod words;

@@ -11,6 +11,8 @@
 //! [`core_thread`](core_thread::CoreThread).
 
 pub(crate) mod clock;
+pub(crate) mod cluster;
+pub(crate) mod control_port;
 pub(crate) mod core_thread;
 pub(crate) mod edge;
 mod engine;
@@ -19,6 +21,7 @@ pub(crate) mod storage_thread;
 #[allow(dead_code, reason = "the cluster thread uses it")]
 pub(crate) mod store_line;
 
+pub use cluster::ClusterConfig;
 pub use links::LinksConfig;
 
 /// How a core's thread waits when it has nothing to do.

@@ -273,6 +273,12 @@ pub struct RawRef<E: Entity> {
     node: NodeTag,
 }
 
+/// The partition that the object of `E` with this key belongs to.
+pub fn partition_of<E: Entity>(key: <E::Key as EntityKey>::Argument<'_>) -> epicserver_storage::Partition {
+    let number = CoreState::partition_of::<E>(&E::Key::store(key));
+    epicserver_storage::Partition::new(number).expect("a hash modulo the number of partitions")
+}
+
 impl<E: Entity> RawRef<E> {
     /// A reference to the object with this key, seen from the node this thread runs in.
     pub fn new(key: <E::Key as EntityKey>::Argument<'_>) -> Self {

@@ -69,11 +69,11 @@ pub mod wire;
 
 pub use call::{BUDGET_DEFAULT, Call, DEPTH_MAX};
 pub use core::operations as context;
-pub use driver::{LinksConfig, TransportThreads, Wait};
+pub use driver::{ClusterConfig, LinksConfig, TransportThreads, Wait};
 pub use entity::{Entity, Ref};
 pub use error::{CallError, Executed, Loss, MethodError, NESTING_MAX, Rejection};
 pub use field::Field;
-pub use node::{Node, NodeBuilder, StartError, Stats};
+pub use node::{FindError, JoinError, Node, NodeBuilder, StartError, Stats};
 pub use pool::Pool;
 
 #[cfg(test)]

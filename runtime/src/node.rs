@@ -8,10 +8,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
-use epicserver_storage::{Batch, BatchName, Fence, MemoryStore, NodeId, Partition, Store, StoreError};
+use epicserver_storage::{
+    Batch, BatchName, Fence, MachineError, MemoryStore, NodeId, Partition, Store, StoreError, StoreId,
+};
 
+use crate::cluster::remote_store::ClusterStore;
 use crate::core::{Core, CoreConfig};
 use crate::driver::clock::Clock;
+use crate::driver::cluster::{ClusterConfig, ClusterReach, ClusterSeed, CoreDoors, StorageLine};
+use crate::driver::control_port::{LinksHandle, control_port};
 use crate::driver::core_thread::{CoreGauge, CoreOrders, CoreThread, Neighbour};
 use crate::driver::edge::Edge;
 use crate::driver::links::LinksConfig;
@@ -25,6 +30,12 @@ use crate::sync::batch_clock::{CoreClock, batch_clock};
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::{Parker, Unparker};
 use crate::sync::{pin, ring};
+
+mod cluster;
+
+use cluster::ClusterHandle;
+pub use cluster::{FindError, JoinError};
+pub(crate) use cluster::{Inquiry, SelfReport};
 
 /// One process' part of the cluster: its cores, its storage thread, its links.
 ///
@@ -40,6 +51,7 @@ pub struct Node {
     /// Disconnected when the storage thread ends.
     storage_ended: crossbeam_channel::Receiver<()>,
     links: Option<links::LinkThreadHandle>,
+    cluster: Option<ClusterHandle>,
     _edge: Edge,
     next_entry: AtomicU32,
     stopped: AtomicBool,
@@ -56,6 +68,7 @@ pub struct NodeBuilder {
     core: CoreConfig,
     store: Option<StoreBox>,
     links: Option<LinksConfig>,
+    cluster: Option<ClusterConfig>,
 }
 
 struct StoreBox(Box<dyn Store>);
@@ -90,6 +103,9 @@ pub enum StartError {
     /// The store does not accept this node.
     #[error("the store cannot be opened: {0}")]
     Store(#[from] StoreError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
 }
 
 /// What a node did since it started.
@@ -152,6 +168,7 @@ impl Node {
             core: CoreConfig::default(),
             store: None,
             links: None,
+            cluster: None,
         }
     }
 
@@ -181,7 +198,8 @@ impl Node {
     /// What has not ended within `patience` is cut off. Gives whether everything ended by itself.
     pub async fn shutdown(self, patience: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + patience;
-        while !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
+        // A node of a cluster sends new callers to the others at once: they would never let it come to rest.
+        while self.cluster.is_none() && !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         for (orders, unparker) in self.orders.iter().zip(&self.unparkers) {
@@ -192,7 +210,12 @@ impl Node {
         while !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.shared.is_quiet()
+        let in_order = self.shared.is_quiet();
+        // Nothing of this node runs any more, so that others may have its objects at once.
+        match &self.cluster {
+            Some(cluster) => cluster.leave(LEAVE_PATIENCE).await && in_order,
+            None => in_order,
+        }
     }
 
     fn stop_threads(&mut self) {
@@ -200,6 +223,9 @@ impl Node {
             return;
         }
         registry::remove_node(self.shared.number);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.stop();
+        }
         for (orders, unparker) in self.orders.iter().zip(&self.unparkers) {
             orders.stop.store(true, Ordering::Release);
             unparker.unpark();
@@ -283,7 +309,14 @@ impl NodeBuilder {
         self
     }
 
-    /// Joins the nodes that these links lead to; without links a node is alone.
+    /// Makes the node part of a cluster whose members come and go. State is saved where that cluster's data node keeps it.
+    #[must_use]
+    pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// Joins the nodes that these links lead to, a fixed list; without links a node is alone.
     #[must_use]
     pub fn links(mut self, links: LinksConfig) -> Self {
         self.links = Some(links);
@@ -316,11 +349,20 @@ struct Parts {
     routes: Arc<Routes>,
     configs: Vec<CoreConfig>,
     links: Option<links::PreparedLinks>,
+    cluster: Option<ClusterSeed>,
 }
 
 impl Parts {
     fn new(mut builder: NodeBuilder, cores: u16, clock: Clock) -> Result<Self, StartError> {
-        let links = builder.links.take().map(|links| links.prepare(cores)).transpose()?;
+        let mut links = builder.links.take().map(|links| links.prepare(cores)).transpose()?;
+        let mut cluster = None;
+        if let Some(config) = builder.cluster.take() {
+            if links.is_some() || builder.store.is_some() {
+                return Err(StartError::Config(BOTH_CLUSTER_AND_OWN.to_owned()));
+            }
+            let (seed, its_links) = join_cluster(config, cores)?;
+            (links, cluster) = (Some(its_links), Some(seed));
+        }
         let id = links.as_ref().map_or_else(random_node_id, links::PreparedLinks::id);
         let routes = match &links {
             Some(links) => links.routes(),
@@ -330,7 +372,7 @@ impl Parts {
             links.equip(&mut builder.core);
         }
         let configs = builder.core.for_node(cores);
-        Ok(Self { builder, clock, id, routes, configs, links })
+        Ok(Self { builder, clock, id, routes, configs, links, cluster })
     }
 
     fn start(mut self, processors: Vec<usize>) -> Result<Node, StartError> {
@@ -352,7 +394,15 @@ impl Parts {
         let number = self.configs[0].node_tag;
         let shared = Arc::new(NodeShared { id: self.id, number, gauges: gauges.clone() });
 
-        let store = self.open_store()?;
+        let link_parker = self.links.as_ref().map(links::PreparedLinks::parker);
+        let link_unparker = link_parker.as_ref().map(Parker::unparker).filter(|_| !is_inline);
+        let link_unparker = link_unparker.unwrap_or_else(|| unparkers[0].clone());
+        let control = self
+            .cluster
+            .as_ref()
+            .map(|seed| control_port(seed.inbox.clone(), seed.line.clone(), link_unparker));
+        let (control, links_handle) = control.unzip();
+        let store = self.open_store(links_handle.as_ref())?;
         let storage_thread = StorageThread {
             desk: storage.clone(),
             clock: storage_clock,
@@ -369,6 +419,8 @@ impl Parts {
             images: Vec::new(),
             batch: Batch::new(BatchName { node: self.id, number: 1 }),
             durable: 0,
+            cluster: self.cluster.as_ref().map(|seed| seed.inbox.clone()),
+            restart: None,
         };
         let (ends, storage_ended) = crossbeam_channel::bounded(0);
         let storage_join = spawn("epic-storage".to_owned(), move || {
@@ -377,10 +429,11 @@ impl Parts {
         })?;
 
         let links = match self.links.take() {
-            Some(links) if is_inline => Some(links.start_inline(&unparkers, self.clock)),
+            Some(links) if is_inline => Some(links.start_inline(&unparkers, self.clock, control)),
             Some(links) => {
                 let spin_ns = if self.builder.wait == Wait::Spin { u64::MAX } else { spin_ns };
-                Some(links.start_dedicated(&unparkers, self.clock, spin_ns)?)
+                let parker = link_parker.unwrap_or_else(|| links.parker());
+                Some(links.start_dedicated(parker, &unparkers, self.clock, spin_ns, control)?)
             }
             None => None,
         };
@@ -396,6 +449,7 @@ impl Parts {
             storage_thread: Some(storage_join),
             storage_ended,
             links: link_thread,
+            cluster: None,
             next_entry: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
             _edge: edge,
@@ -441,11 +495,21 @@ impl Parts {
             number,
             Arc::new(NodeEntrance { desks: all.into_iter().map(|(_, desk)| desk).collect() }),
         );
+        if let (Some(seed), Some(links)) = (self.cluster.take(), links_handle) {
+            let cores = CoreDoors { doors: answers.into_iter().zip(unparkers).collect() };
+            let report = SelfReport { node: node.shared.clone(), entities: self.builder.entities };
+            let reach = ClusterReach { links, cores, storage, report, clock: self.clock };
+            node.cluster = Some(ClusterHandle::start(seed, reach)?);
+        }
         Ok(node)
     }
 
-    /// The store, with the fences of the partitions that this node owns.
-    fn open_store(&mut self) -> Result<Box<dyn Store>, StartError> {
+    /// The store: that of the cluster, or one of this node's own with the fences of the partitions that it owns.
+    fn open_store(&mut self, links: Option<&LinksHandle>) -> Result<Box<dyn Store>, StartError> {
+        if let (Some(seed), Some(links)) = (&self.cluster, links) {
+            let line = StorageLine { shared: seed.line.clone(), links: links.clone(), clock: self.clock };
+            return Ok(Box::new(ClusterStore::new(line, StoreId(0))));
+        }
         let mut store = self.builder.store.take().map_or_else(
             || Box::new(MemoryStore::new(epicserver_storage::StoreId(0))) as Box<dyn Store>,
             |store| store.0,
@@ -563,6 +627,21 @@ fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name).spawn(run)
 }
 
+/// Registers a new node with its machine, and puts links and cluster thread together as far as they go without threads.
+fn join_cluster(
+    config: ClusterConfig,
+    cores: u16,
+) -> Result<(ClusterSeed, links::PreparedLinks), StartError> {
+    let ClusterConfig { transport, mut machine, seeds, cluster, secret, looks_on } = config;
+    let me = NodeId { id: links::unpredictable(), incarnation: 1 };
+    if let Some(machine) = &mut machine {
+        machine.register(me)?;
+    }
+    let address = transport.local_addr().clone();
+    let seed = ClusterSeed::new(machine, (seeds, cluster, looks_on), address, me, cores);
+    Ok((seed, links::PreparedLinks::open(transport, me, cores, cluster, secret)))
+}
+
 fn random_node_id() -> NodeId {
     NodeId { id: fastrand::u64(..), incarnation: 1 }
 }
@@ -599,3 +678,7 @@ const SPIN_NS: u64 = 20_000;
 const STORAGE_PATIENCE: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const BOTH_CLUSTER_AND_OWN: &str =
+    "a node of a cluster has the cluster's links and store: leave out `links(..)` and `store(..)`";
+/// How long the keeper is waited for when a node leaves.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);

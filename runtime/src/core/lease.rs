@@ -75,7 +75,14 @@ impl CoreState {
             return;
         }
         let refusal = self.lease.refusal();
-        tracing::warn!(core = self.config.index, reason = %refusal, "nothing starts here any more");
+        if self.lease.until.get() == 0 {
+            tracing::debug!(
+                core = self.config.index,
+                "nothing starts here: this node is no member, or about to go"
+            );
+        } else {
+            tracing::warn!(core = self.config.index, reason = %refusal, "nothing starts here any more");
+        }
         for object in self.objects() {
             self.refuse_waiting(object, &refusal);
         }

@@ -235,6 +235,12 @@ impl CoreThread {
                 FromStorage::Loaded(ticket, answer) => Event::Loaded(ticket, answer),
                 FromStorage::Recycled(images) => Event::Recycled(images),
                 FromStorage::Lost => Event::StoreLost,
+                FromStorage::Event(event) => *event,
+                FromStorage::Barrier(done) => {
+                    // Whoever gave up waiting does not need to know.
+                    let _ = done.try_send(());
+                    continue;
+                }
             };
             self.core.step_apart(now, event, &mut self.buffers.wanted);
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use epicserver_transport::{Event as TransportEvent, Transport};
 
+use super::control_port::ControlPort;
 use crate::fabric::{Command, Fabric, LinkInput};
 use crate::remote::PeerFrame;
 use crate::sync::parker::Unparker;
@@ -24,6 +25,8 @@ pub(crate) struct Engine {
     transport: Box<dyn Transport>,
     fabric: Fabric,
     ports: Vec<LinkPort>,
+    /// There in a cluster whose members change.
+    control: Option<ControlPort>,
     events: Vec<TransportEvent>,
     links: usize,
 }
@@ -39,13 +42,21 @@ pub(crate) struct LinkPort {
 impl Engine {
     /// An engine with rings to these cores; whoever drives it serves the others by [`poll_output`](Self::poll_output) and
     /// [`handle_frame`](Self::handle_frame).
-    pub(crate) fn new(transport: Box<dyn Transport>, fabric: Fabric, ports: Vec<LinkPort>) -> Self {
-        Self { transport, fabric, ports, events: Vec::new(), links: 0 }
+    pub(crate) fn new(
+        transport: Box<dyn Transport>,
+        fabric: Fabric,
+        ports: Vec<LinkPort>,
+        control: Option<ControlPort>,
+    ) -> Self {
+        Self { transport, fabric, ports, control, events: Vec::new(), links: 0 }
     }
 
     /// Takes in what came from rings and time; `false` if there was nothing.
     pub(crate) fn gather(&mut self, now: u64) -> bool {
-        let worked = self.take_frames(now);
+        let mut worked = self.take_frames(now);
+        if let Some(control) = &self.control {
+            worked |= control.take_orders(now, &mut self.fabric);
+        }
         let is_due = self.fabric.poll_timeout().is_some_and(|at| at <= now);
         if is_due {
             self.fabric.handle_timeout(now);
@@ -72,7 +83,8 @@ impl Engine {
             }
             self.fabric.handle_event(now, event);
         }
-        worked | self.deliver()
+        let passed_on = self.control.as_ref().is_some_and(|control| control.pass_on(&mut self.fabric));
+        worked | passed_on | self.deliver()
     }
 
     /// One round of all of it; `false` if there was nothing.
@@ -104,7 +116,8 @@ impl Engine {
                 || port.outgoing.room_wanted()
                 || fabric.has_output(port.core) && port.incoming.want_room()
         });
-        !has_input && self.transport.arm()
+        let has_orders = self.control.as_ref().is_some_and(|control| !control.is_idle());
+        !has_input && !has_orders && self.transport.arm()
     }
 
     /// Sleeps until something comes or is due, `timeout_ns` at most. Only after [`may_sleep`](Self::may_sleep) said so.

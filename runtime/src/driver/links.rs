@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use epicserver_storage::NodeId;
+use epicserver_storage::{NodeId, StoreId, View};
 use epicserver_transport::{Addr, Transport};
 
 use super::clock::Clock;
+use super::control_port::ControlPort;
 use super::engine::{Engine, LinkPort};
 use crate::core::{CoreConfig, Event};
 use crate::fabric::{Fabric, FabricConfig, FixedMembers, LinkInput};
@@ -50,14 +51,22 @@ impl std::fmt::Debug for LinksConfig {
     }
 }
 
-/// Node id and fixed view are known, the transport listens, no thread runs.
+/// Node id and first view are known, the transport listens, no thread runs.
 pub(crate) struct PreparedLinks {
     transport: Box<dyn Transport>,
-    members: FixedMembers,
+    members: Members,
     me: NodeId,
     cores: u16,
     cluster: u128,
     secret: [u8; 32],
+}
+
+/// Who the peers are.
+enum Members {
+    /// Always these.
+    Fixed(FixedMembers),
+    /// Those that the cluster's view names; this node is at this address.
+    Open(Addr),
 }
 
 /// A core's way to the links.
@@ -117,7 +126,7 @@ impl LinksConfig {
         Ok(PreparedLinks {
             me: members.me(incarnation),
             transport: self.transport,
-            members,
+            members: Members::Fixed(members),
             cores,
             cluster: self.cluster,
             secret: self.secret,
@@ -126,12 +135,27 @@ impl LinksConfig {
 }
 
 impl PreparedLinks {
+    /// The links of a node of a cluster whose members change.
+    pub(crate) fn open(
+        transport: Box<dyn Transport>,
+        me: NodeId,
+        cores: u16,
+        cluster: u128,
+        secret: [u8; 32],
+    ) -> Self {
+        let members = Members::Open(transport.local_addr().clone());
+        Self { transport, members, me, cores, cluster, secret }
+    }
+
     pub(crate) fn id(&self) -> NodeId {
         self.me
     }
 
     pub(crate) fn routes(&self) -> Arc<Routes> {
-        self.members.routes(self.me, self.cores)
+        match &self.members {
+            Members::Fixed(members) => members.routes(self.me, self.cores),
+            Members::Open(_) => Arc::new(Routes::new(self.me, self.cores, Arc::new(View::empty(StoreId(0))))),
+        }
     }
 
     /// Gives a core the buffers of the transport.
@@ -152,11 +176,17 @@ impl PreparedLinks {
     }
 
     /// Links for core 0 to drive, whose parker is [`parker`](Self::parker)'s.
-    pub(crate) fn start_inline(self, cores: &[Unparker], clock: Clock) -> StartedLinks {
+    pub(crate) fn start_inline(
+        self,
+        cores: &[Unparker],
+        clock: Clock,
+        control: Option<ControlPort>,
+    ) -> StartedLinks {
         let driver = &cores[0];
         let others = (1..).zip(&cores[1..]).map(|(core, unparker)| rings(core, unparker, driver));
         let (ports, links): (Vec<_>, Vec<_>) = others.unzip();
-        let inline = CoreLinks::Inline(Box::new(InlineLinks { engine: self.engine(clock, ports), clock }));
+        let inline =
+            CoreLinks::Inline(Box::new(InlineLinks { engine: self.engine(clock, ports, control), clock }));
         let cores = std::iter::once(inline).chain(links.into_iter().map(CoreLinks::Rings)).collect();
         StartedLinks { thread: None, cores }
     }
@@ -164,28 +194,32 @@ impl PreparedLinks {
     /// Links with a thread of their own.
     pub(crate) fn start_dedicated(
         self,
+        parker: Parker,
         cores: &[Unparker],
         clock: Clock,
         spin_ns: u64,
+        control: Option<ControlPort>,
     ) -> Result<StartedLinks, StartError> {
-        let parker = self.parker();
         let unparker = parker.unparker();
         let stop = Arc::new(AtomicBool::new(false));
         let rings = (0..).zip(cores).map(|(core, its)| rings(core, its, &unparker));
         let (ports, links): (Vec<_>, Vec<_>) = rings.unzip();
-        let engine = self.engine(clock, ports);
+        let engine = self.engine(clock, ports, control);
         let thread = spawn(LinkThread { engine, clock, parker, spin_ns, stop: stop.clone() })?;
         let thread = Some(LinkThreadHandle { stop, unparker, thread: Some(thread) });
         Ok(StartedLinks { thread, cores: links.into_iter().map(CoreLinks::Rings).collect() })
     }
 
-    fn engine(self, clock: Clock, ports: Vec<LinkPort>) -> Engine {
+    fn engine(self, clock: Clock, ports: Vec<LinkPort>, control: Option<ControlPort>) -> Engine {
         let caps = self.transport.caps();
-        let mut config =
-            FabricConfig::new(self.me, self.cores, &self.members, self.cluster, &self.secret, caps);
+        let Self { me, cores, cluster, secret, .. } = self;
+        let mut config = match &self.members {
+            Members::Fixed(members) => FabricConfig::new(me, cores, members, cluster, &secret, caps),
+            Members::Open(own) => FabricConfig::open(me, cores, own.clone(), cluster, &secret, caps),
+        };
         config.seed = unpredictable();
         let fabric = Fabric::new(clock.now(), config, Some(self.transport.pool()));
-        Engine::new(self.transport, fabric, ports)
+        Engine::new(self.transport, fabric, ports, control)
     }
 }
 
@@ -209,7 +243,7 @@ fn spawn(thread: LinkThread) -> std::io::Result<JoinHandle<()>> {
 }
 
 /// A number that nobody outside can guess: the keys of `RandomState` come from the operating system.
-fn unpredictable() -> u64 {
+pub(crate) fn unpredictable() -> u64 {
     RandomState::new().hash_one(0u64)
 }
 

@@ -6,22 +6,26 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam_channel::Sender;
 use epicserver_storage::{Batch, BatchName, Fence, NodeId, RecordKeyRef, Store, StoreError};
 
+use super::cluster::ToCluster;
+use crate::core::Event;
 use crate::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
 use crate::sync::batch_clock::StorageClock;
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::{Parker, Unparker};
 
-/// What cores ask of the storage thread.
+/// What cores and the cluster thread ask of the storage thread.
 #[derive(Debug)]
 pub(crate) enum ToStorage {
     Images(Box<BatchImages>),
     Load(LoadTicket),
-    #[allow(dead_code, reason = "the cluster thread uses it")]
     OpenFences(FencesTicket),
+    /// Fail everything that is not saved, and save in the name of this life of the node from then on.
+    Restart(NodeId, Sender<()>),
 }
 
 /// Fences to be opened, and who is to be told. An answer always comes: at the latest when the ticket is dropped.
@@ -33,7 +37,6 @@ pub(crate) struct FencesTicket {
 /// Called on the storage thread, so it must not wait.
 type FencesAnswer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-#[allow(dead_code, reason = "the cluster thread uses it")]
 impl FencesTicket {
     pub(crate) fn new(
         fences: Vec<Fence>,
@@ -63,13 +66,17 @@ impl std::fmt::Debug for FencesTicket {
     }
 }
 
-/// What the storage thread answers.
+/// What a core is told by the storage thread and the cluster thread.
 #[derive(Debug)]
 pub(crate) enum FromStorage {
     Loaded(LoadTicket, LoadAnswer),
     Recycled(Box<BatchImages>),
     /// Nothing will be durable any more.
     Lost,
+    /// Something of the cluster: a view, a lease, a shipment.
+    Event(Box<Event>),
+    /// Say so when everything before this is done.
+    Barrier(Sender<()>),
 }
 
 /// The part that cores and the node share with the storage thread.
@@ -81,6 +88,10 @@ pub(crate) struct StorageDesk {
     stop: AtomicBool,
     /// The node must stop: the store cannot be trusted any more, or refuses this node.
     pub(crate) broken: AtomicBool,
+    /// Batches that were committed with something in them.
+    pub(crate) batches: AtomicU64,
+    /// Saves that the store refused, as others own their objects.
+    pub(crate) refused_saves: AtomicU64,
     unparker: Unparker,
 }
 
@@ -91,6 +102,8 @@ impl StorageDesk {
             wanted: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            batches: AtomicU64::new(0),
+            refused_saves: AtomicU64::new(0),
             unparker,
         }
     }
@@ -137,6 +150,10 @@ pub(crate) struct StorageThread {
     pub(crate) images: Vec<(usize, Box<BatchImages>)>,
     pub(crate) batch: Batch,
     pub(crate) durable: u64,
+    /// In a cluster: whom to tell that the store takes this node for none of its members.
+    pub(crate) cluster: Option<Sender<ToCluster>>,
+    /// The node is to be another life of itself.
+    pub(crate) restart: Option<(NodeId, Sender<()>)>,
 }
 
 impl StorageThread {
@@ -154,6 +171,7 @@ impl StorageThread {
             if self.desk.wanted.swap(false, Ordering::AcqRel)
                 || !self.images.is_empty()
                 || self.loads_need_commit()
+                || self.restart.is_some()
             {
                 self.close_batch(&mut requests);
             } else if stopping {
@@ -210,6 +228,7 @@ impl StorageThread {
                 ToStorage::Images(images) => self.images.push((0, images)),
                 ToStorage::Load(ticket) => self.waiting_loads.push_back(ticket),
                 ToStorage::OpenFences(ticket) => self.waiting_fences.push_back(ticket),
+                ToStorage::Restart(me, done) => self.restart = Some((me, done)),
             }
         }
     }
@@ -233,7 +252,11 @@ impl StorageThread {
             }
         }
         self.take_requests(requests);
-        match self.commit(closed) {
+        let committed = match self.restart.take() {
+            Some((me, done)) => self.start_anew(me, &done),
+            None => self.commit(closed),
+        };
+        match committed {
             Committed::Durable => {
                 self.clock.set_durable(closed);
                 self.durable = closed;
@@ -242,7 +265,7 @@ impl StorageThread {
                 let failed = self.clock.fail(closed);
                 tracing::error!(%error, ?failed, "a save batch failed");
                 if is_eviction(&error) {
-                    self.desk.broken.store(true, Ordering::Release);
+                    self.handle_eviction();
                 }
                 self.forget_failed(&failed);
                 self.durable = *failed.end();
@@ -254,6 +277,29 @@ impl StorageThread {
         }
         for core in &self.cores {
             core.unparker.unpark_if_parked();
+        }
+    }
+
+    /// Drops what is not saved: this node owns nothing of it any more.
+    fn start_anew(&mut self, me: NodeId, done: &Sender<()>) -> Committed {
+        self.images.clear();
+        self.node = me;
+        // Whoever gave up waiting does not need to know.
+        let _ = done.try_send(());
+        Committed::Failed(StoreError::Failed {
+            reason: "this node begins anew, others own its objects".to_owned(),
+        })
+    }
+
+    /// The store refuses this node: it is evicted. A node of a cluster begins anew, any other one stops.
+    fn handle_eviction(&self) {
+        self.desk.refused_saves.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
+        let told = self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.try_send(ToCluster::Evicted(self.node)).is_ok());
+        if !told {
+            self.desk.broken.store(true, Ordering::Release);
         }
     }
 
@@ -276,6 +322,9 @@ impl StorageThread {
             Ok(()) => commit_until_known(&mut *self.store, &self.batch),
             Err(error) => Committed::Failed(StoreError::Failed { reason: error.to_string() }),
         };
+        if committed == Committed::Durable {
+            self.desk.batches.fetch_add(1, Ordering::Relaxed);
+        }
         for (_, images) in now {
             // Whichever core it goes to has use for a buffer; a full inbox means that none is needed.
             let core = usize::try_from(images.number).unwrap_or(0) % self.cores.len();
@@ -383,6 +432,8 @@ mod tests {
             images: Vec::new(),
             batch: Batch::new(BatchName { node: NODE, number: 1 }),
             durable: 0,
+            cluster: None,
+            restart: None,
         }
     }
 

@@ -14,15 +14,19 @@
 
 use std::sync::Arc;
 
-use epicserver_storage::{Member, NodeId, PARTITIONS, Partition, StoreId, StoreLimits, View, ViewError};
+use epicserver_storage::{Member, PARTITIONS, Partition, StoreId, StoreLimits, View, ViewError};
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind};
 
+use crate::cluster::report::NodeCounters;
+use crate::membership::Handover;
+use crate::node::Stats;
 use crate::wire::assembly::assemble_bare;
 use bytes::{Reader, Writer};
 use parts::{Part, put_part, read_part};
 use store::{StoreAnswer, StoreRequest};
 
 mod bytes;
+mod inspect;
 pub mod parts;
 pub mod store;
 mod view;
@@ -86,6 +90,24 @@ pub enum ControlMessage {
     Store(StoreRequest),
     /// The keeper's answer to one.
     StoreAnswer(StoreAnswer),
+    /// What do you do? Answered by `Inspected`.
+    Inspect,
+    /// What this node does.
+    Inspected {
+        /// Counts of its cores.
+        stats: Stats,
+        /// Counts of its other threads.
+        counters: NodeCounters,
+    },
+    /// In which partition is this object of yours? Answered by `FoundObject`.
+    FindObject {
+        /// The entity's name.
+        entity: String,
+        /// The key, as a person writes it.
+        key: String,
+    },
+    /// In this one; or the text is no key of that entity.
+    FoundObject(Option<Partition>),
 }
 
 /// What the keeper says about itself.
@@ -97,17 +119,6 @@ pub struct Announcement {
     pub store: StoreId,
     /// What that store takes at most.
     pub limits: StoreLimits,
-}
-
-/// A partition that was handed over, and the epoch of the owner that did it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Handover {
-    /// Which partition.
-    pub partition: Partition,
-    /// The old owner's epoch: word of another one is out of date.
-    pub epoch: u64,
-    /// Who has its objects now.
-    pub to: NodeId,
 }
 
 /// Why bytes are no control message, or a message cannot be written.
@@ -228,6 +239,15 @@ impl ControlMessage {
             }
             Self::Store(request) => store::put_request(writer, request),
             Self::StoreAnswer(answer) => store::put_answer(writer, answer),
+            Self::Inspect => {}
+            Self::Inspected { stats, counters } => inspect::put_inspected(writer, stats, counters),
+            Self::FindObject { entity, key } => {
+                writer.text(entity, TEXT_LEN_MAX);
+                writer.text(key, TEXT_LEN_MAX);
+            }
+            Self::FoundObject(partition) => {
+                writer.option(partition.as_ref(), |writer, partition| writer.partition(*partition));
+            }
         }
     }
 
@@ -250,6 +270,10 @@ impl ControlMessage {
             Self::ShipRefused { .. } => 14,
             Self::Store(_) => 15,
             Self::StoreAnswer(_) => 16,
+            Self::Inspect => 17,
+            Self::Inspected { .. } => 18,
+            Self::FindObject { .. } => 19,
+            Self::FoundObject(_) => 20,
         }
     }
 
@@ -284,6 +308,10 @@ impl ControlMessage {
             14 => Self::ShipRefused { partition: reader.partition()?, epoch: reader.u64()? },
             15 => Self::Store(store::read_request(reader)?),
             16 => Self::StoreAnswer(store::read_answer(reader)?),
+            17 => Self::Inspect,
+            18 => inspect::read_inspected(reader)?,
+            19 => Self::FindObject { entity: reader.text(TEXT_LEN_MAX)?, key: reader.text(TEXT_LEN_MAX)? },
+            20 => Self::FoundObject(reader.option(Reader::partition)?),
             other => return Err(ControlError::Kind(other)),
         })
     }

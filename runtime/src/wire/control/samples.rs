@@ -10,10 +10,13 @@ use fastrand::Rng;
 
 use super::parts::Part;
 use super::store::{StoreAnswer, StoreRequest};
-use super::{Announcement, ControlMessage, Handover};
+use super::{Announcement, ControlMessage};
+use crate::cluster::report::NodeCounters;
+use crate::membership::Handover;
+use crate::node::Stats;
 
 /// How many kinds [`message`] makes.
-pub(crate) const KINDS: usize = 17;
+pub(crate) const KINDS: usize = 21;
 
 pub(crate) fn message(random: &mut Rng) -> ControlMessage {
     match random.usize(..KINDS) {
@@ -43,7 +46,33 @@ pub(crate) fn message(random: &mut Rng) -> ControlMessage {
         },
         14 => ControlMessage::ShipRefused { partition: partition(random), epoch: random.u64(..) },
         15 => ControlMessage::Store(request(random)),
-        _ => ControlMessage::StoreAnswer(answer(random)),
+        16 => ControlMessage::StoreAnswer(answer(random)),
+        17 => ControlMessage::Inspect,
+        18 => ControlMessage::Inspected { stats: stats(random), counters: counters(random) },
+        19 => ControlMessage::FindObject { entity: text(random), key: text(random) },
+        _ => ControlMessage::FoundObject(random.bool().then(|| partition(random))),
+    }
+}
+
+fn stats(random: &mut Rng) -> Stats {
+    Stats {
+        calls: random.u64(..),
+        turns: random.u64(..),
+        cross_core_calls: random.u64(..),
+        remote_calls: random.u64(..),
+        images: random.u64(..),
+        activations: random.u64(..),
+        objects: random.u64(..),
+    }
+}
+
+fn counters(random: &mut Rng) -> NodeCounters {
+    NodeCounters {
+        batches: random.u64(..),
+        refused_saves: random.u64(..),
+        links: random.u64(..),
+        frames_sent: random.u64(..),
+        frames_received: random.u64(..),
     }
 }
 

@@ -1,0 +1,270 @@
+//! What a keeper answers, and what becomes of the view.
+
+use epicserver_storage::{
+    BatchName, BoundEntity, Lease, MemoryCoordinator, MemoryStore, Partition, StoreId, takeover_ns,
+};
+
+use super::*;
+use crate::membership::{Handover, WATCH_GAP_NS_MAX};
+use crate::wire::control::store::{StoreAnswer, StoreRequest};
+
+const ALICE: NodeId = NodeId { id: 1, incarnation: 1 };
+const BOB: NodeId = NodeId { id: 2, incarnation: 1 };
+
+fn member(node: NodeId) -> Member {
+    let entities = vec![BoundEntity { name: "game.Player".to_owned(), layout: 1 }];
+    Member { node, address: format!("{}:1", node.id), cores: 1, entities }
+}
+
+fn kept(coordinator: impl Coordinator + 'static) -> Kept {
+    let store = MemoryStore::new(StoreId(5));
+    Kept { reign: 3, coordinator: Box::new(coordinator), store: Box::new(store) }
+}
+
+fn keeper() -> KeeperService {
+    KeeperService::new(0, kept(MemoryCoordinator::new(StoreId(5)))).expect("memory does not fail")
+}
+
+fn outputs(keeper: &mut KeeperService) -> Vec<KeeperOutput> {
+    std::iter::from_fn(|| keeper.poll_output()).collect()
+}
+
+/// What it answers a node; everything else that it wants done is dropped.
+fn ask(
+    keeper: &mut KeeperService,
+    now: u64,
+    from: NodeId,
+    message: ControlMessage,
+) -> Option<ControlMessage> {
+    keeper.handle(now, from, 7, message);
+    outputs(keeper).into_iter().find_map(|output| match output {
+        KeeperOutput::Send { to, number: 7, message } if to == from => Some(message),
+        _ => None,
+    })
+}
+
+fn join(keeper: &mut KeeperService, now: u64, node: NodeId) -> Arc<View> {
+    match ask(keeper, now, node, ControlMessage::Join(member(node))) {
+        Some(ControlMessage::Joined(view)) => view,
+        other => panic!("{node} is not let in: {other:?}"),
+    }
+}
+
+fn owned(view: &View, node: NodeId) -> usize {
+    view.partitions.iter().filter(|state| state.owner == Some(node)).count()
+}
+
+fn moves_of(view: &View, node: NodeId) -> Vec<Handover> {
+    Partition::all()
+        .filter_map(|partition| {
+            let state = view.partition(partition);
+            let to = state.moving_to.filter(|_| state.owner == Some(node))?;
+            Some(Handover { partition, epoch: state.epoch, to })
+        })
+        .collect()
+}
+
+#[test]
+fn whoever_has_a_link_is_told_who_keeps() {
+    let mut keeper = keeper();
+    keeper.handle_peer_up(BOB);
+    let announcement = keeper.announcement();
+    assert_eq!((announcement.reign, announcement.store), (3, StoreId(5)));
+    let message = ControlMessage::Announce(announcement);
+    assert_eq!(outputs(&mut keeper), [KeeperOutput::Send { to: BOB, number: 0, message }]);
+}
+
+#[test]
+fn the_first_node_gets_everything_and_the_view_goes_to_all() {
+    let mut keeper = keeper();
+    keeper.handle(0, ALICE, 9, ControlMessage::Join(member(ALICE)));
+    let outputs = outputs(&mut keeper);
+    let [KeeperOutput::Push(view), KeeperOutput::Send { to: ALICE, number: 9, message }] = &outputs[..]
+    else {
+        panic!("the view, then the answer: {outputs:?}");
+    };
+    assert_eq!(*message, ControlMessage::Joined(view.clone()));
+    assert_eq!(owned(view, ALICE), 4096);
+    // It did not hear that.
+    assert_eq!(join(&mut keeper, 1, ALICE), *view);
+}
+
+#[test]
+fn nobody_joins_for_another() {
+    let mut keeper = keeper();
+    let refused = ask(&mut keeper, 0, BOB, ControlMessage::Join(member(ALICE)));
+    assert!(matches!(refused, Some(ControlMessage::Refused(_))), "{refused:?}");
+    assert!(keeper.view().members.is_empty());
+}
+
+#[test]
+fn a_member_renews_and_others_are_told_that_they_are_none() {
+    let mut keeper = keeper();
+    let view_version = join(&mut keeper, 0, ALICE).version;
+    assert_eq!(
+        ask(&mut keeper, 1, ALICE, ControlMessage::Renew),
+        Some(ControlMessage::Renewed { view_version })
+    );
+    assert_eq!(ask(&mut keeper, 1, BOB, ControlMessage::Renew), Some(ControlMessage::Evicted));
+    let old = NodeId { incarnation: 0, ..ALICE };
+    assert_eq!(ask(&mut keeper, 1, old, ControlMessage::Renew), Some(ControlMessage::Evicted));
+    let view = keeper.view().clone();
+    assert_eq!(ask(&mut keeper, 1, BOB, ControlMessage::ReadView), Some(ControlMessage::View(view)));
+}
+
+/// Looks as often as it wants to be asked, so that time counts.
+fn wait(keeper: &mut KeeperService, from: u64, until: u64) {
+    let mut now = from;
+    while now < until {
+        now = (now + WATCH_GAP_NS_MAX / 2).min(until);
+        keeper.handle_timeout(now);
+    }
+}
+
+#[test]
+fn a_member_that_does_not_renew_is_killed_removed_and_never_comes_back_in_that_life() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    join(&mut keeper, 0, BOB);
+    let end = takeover_ns(0);
+    wait(&mut keeper, 0, end - 1);
+    assert_eq!(outputs(&mut keeper), []);
+    assert!(matches!(
+        ask(&mut keeper, end - 1, ALICE, ControlMessage::Renew),
+        Some(ControlMessage::Renewed { .. })
+    ));
+    keeper.handle_timeout(end);
+    let outputs = outputs(&mut keeper);
+    let [KeeperOutput::Kill(BOB), KeeperOutput::Push(view)] = &outputs[..] else {
+        panic!("first it is ended, then everybody is told: {outputs:?}");
+    };
+    assert_eq!((view.member(BOB), owned(view, ALICE)), (None, 4096));
+    assert_eq!(ask(&mut keeper, end, BOB, ControlMessage::Renew), Some(ControlMessage::Evicted));
+    assert_eq!(ask(&mut keeper, end, BOB, ControlMessage::Join(member(BOB))), Some(ControlMessage::Evicted));
+    join(&mut keeper, end, NodeId { incarnation: 2, ..BOB });
+}
+
+#[test]
+fn a_proven_death_needs_no_lease() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    join(&mut keeper, 0, BOB);
+    keeper.handle_proven_dead(1, BOB);
+    assert_eq!(owned(keeper.view(), ALICE), 4096);
+}
+
+#[test]
+fn partitions_change_hands_when_their_owner_says_so_and_no_sooner() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    join(&mut keeper, 0, BOB);
+    assert_eq!(owned(keeper.view(), BOB), 0, "nothing was handed over");
+    let moves = moves_of(keeper.view(), ALICE);
+    assert!(!moves.is_empty());
+    let stale: Vec<Handover> =
+        moves.iter().map(|handover| Handover { epoch: handover.epoch + 1, ..*handover }).collect();
+    ask(&mut keeper, 1, ALICE, ControlMessage::Handed(stale));
+    ask(&mut keeper, 1, BOB, ControlMessage::Handed(moves.clone()));
+    assert_eq!(owned(keeper.view(), BOB), 0, "of another epoch, and by somebody else");
+    let answer = ask(&mut keeper, 1, ALICE, ControlMessage::Handed(moves.clone()));
+    assert_eq!(owned(keeper.view(), BOB), moves.len());
+    assert_eq!(answer, Some(ControlMessage::View(keeper.view().clone())));
+    // It did not hear that.
+    ask(&mut keeper, 2, ALICE, ControlMessage::Handed(moves.clone()));
+    assert_eq!(owned(keeper.view(), BOB), moves.len());
+}
+
+#[test]
+fn a_node_that_leaves_hears_when_it_may() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    join(&mut keeper, 0, BOB);
+    keeper.handle(1, ALICE, 8, ControlMessage::Leave);
+    let is_left = |output: &KeeperOutput| {
+        matches!(output, KeeperOutput::Send { to: ALICE, message: ControlMessage::Left, .. })
+    };
+    let mut rounds = 0;
+    while keeper.view().member(ALICE).is_some() {
+        assert!(!outputs(&mut keeper).iter().any(is_left), "it has something still");
+        let moves = moves_of(keeper.view(), ALICE);
+        keeper.handle(2, ALICE, 9, ControlMessage::Handed(moves));
+        rounds += 1;
+        assert!(rounds <= 20, "it never ends");
+    }
+    assert!(outputs(&mut keeper).iter().any(is_left));
+    assert_eq!(owned(keeper.view(), BOB), 4096);
+}
+
+#[test]
+fn the_store_answers_and_forgets_a_node_whose_link_is_gone() {
+    let mut keeper = keeper();
+    let fences = || ControlMessage::Store(StoreRequest::Fences);
+    let empty = ControlMessage::StoreAnswer(StoreAnswer::Fences(Vec::new()));
+    assert_eq!(ask(&mut keeper, 0, BOB, fences()), Some(empty.clone()));
+    assert_eq!(ask(&mut keeper, 0, BOB, fences()), None, "it is a repeat");
+    keeper.handle_peer_down(BOB);
+    assert_eq!(ask(&mut keeper, 0, BOB, fences()), Some(empty));
+    assert_eq!(keeper.store().clone().last_committed(BOB), Ok(None::<BatchName>));
+}
+
+/// A coordinator whose first changes go wrong like this.
+struct Flaky {
+    inner: MemoryCoordinator,
+    faults: Vec<CoordinatorFault>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum CoordinatorFault {
+    Fails,
+    LosesAnswer,
+    IsChangedByAnother,
+}
+
+impl Coordinator for Flaky {
+    fn read(&mut self) -> Result<Arc<View>, CoordinatorError> {
+        self.inner.read()
+    }
+
+    fn compare_and_set(&mut self, expected: u64, next: View) -> Result<Arc<View>, CoordinatorError> {
+        let reason = || "a planned fault".to_owned();
+        match self.faults.pop() {
+            None => self.inner.compare_and_set(expected, next),
+            Some(CoordinatorFault::Fails) => Err(CoordinatorError::Failed { reason: reason() }),
+            Some(CoordinatorFault::LosesAnswer) => {
+                self.inner.compare_and_set(expected, next)?;
+                Err(CoordinatorError::Unknown { reason: reason() })
+            }
+            Some(CoordinatorFault::IsChangedByAnother) => {
+                let current = self.inner.read()?;
+                self.inner.compare_and_set(current.version, View::clone(&current))?;
+                self.inner.compare_and_set(expected, next)
+            }
+        }
+    }
+
+    fn renew_lease(&mut self, node: NodeId, now_ns: u64) -> Result<Lease, CoordinatorError> {
+        self.inner.renew_lease(node, now_ns)
+    }
+
+    fn leases(&mut self) -> Result<Vec<Lease>, CoordinatorError> {
+        self.inner.leases()
+    }
+}
+
+#[test]
+fn a_coordinator_that_fails_is_asked_again() {
+    for fault in
+        [CoordinatorFault::Fails, CoordinatorFault::LosesAnswer, CoordinatorFault::IsChangedByAnother]
+    {
+        let inner = MemoryCoordinator::new(StoreId(5));
+        let flaky = Flaky { inner, faults: vec![fault] };
+        let mut keeper = KeeperService::new(0, kept(flaky)).expect("reading does not fail");
+        keeper.handle(0, ALICE, 9, ControlMessage::Join(member(ALICE)));
+        wait(&mut keeper, 0, 2 * READ_AGAIN_NS);
+        assert_eq!(owned(keeper.view(), ALICE), 4096, "{fault:?}");
+        let is_answer = |output: &KeeperOutput| {
+            matches!(output, KeeperOutput::Send { number: 9, message: ControlMessage::Joined(_), .. })
+        };
+        assert_eq!(outputs(&mut keeper).iter().filter(|output| is_answer(output)).count(), 1, "{fault:?}");
+    }
+}

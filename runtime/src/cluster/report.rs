@@ -1,0 +1,124 @@
+//! What a cluster looks like from outside: for people who look, and for programs that check.
+
+use std::sync::Arc;
+
+use epicserver_storage::{NodeId, View};
+
+use crate::node::Stats;
+
+/// A cluster at one moment, as one of its nodes sees it.
+#[derive(Clone, Debug)]
+pub struct ClusterReport {
+    /// The cluster's id.
+    pub cluster: u128,
+    /// The version of the view.
+    pub view: u64,
+    /// Who keeps the data; `None` while nobody does.
+    pub keeper: Option<NodeId>,
+    /// Counts the keepers.
+    pub reign: u64,
+    /// Partitions that are handed over at the moment.
+    pub moving: usize,
+    /// Partitions that nobody owns.
+    pub unowned: usize,
+    /// The members, by id.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// A member of a cluster.
+#[derive(Clone, Debug)]
+pub struct NodeReport {
+    /// Which node.
+    pub node: NodeId,
+    /// Where it listens.
+    pub address: String,
+    /// Its execution threads.
+    pub cores: u8,
+    /// The partitions that it owns.
+    pub partitions: usize,
+    /// What it did since it started; `None`: it did not answer in time.
+    pub stats: Option<Stats>,
+    /// What its threads apart from the cores did.
+    pub counters: NodeCounters,
+}
+
+/// Counts of a node beyond those of its cores, ever increasing but for `links`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCounters {
+    /// Save batches that were committed with something in them.
+    pub batches: u64,
+    /// Saves that the store refused, since others own their objects.
+    pub refused_saves: u64,
+    /// Links to other nodes that work now.
+    pub links: u64,
+    /// Frames sent to other nodes.
+    pub frames_sent: u64,
+    /// Frames that came from other nodes.
+    pub frames_received: u64,
+}
+
+/// Where an object lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectPlace {
+    /// The object's partition.
+    pub partition: u16,
+    /// Counts the owners of the partition.
+    pub epoch: u64,
+    /// Who owns it; `None` while nobody does.
+    pub owner: Option<NodeId>,
+    /// Where the owner listens.
+    pub address: String,
+    /// The owner's core that serves it.
+    pub core: u16,
+}
+
+impl ClusterReport {
+    /// What a view says, before any node has answered.
+    pub(crate) fn of_view(cluster: u128, view: &View, keeper: Option<NodeId>, reign: u64) -> Self {
+        let owned = |node| view.partitions.iter().filter(|state| state.owner == Some(node)).count();
+        let nodes = view.members.iter().map(|member| NodeReport {
+            node: member.node,
+            address: member.address.clone(),
+            cores: member.cores,
+            partitions: owned(member.node),
+            stats: None,
+            counters: NodeCounters::default(),
+        });
+        Self {
+            cluster,
+            view: view.version,
+            keeper,
+            reign,
+            moving: view.partitions.iter().filter(|state| state.moving_to.is_some()).count(),
+            unowned: view.partitions.iter().filter(|state| state.owner.is_none()).count(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// Takes what a node says of itself.
+    pub(crate) fn put(&mut self, node: NodeId, stats: Stats, counters: NodeCounters) {
+        if let Some(report) = self.nodes.iter_mut().find(|report| report.node == node) {
+            (report.stats, report.counters) = (Some(stats), counters);
+        }
+    }
+
+    /// Whether every member has answered.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.nodes.iter().all(|node| node.stats.is_some())
+    }
+}
+
+impl ObjectPlace {
+    /// Where the objects of a partition live by this view.
+    pub(crate) fn of(view: &Arc<View>, partition: epicserver_storage::Partition) -> Self {
+        let state = view.partition(partition);
+        let owner = state.owner.and_then(|owner| view.member(owner));
+        Self {
+            partition: partition.number(),
+            epoch: state.epoch,
+            owner: state.owner,
+            address: owner.map(|member| member.address.clone()).unwrap_or_default(),
+            core: owner.map_or(0, |member| partition.number() % u16::from(member.cores.max(1))),
+        }
+    }
+}

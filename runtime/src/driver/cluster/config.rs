@@ -1,0 +1,130 @@
+//! What a node is told of its cluster, and how its cluster thread starts.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use epicserver_storage::{BoundEntity as BoundRecord, Machine, Member as MemberRecord, NodeId};
+use epicserver_transport::{Addr, Transport};
+
+use super::doors::{CoreDoors, LineShared, StorageDoor};
+use super::seeking::Seeking;
+use super::shared::ClusterShared;
+use super::{ClusterThread, ToCluster};
+use crate::driver::clock::Clock;
+use crate::driver::control_port::LinksHandle;
+use crate::driver::storage_thread::StorageDesk;
+use crate::entity::BoundEntity;
+use crate::membership::Member;
+use crate::node::SelfReport;
+
+/// How a node is part of a cluster whose members come and go.
+pub struct ClusterConfig {
+    /// What carries the frames; it listens already.
+    pub transport: Box<dyn Transport>,
+    /// The data directory that the processes of this machine share; `None`: this node keeps no data, and finds those who do
+    /// by its seeds.
+    pub machine: Option<Box<dyn Machine>>,
+    /// Where nodes of the cluster listen; one that answers is enough.
+    pub seeds: Vec<Addr>,
+    /// The cluster's id: nodes of different clusters refuse each other.
+    pub cluster: u128,
+    /// What every node must prove to know.
+    pub secret: [u8; 32],
+    /// Whether this node only looks at the cluster: it is no member, serves nothing and calls nothing.
+    pub looks_on: bool,
+}
+
+impl std::fmt::Debug for ClusterConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterConfig")
+            .field("transport", &self.transport.caps().name)
+            .field("machine", &self.machine.is_some())
+            .field("seeds", &self.seeds)
+            .field("cluster", &self.cluster)
+            .field("looks_on", &self.looks_on)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The cluster thread before it runs, without its transport.
+pub(crate) struct ClusterSeed {
+    pub(crate) machine: Option<Box<dyn Machine>>,
+    pub(crate) seeds: Vec<Addr>,
+    pub(crate) address: Addr,
+    pub(crate) me: NodeId,
+    pub(crate) cores: u16,
+    pub(crate) cluster: u128,
+    pub(crate) looks_on: bool,
+    pub(crate) inbox: Sender<ToCluster>,
+    pub(crate) inputs: Receiver<ToCluster>,
+    pub(crate) line: Arc<LineShared>,
+    pub(crate) shared: Arc<ClusterShared>,
+}
+
+/// What the cluster thread reaches.
+pub(crate) struct ClusterReach {
+    pub(crate) links: LinksHandle,
+    pub(crate) cores: CoreDoors,
+    pub(crate) storage: Arc<StorageDesk>,
+    pub(crate) report: SelfReport,
+    pub(crate) clock: Clock,
+}
+
+impl ClusterSeed {
+    /// Takes what is left of a config when the links have their transport.
+    pub(crate) fn new(
+        machine: Option<Box<dyn Machine>>,
+        config: (Vec<Addr>, u128, bool),
+        address: Addr,
+        me: NodeId,
+        cores: u16,
+    ) -> Self {
+        let (inbox, inputs) = bounded(INPUTS_MAX);
+        let (seeds, cluster, looks_on) = config;
+        let (line, shared) = (LineShared::new(), Arc::new(ClusterShared::new(me)));
+        Self { machine, seeds, address, me, cores, cluster, looks_on, inbox, inputs, line, shared }
+    }
+
+    /// Starts the thread.
+    pub(crate) fn start(self, reach: ClusterReach) -> std::io::Result<JoinHandle<()>> {
+        let ClusterReach { links, cores, storage, report, clock } = reach;
+        let record = self.record(&report.entities);
+        // Nothing is served before the first lease.
+        cores.lease(0);
+        let thread = ClusterThread {
+            inbox: self.inputs,
+            clock,
+            member: Member::new(record),
+            address: self.address,
+            seeking: Seeking::new(self.seeds, !self.looks_on),
+            machine: self.machine,
+            keeper: None,
+            links,
+            cores,
+            storage: StorageDoor { desk: storage, line: self.line, outcomes: self.inbox },
+            shared: self.shared,
+            inquiries: super::Inquiries::new(report),
+            looks_on: self.looks_on,
+            leaves: false,
+        };
+        spawn(thread)
+    }
+
+    fn record(&self, entities: &[BoundEntity]) -> MemberRecord {
+        let entities = entities
+            .iter()
+            .map(|bound| BoundRecord { name: bound.vtable.name.to_owned(), layout: bound.vtable.layout })
+            .collect();
+        let address = self.address.as_str().to_owned();
+        MemberRecord { node: self.me, address, cores: self.cores as u8, entities }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the driver starts the node's threads")]
+fn spawn(thread: ClusterThread) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("epic-cluster".to_owned()).spawn(move || thread.run())
+}
+
+/// Inputs that may wait for the thread: more than all partitions of a node together hand in, and what peers may leave.
+const INPUTS_MAX: usize = 1 << 14;

@@ -1,0 +1,154 @@
+//! Between the engine of the links and the other threads of a node: control frames and news of peers out, orders in.
+//!
+//! Both ways are bounded. What the node's own threads want said is dropped when the links have too much to do, as any control
+//! frame may get lost; what comes from peers waits in the fabric while the cluster thread is behind, and holds its sender back.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use epicserver_storage::{Member, NodeId};
+use epicserver_transport::{Addr, Frame};
+
+use super::cluster::{LineShared, ToCluster};
+use crate::fabric::Fabric;
+use crate::sync::parker::Unparker;
+use crate::wire::control::ControlMessage;
+
+/// What the links are told by others than cores.
+#[derive(Debug)]
+pub(crate) enum LinksOrder {
+    /// Send this control frame.
+    Say(NodeId, Frame),
+    /// These are the members.
+    Members(Vec<Member>),
+    /// Dial whoever listens here.
+    Seek(Addr),
+    /// This node is another incarnation.
+    Rebirth(NodeId),
+}
+
+/// How the node's threads give orders to the links.
+#[derive(Clone, Debug)]
+pub(crate) struct LinksHandle {
+    orders: Sender<LinksOrder>,
+    unparker: Unparker,
+}
+
+impl LinksHandle {
+    /// Sends a message to a node; it may get lost.
+    pub(crate) fn say(&self, to: NodeId, number: u32, message: &ControlMessage) {
+        match message.frame(None, number) {
+            Ok(frame) => self.order(LinksOrder::Say(to, frame)),
+            Err(error) => tracing::error!(%to, %error, "a control message cannot be written"),
+        }
+    }
+
+    pub(crate) fn set_members(&self, members: &[Member]) {
+        self.order(LinksOrder::Members(members.to_vec()));
+    }
+
+    pub(crate) fn seek(&self, addr: Addr) {
+        self.order(LinksOrder::Seek(addr));
+    }
+
+    pub(crate) fn rebirth(&self, me: NodeId) {
+        self.order(LinksOrder::Rebirth(me));
+    }
+
+    fn order(&self, order: LinksOrder) {
+        // What is not said may be lost, as on the way; all else must get there, and the links never wait for this thread.
+        let given = match order {
+            LinksOrder::Say(..) | LinksOrder::Seek(_) => self.orders.try_send(order).is_ok(),
+            LinksOrder::Members(_) | LinksOrder::Rebirth(_) => {
+                self.orders.send_timeout(order, super::cluster::DOOR_PATIENCE).is_ok()
+            }
+        };
+        if !given {
+            tracing::warn!("the links have too much to do, a control message is lost");
+        }
+        self.unparker.unpark_if_parked();
+    }
+}
+
+/// The links' end.
+#[derive(Debug)]
+pub(crate) struct ControlPort {
+    orders: Receiver<LinksOrder>,
+    cluster: Sender<ToCluster>,
+    line: Arc<LineShared>,
+}
+
+/// A port for the engine, and the handle to it. `unparker` wakes whoever drives the engine.
+pub(crate) fn control_port(
+    cluster: Sender<ToCluster>,
+    line: Arc<LineShared>,
+    unparker: Unparker,
+) -> (ControlPort, LinksHandle) {
+    let (orders, port) = bounded(ORDERS_MAX);
+    (ControlPort { orders: port, cluster, line }, LinksHandle { orders, unparker })
+}
+
+impl ControlPort {
+    /// Whether there is no order.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// Does what was ordered; `false` if there was nothing.
+    pub(crate) fn take_orders(&self, now: u64, fabric: &mut Fabric) -> bool {
+        let mut worked = false;
+        for order in self.orders.try_iter().take(ORDERS_PER_PASS) {
+            worked = true;
+            match order {
+                LinksOrder::Say(to, frame) => {
+                    if !fabric.handle_control(now, to, frame) {
+                        tracing::debug!(%to, "a control message has no link to go over");
+                    }
+                }
+                LinksOrder::Members(members) => fabric.handle_members(now, &members),
+                LinksOrder::Seek(addr) => drop(fabric.seek(now, addr)),
+                LinksOrder::Rebirth(me) => fabric.handle_rebirth(now, me),
+            }
+        }
+        worked
+    }
+
+    /// Brings on what peers say and who is there; `false` if there was nothing.
+    pub(crate) fn pass_on(&self, fabric: &mut Fabric) -> bool {
+        let mut worked = false;
+        while self.cluster.len() < INPUTS_WAITING_MAX && fabric.has_control() {
+            // Who is there comes before what they say.
+            if let Some(news) = fabric.poll_peer_news() {
+                self.tell(ToCluster::Peer(news));
+            } else if let Some((from, frame)) = fabric.poll_control() {
+                self.pass_message(from, &frame);
+            } else {
+                break;
+            }
+            worked = true;
+        }
+        worked
+    }
+
+    fn pass_message(&self, from: NodeId, frame: &Frame) {
+        match ControlMessage::parse(frame) {
+            Ok((number, ControlMessage::StoreAnswer(answer))) => self.line.answer(from, number, answer),
+            Ok((number, message)) => self.tell(ToCluster::Control(from, number, Box::new(message))),
+            Err(error) => tracing::warn!(%from, %error, "a control message is malformed"),
+        }
+    }
+
+    fn tell(&self, input: ToCluster) {
+        // There was room a moment ago, and more than that is kept free for the others who tell it things.
+        if self.cluster.try_send(input).is_err() {
+            tracing::debug!("the cluster thread has ended, or has too much to do");
+        }
+    }
+}
+
+/// Orders that may wait.
+const ORDERS_MAX: usize = 4096;
+/// Orders that are taken in one pass.
+const ORDERS_PER_PASS: usize = 256;
+/// With so many inputs waiting for the cluster thread, peers wait.
+const INPUTS_WAITING_MAX: usize = 1024;

@@ -1,0 +1,247 @@
+//! A node's handles to its cluster: wait until it serves, look at the others, leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use epicserver_storage::{NodeId, Partition, View};
+use tokio::sync::mpsc;
+
+use super::{Node, NodeShared};
+use crate::cluster::report::{ClusterReport, NodeCounters, ObjectPlace};
+use crate::driver::clock::Clock;
+use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, ToCluster};
+use crate::membership::Phase;
+use crate::node::Stats;
+
+/// Why a node does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// Nobody answers who keeps the cluster's data.
+    #[error(
+        "no node of the cluster was found in {} s: check that one runs, that `seed` names its address or `data_dir` its folder, and \
+         that both have the same secret",
+        .0.as_secs()
+    )]
+    NotFound(Duration),
+    /// The cluster does not take the node in.
+    #[error("the cluster does not take this node in: {0}")]
+    Refused(String),
+    /// It is a member, and the cluster did not come to rest.
+    #[error("this node joined, but its objects were not served in {} s", .0.as_secs())]
+    NotServed(Duration),
+}
+
+/// Why an object was not found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// No member has code for the entity, or none that has answered.
+    #[error("no node that answers binds an entity {entity:?}; the cluster has: {known}")]
+    Unknown {
+        /// What was asked for.
+        entity: String,
+        /// What there is.
+        known: String,
+    },
+    /// The text is no key of that entity.
+    #[error("{key:?} is no key of {entity:?}")]
+    Key {
+        /// The entity.
+        entity: String,
+        /// What was given as a key.
+        key: String,
+    },
+    /// This node is in no cluster.
+    #[error("this node is in no cluster")]
+    Alone,
+}
+
+/// What somebody wants to know of the nodes; the thread drops it when it is known or late.
+#[derive(Debug)]
+pub(crate) enum Inquiry {
+    /// What each of them does.
+    Stats(mpsc::Sender<(NodeId, Stats, NodeCounters)>),
+    /// In which partition an object is.
+    Object(String, String, mpsc::Sender<Option<Partition>>),
+}
+
+impl Inquiry {
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Stats(answers) => answers.is_closed(),
+            Self::Object(_, _, answers) => answers.is_closed(),
+        }
+    }
+}
+
+/// The node's end of its cluster thread.
+#[derive(Debug)]
+pub(crate) struct ClusterHandle {
+    pub(crate) inbox: Sender<ToCluster>,
+    pub(crate) shared: Arc<ClusterShared>,
+    pub(crate) thread: Option<std::thread::JoinHandle<()>>,
+    pub(crate) clock: Clock,
+    pub(crate) cluster: u128,
+    /// Whether the node only looks on.
+    pub(crate) looks_on: bool,
+}
+
+impl ClusterHandle {
+    /// Starts the cluster thread.
+    pub(super) fn start(seed: ClusterSeed, reach: ClusterReach) -> std::io::Result<Self> {
+        let (inbox, shared, clock) = (seed.inbox.clone(), seed.shared.clone(), reach.clock);
+        let (cluster, looks_on) = (seed.cluster, seed.looks_on);
+        Ok(Self { inbox, shared, thread: Some(seed.start(reach)?), clock, cluster, looks_on })
+    }
+
+    pub(super) fn stop(&mut self) {
+        // A thread that is behind takes what it has first; it is joined all the same.
+        let _ = self.inbox.send_timeout(ToCluster::Stop, STOP_PATIENCE);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the cluster thread panicked");
+        }
+    }
+
+    /// Hands this node's objects over, until it has none or this much time is over.
+    pub(super) async fn leave(&self, patience: Duration) -> bool {
+        let until_ns = self.clock.now().saturating_add(patience.as_nanos() as u64);
+        if self.looks_on || self.inbox.try_send(ToCluster::Leave(until_ns)).is_err() {
+            return true;
+        }
+        // The thread itself gives up at that time; this is for one that does not run.
+        let deadline = tokio::time::Instant::now() + patience + STOP_PATIENCE;
+        while self.shared.phase() != Phase::Left && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.clock.now() < until_ns
+    }
+
+    fn serves(&self) -> bool {
+        match self.shared.view() {
+            None => false,
+            Some(_) if self.looks_on => true,
+            Some(view) => {
+                let me = self.shared.node();
+                let is_in = view.member(me).is_some();
+                let is_served = view.partitions.iter().all(|partition| partition.owner.is_some());
+                let serves_objects =
+                    view.member(me).is_some_and(|member| member.cores > 0 && !member.entities.is_empty());
+                is_in && (is_served || !serves_objects)
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Waits until the node is part of its cluster and all objects have an owner. At once for a node without a cluster.
+    ///
+    /// # Errors
+    /// [`JoinError`] says why that is not so after `patience`, or why waiting is no use.
+    pub async fn joined(&self, patience: Duration) -> Result<(), JoinError> {
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let deadline = tokio::time::Instant::now() + patience;
+        while !cluster.serves() {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(match cluster.shared.refused() {
+                    Some(reason) => JoinError::Refused(reason),
+                    None if cluster.shared.keeper().0.is_none() => JoinError::NotFound(patience),
+                    None => JoinError::NotServed(patience),
+                });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// The view that the node routes by now; an empty one before it has any, and for a node without a cluster.
+    pub fn view(&self) -> Arc<View> {
+        let view = self.cluster.as_ref().and_then(|cluster| cluster.shared.view());
+        view.unwrap_or_else(|| Arc::new(View::empty(epicserver_storage::StoreId(0))))
+    }
+
+    /// Asks all members what they do, and waits for their answers for so long at most.
+    pub async fn inspect(&self, patience: Duration) -> ClusterReport {
+        let Some(cluster) = &self.cluster else { return ClusterReport::of_view(0, &self.view(), None, 0) };
+        let (keeper, reign) = cluster.shared.keeper();
+        let mut report = ClusterReport::of_view(cluster.cluster, &self.view(), keeper, reign);
+        let (answers, mut answered) = mpsc::channel(ANSWERS_MAX);
+        if cluster.inbox.try_send(ToCluster::Inquiry(Inquiry::Stats(answers))).is_err() {
+            return report;
+        }
+        let all = async {
+            while !report.is_complete() {
+                let Some((node, stats, counters)) = answered.recv().await else { return };
+                report.put(node, stats, counters);
+            }
+        };
+        // Who has not answered by then is shown without an answer.
+        let _ = tokio::time::timeout(patience, all).await;
+        report
+    }
+
+    /// Asks those who have code for an entity where one of its objects lives. `key` as a person writes it.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub async fn find_object(
+        &self,
+        entity: &str,
+        key: &str,
+        patience: Duration,
+    ) -> Result<ObjectPlace, FindError> {
+        let cluster = self.cluster.as_ref().ok_or(FindError::Alone)?;
+        let view = self.view();
+        let unknown = || {
+            let names =
+                view.members.iter().flat_map(|member| &member.entities).map(|entity| entity.name.as_str());
+            let known: std::collections::BTreeSet<_> = names.collect();
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            FindError::Unknown { entity: entity.to_owned(), known }
+        };
+        let (answers, mut answered) = mpsc::channel(ANSWERS_MAX);
+        let inquiry = Inquiry::Object(entity.to_owned(), key.to_owned(), answers);
+        cluster.inbox.try_send(ToCluster::Inquiry(inquiry)).map_err(|_| unknown())?;
+        match tokio::time::timeout(patience, answered.recv()).await {
+            Ok(Some(Some(partition))) => Ok(ObjectPlace::of(&view, partition)),
+            Ok(Some(None)) => Err(FindError::Key { entity: entity.to_owned(), key: key.to_owned() }),
+            Ok(None) | Err(_) => Err(unknown()),
+        }
+    }
+}
+
+/// What a node answers about itself.
+#[derive(Debug)]
+pub(crate) struct SelfReport {
+    pub(crate) node: Arc<NodeShared>,
+    pub(crate) entities: Vec<crate::entity::BoundEntity>,
+}
+
+impl SelfReport {
+    /// The partition of an object by the words of a person; `None`: this node does not bind the entity. `Some(None)`: it is no key.
+    pub(crate) fn partition(&self, entity: &str, key: &str) -> Option<Option<Partition>> {
+        use crate::key::{KeyKind, KeyView};
+        let entity = self.entities.iter().find(|bound| bound.vtable.name == entity)?;
+        let method = entity.methods.first()?;
+        let number = key.parse::<u64>().ok().map(u64::to_le_bytes);
+        let long = key.parse::<u128>().ok().map(u128::to_le_bytes);
+        let spellings = [
+            (KeyKind::U64, number.as_ref().map(|bytes| &bytes[..])),
+            (KeyKind::U128, long.as_ref().map(|bytes| &bytes[..])),
+            (KeyKind::String, Some(key.as_bytes())),
+            (KeyKind::Bytes, Some(key.as_bytes())),
+        ];
+        let mut of_kind = spellings
+            .into_iter()
+            .filter_map(|(kind, bytes)| (method.partition)(KeyView { kind, bytes: bytes? }));
+        Some(of_kind.next().and_then(Partition::new))
+    }
+}
+
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+const ANSWERS_MAX: usize = 1024;
