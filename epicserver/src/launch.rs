@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use epicserver_runtime::entity::Entities;
-use epicserver_runtime::{Node, Pool};
+use epicserver_runtime::{Node, Pool, Wait};
 
+use crate::place::Place;
 use crate::settings::{Flags, Role, Settings};
 
 /// Reads the settings, starts a node that binds `B`, runs `main` on it, and stops the node in order.
@@ -26,18 +27,48 @@ where
         Err(error) => return fail(&error),
     };
     init_log(settings.log);
+    run::<B, _, _>(&settings, |node| {
+        let (role, pool) = (settings.role, node.pool());
+        async move {
+            match role {
+                Role::App => main(pool).await.exit_code(),
+                Role::Node => std::future::pending().await,
+            }
+        }
+    })
+}
+
+/// Starts a node that binds `B`, tells `serving` when it serves, and serves until the process is told to stop.
+pub fn serve<B: Entities>(settings: &Settings, serving: impl FnOnce(&Node)) -> ExitCode {
+    init_log(settings.log);
+    run::<B, _, _>(settings, |node| {
+        serving(node);
+        std::future::pending()
+    })
+}
+
+/// Runs `body` on a node, and stops the node in order when the body ends or the process is told to.
+fn run<B, F, M>(settings: &Settings, body: M) -> ExitCode
+where
+    B: Entities,
+    F: Future<Output = ExitCode>,
+    M: FnOnce(&Node) -> F,
+{
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(EDGE_THREADS).enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return fail(&error),
         };
     let code = runtime.block_on(async {
-        let node = match start::<B>(&settings) {
-            Ok(node) => node,
-            Err(error) => return fail(&*error),
+        let node = tokio::select! {
+            node = start::<B>(settings) => match node {
+                Ok(node) => node,
+                Err(error) => return fail(&*error),
+            },
+            () = stop_signal() => return ExitCode::SUCCESS,
         };
         let code = tokio::select! {
-            code = body(&node, settings.role, main) => code,
+            code = body(&node) => code,
             () = stop_signal() => ExitCode::SUCCESS,
             () = broken(&node) => fail(STORE_BROKEN),
         };
@@ -53,17 +84,6 @@ where
     code
 }
 
-async fn body<F, R>(node: &Node, role: Role, main: impl FnOnce(Pool) -> F) -> ExitCode
-where
-    F: Future<Output = R>,
-    R: MainResult,
-{
-    match role {
-        Role::App => main(node.pool()).await.exit_code(),
-        Role::Node => std::future::pending().await,
-    }
-}
-
 /// Ends when the node cannot go on. Calls that wait for its store would wait for ever.
 async fn broken(node: &Node) {
     let mut look = tokio::time::interval(HEALTH_INTERVAL);
@@ -72,21 +92,30 @@ async fn broken(node: &Node) {
     }
 }
 
-/// A node with these settings.
+/// A node with these settings, once it serves.
 ///
 /// # Errors
 /// Whatever keeps the node from starting, in words for the user.
-pub fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std::error::Error>> {
+pub async fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std::error::Error>> {
     let mut builder =
         Node::builder().bind::<B>().wait(settings.wait).transport_threads(settings.transport_threads);
     if let Some(cores) = settings.cores {
         builder = builder.cores(cores);
     }
-    if settings.listen.is_some() {
-        builder = crate::transports::add_links(builder, settings)?;
-    }
-    let node = builder.start()?;
-    tracing::info!(node = %node.id(), listen = settings.listen.as_deref().unwrap_or("nowhere"), "serving, state in memory");
+    let place = Place::of(settings);
+    let node = place.equip(builder)?.start()?;
+    node.joined(JOIN_PATIENCE).await?;
+    tracing::info!(node = %node.id(), %place, "serving");
+    Ok(node)
+}
+
+/// A node without entities that looks at the cluster of these settings, and is no part of it.
+///
+/// # Errors
+/// Whatever keeps it from seeing the cluster, in words for the user.
+pub async fn look_around(settings: &Settings) -> Result<Node, Box<dyn std::error::Error>> {
+    let node = Place::of(settings).equip_to_look(Node::builder().cores(1).wait(Wait::Park))?.start()?;
+    node.joined(LOOK_PATIENCE).await?;
     Ok(node)
 }
 
@@ -139,5 +168,9 @@ const STORE_BROKEN: &str =
     "the store failed for good or refuses this node: the node stops; see the log for the reason";
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 const EDGE_THREADS: usize = 2;
+/// How long a node may look for its cluster.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a running cluster may be looked for.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the orderly end of a node may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);

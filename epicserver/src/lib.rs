@@ -63,9 +63,9 @@
 #[path = "private.rs"]
 pub mod __private;
 pub mod launch;
+mod place;
 pub mod prelude;
 pub mod settings;
-mod transports;
 
 pub use epicserver_macros::{entity, main, message, methods};
 pub use epicserver_runtime::context;
@@ -123,6 +123,14 @@ pub use epicserver_runtime::entity::Entities;
 /// assert_eq!(level.result(), Some(Err(CallError::Nested(Box::new(CallError::NotSent)))));
 /// ```
 pub use epicserver_runtime::script as test;
+/// The cluster as its nodes see it: who is a member, who owns what.
+pub mod cluster {
+    pub use epicserver_runtime::cluster::report::{ClusterReport, NodeCounters, NodeReport, ObjectPlace};
+    pub use epicserver_runtime::entity::partition_of;
+    pub use epicserver_runtime::{ClusterConfig, FindError, JoinError};
+    pub use epicserver_storage::{Member, NodeId, Partition, PartitionState, View};
+}
+pub use epicserver_runtime::entity::Method;
 pub use epicserver_runtime::{
     Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,
     Stats, Wait,

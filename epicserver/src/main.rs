@@ -1,10 +1,13 @@
 //! The `epicserver` command.
 
 mod demo;
+mod inspect;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use epicserver::launch;
+use epicserver::settings::{Flags, Settings};
 
 /// Virtual objects that call each other with plain async methods.
 #[derive(Parser)]
@@ -16,16 +19,32 @@ struct Command {
 
 #[derive(Subcommand)]
 enum What {
+    /// Runs a node without objects of its own: it keeps the cluster's data if nobody else does, until it is told to stop.
+    Node(Flags),
+    /// Shows the members of a running cluster and what they do, or where one object lives.
+    Inspect(inspect::Options),
     /// Plays the game of barrels on one process and then on two, and checks every answer.
     Demo(demo::Options),
     /// The second process of the demo.
     #[command(hide = true)]
-    DemoPeer(epicserver::settings::Flags),
+    DemoPeer(Flags),
 }
 
 fn main() -> ExitCode {
     match Command::parse().what {
+        What::Node(flags) => node(&flags),
+        What::Inspect(options) => inspect::run(&options),
         What::Demo(options) => demo::run(&options),
         What::DemoPeer(flags) => demo::peer::run(&flags),
+    }
+}
+
+fn node(flags: &Flags) -> ExitCode {
+    match Settings::load(flags, std::env::vars()) {
+        Ok(settings) => launch::serve::<()>(&settings, |_| {}),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

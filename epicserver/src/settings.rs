@@ -18,9 +18,15 @@ pub struct Settings {
     pub transport_threads: TransportThreads,
     /// Where this process listens for its peers; needed when there are any.
     pub listen: Option<String>,
-    /// The addresses of all other processes of the cluster.
+    /// The addresses of all other processes of a cluster whose members never change.
     pub peers: Vec<String>,
-    /// The file with the secret that the processes of a cluster share: 64 hexadecimal digits.
+    /// What carries frames between processes.
+    pub transport: TransportKind,
+    /// Where the cluster's state lives.
+    pub data_dir: DataDir,
+    /// Addresses of processes of the cluster on other machines; one that answers is enough.
+    pub seed: Vec<String>,
+    /// The file with cluster id and secret; without one that of the data directory is used.
     pub secret_file: Option<PathBuf>,
     /// Whether `main` runs here, or this process only serves objects.
     pub role: Role,
@@ -37,6 +43,40 @@ pub enum Role {
     Node,
 }
 
+/// Where the cluster's state lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataDir {
+    /// In memory, for as long as the process runs; nobody can join.
+    Nowhere,
+    /// In this folder.
+    At(PathBuf),
+}
+
+impl DataDir {
+    /// The folder, if there is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Nowhere => None,
+            Self::At(path) => Some(path.clone()),
+        }
+    }
+}
+
+/// What carries frames between processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// TCP.
+    Tcp,
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -45,6 +85,9 @@ impl Default for Settings {
             transport_threads: TransportThreads::Auto,
             listen: None,
             peers: Vec::new(),
+            transport: TransportKind::Tcp,
+            data_dir: DataDir::Nowhere,
+            seed: Vec::new(),
             secret_file: None,
             role: Role::App,
             log: tracing::Level::INFO,
@@ -78,13 +121,23 @@ pub struct Flags {
     /// Who drives the transport: inline (the first core), dedicated (a thread of its own) or auto [default: auto]
     #[arg(long, value_name = "WHO")]
     pub threads: Option<String>,
-    /// Where to listen for peers, such as 127.0.0.1:7700
+    /// What carries calls between processes: tcp [default: tcp]
+    #[arg(long, value_name = "WHAT")]
+    pub transport: Option<String>,
+    /// Where to listen for other processes [default: 127.0.0.1:0, a free port of this machine]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// The addresses of all other processes of the cluster, separated by commas
+    /// Where the cluster's state lives; processes of one machine that share it find each other. none: in memory, alone
+    /// [default: none]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<String>,
+    /// Addresses of processes of the cluster on other machines, separated by commas; one that answers is enough
+    #[arg(long, value_name = "ADDRESSES")]
+    pub seed: Option<String>,
+    /// The addresses of all other processes of a cluster whose members never change, separated by commas
     #[arg(long, value_name = "ADDRESSES")]
     pub peers: Option<String>,
-    /// The file with the cluster's secret: 64 hexadecimal digits
+    /// The file with cluster id and secret, a copy of that in another machine's data directory
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<String>,
     /// app: run main; node: only serve objects [default: app]
@@ -174,9 +227,20 @@ impl Settings {
             "wait" => self.wait = value.parse()?,
             THREADS | "threads_transport" => self.transport_threads = value.parse()?,
             "listen" => self.listen = Some(address(value)?),
-            "peers" => {
-                self.peers =
-                    value.split(',').filter(|peer| !peer.is_empty()).map(address).collect::<Result<_, _>>()?
+            "peers" => self.peers = addresses(value)?,
+            "seed" => self.seed = addresses(value)?,
+            "transport" => {
+                self.transport = match value {
+                    "tcp" => TransportKind::Tcp,
+                    _ => return Err(format!("{value:?} is no transport of this build: use \"tcp\"")),
+                };
+            }
+            "data_dir" => {
+                self.data_dir = match value {
+                    "" => return Err("an empty name is no folder: use a folder, or \"none\"".to_owned()),
+                    "none" => DataDir::Nowhere,
+                    folder => DataDir::At(folder.into()),
+                };
             }
             "secret_file" => self.secret_file = Some(value.into()),
             "role" => {
@@ -210,6 +274,11 @@ impl Settings {
         }
     }
 
+    /// The usual settings of a process whose cluster's state lives in this folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { data_dir: DataDir::At(folder.to_owned()), ..Self::default() }
+    }
+
     /// The secret in `secret_file`.
     ///
     /// # Errors
@@ -230,7 +299,10 @@ impl Flags {
             ("cores", &self.cores),
             ("wait", &self.wait),
             (THREADS, &self.threads),
+            ("transport", &self.transport),
             ("listen", &self.listen),
+            ("data_dir", &self.data_dir),
+            ("seed", &self.seed),
             ("peers", &self.peers),
             ("secret_file", &self.secret_file),
             ("role", &self.role),
@@ -251,6 +323,10 @@ fn plain(value: &toml::Value) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn addresses(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').filter(|one| !one.is_empty()).map(address).collect()
 }
 
 fn address(text: &str) -> Result<String, String> {
@@ -275,7 +351,8 @@ fn parse_secret(text: &str) -> Option<[u8; 32]> {
 const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
-const KEYS: &str = "cores, wait, threads.transport, listen, peers, secret_file, role, log";
+const KEYS: &str =
+    "cores, wait, threads.transport, transport, listen, data_dir, seed, peers, secret_file, role, log";
 
 #[cfg(test)]
 mod tests {

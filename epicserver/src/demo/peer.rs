@@ -56,7 +56,7 @@ impl Pair {
             secret_file: Some(secret.clone()),
             ..Settings::default()
         };
-        let node = launch::start::<(Player, Barrel)>(&settings).map_err(|error| error.to_string())?;
+        let node = launch::start::<(Player, Barrel)>(&settings).await.map_err(|error| error.to_string())?;
         let pair = Self { node, child, output, secret };
         pair.wait_for_link().await?;
         Ok(pair)
@@ -128,7 +128,7 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
-    let node = launch::start::<(Player, Barrel)>(settings).map_err(|error| error.to_string())?;
+    let node = launch::start::<(Player, Barrel)>(settings).await.map_err(|error| error.to_string())?;
     println!("{READY}");
     std::io::stdout().flush()?;
     let mut input = tokio::io::stdin();

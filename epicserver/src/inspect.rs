@@ -1,0 +1,215 @@
+//! `epicserver inspect`: what a running cluster looks like, and where an object lives.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use epicserver::cluster::{ClusterReport, NodeReport};
+use epicserver::settings::{Flags, Settings};
+use epicserver::{Node, Stats, launch};
+use serde_json::json;
+
+/// What is asked.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    flags: Flags,
+    /// Print JSON, one object a line: the cluster first, then each node
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Where one object lives
+    Object {
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// The entity's name, such as game.Player
+        entity: String,
+        /// The object's key: a number or a text, as the entity's keys are
+        key: String,
+    },
+}
+
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let flags = match &options.what {
+        Some(What::Object { flags, .. }) => flags,
+        None => &options.flags,
+    };
+    let settings = match Settings::load(flags, std::env::vars()) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error),
+    };
+    // What a node says while it looks around is of no interest here, unless it is asked for.
+    launch::init_log(if flags.log.is_some() { settings.log } else { tracing::Level::ERROR });
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    runtime.block_on(async {
+        let node = match launch::look_around(&settings).await {
+            Ok(node) => node,
+            Err(error) => return fail(&*error),
+        };
+        let code = match &options.what {
+            None => show_cluster(&node, options.json).await,
+            Some(What::Object { entity, key, json, .. }) => show_object(&node, entity, key, *json).await,
+        };
+        node.shutdown(launch::PATIENCE).await;
+        code
+    })
+}
+
+async fn show_cluster(node: &Node, json: bool) -> ExitCode {
+    let before = node.inspect(PATIENCE).await;
+    tokio::time::sleep(SAMPLE).await;
+    let now = node.inspect(PATIENCE).await;
+    let rates = rates(&before, &now);
+    if json {
+        println!("{}", cluster_json(&now));
+        now.nodes.iter().for_each(|node| println!("{}", node_json(node, rates.get(&node.node.id).copied())));
+    } else {
+        print_table(&now, &rates);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Calls per second of each node between two reports.
+fn rates(before: &ClusterReport, now: &ClusterReport) -> BTreeMap<u64, u64> {
+    let calls = |report: &NodeReport| report.stats.map(|stats| (report.node.id, stats.calls));
+    let earlier: BTreeMap<u64, u64> = before.nodes.iter().filter_map(calls).collect();
+    let rate = |(id, calls): (u64, u64)| {
+        let made = calls.saturating_sub(*earlier.get(&id)?);
+        Some((id, (made as f64 / SAMPLE.as_secs_f64()) as u64))
+    };
+    now.nodes.iter().filter_map(calls).filter_map(rate).collect()
+}
+
+fn cluster_json(report: &ClusterReport) -> serde_json::Value {
+    json!({
+        "cluster": format!("{:032x}", report.cluster),
+        "view": report.view,
+        "reign": report.reign,
+        "keeper": report.keeper.map(|node| node.to_string()),
+        "members": report.nodes.len(),
+        "partitions_moving": report.moving,
+        "partitions_unowned": report.unowned,
+    })
+}
+
+fn node_json(report: &NodeReport, calls_per_s: Option<u64>) -> serde_json::Value {
+    let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects } =
+        report.stats.unwrap_or_default();
+    json!({
+        "node": report.node.to_string(),
+        "address": report.address,
+        "cores": report.cores,
+        "partitions": report.partitions,
+        "answered": report.stats.is_some(),
+        "objects": objects,
+        "activations": activations,
+        "calls": calls,
+        "calls_per_s": calls_per_s,
+        "turns": turns,
+        "cross_core_calls": cross_core_calls,
+        "remote_calls": remote_calls,
+        "images": images,
+        "batches": report.counters.batches,
+        "refused_saves": report.counters.refused_saves,
+        "links": report.counters.links,
+        "frames_sent": report.counters.frames_sent,
+        "frames_received": report.counters.frames_received,
+    })
+}
+
+fn print_table(report: &ClusterReport, rates: &BTreeMap<u64, u64>) {
+    let keeper = report.keeper.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
+    println!(
+        "cluster {:032x}, view {}, data node {keeper} (reign {})",
+        report.cluster, report.view, report.reign
+    );
+    if report.moving > 0 || report.unowned > 0 {
+        println!("{} partitions on the move, {} without an owner", report.moving, report.unowned);
+    }
+    println!(
+        "{:<28}{:<22}{:>6}{:>11}{:>10}{:>11}{:>10}{:>7}{:>12}{:>12}",
+        "node",
+        "address",
+        "cores",
+        "partitions",
+        "objects",
+        "calls/s",
+        "batches",
+        "links",
+        "frames out",
+        "frames in"
+    );
+    for node in &report.nodes {
+        let numbers = match node.stats {
+            None => "  does not answer".to_owned(),
+            Some(stats) => format!(
+                "{:>10}{:>11}{:>10}{:>7}{:>12}{:>12}",
+                stats.objects,
+                rates.get(&node.node.id).copied().unwrap_or_default(),
+                node.counters.batches,
+                node.counters.links,
+                node.counters.frames_sent,
+                node.counters.frames_received,
+            ),
+        };
+        println!(
+            "{:<28}{:<22}{:>6}{:>11}{numbers}",
+            node.node.to_string(),
+            node.address,
+            node.cores,
+            node.partitions
+        );
+    }
+}
+
+async fn show_object(node: &Node, entity: &str, key: &str, json: bool) -> ExitCode {
+    let place = match node.find_object(entity, key, PATIENCE).await {
+        Ok(place) => place,
+        Err(error) => return fail(&error),
+    };
+    if json {
+        println!(
+            "{}",
+            json!({
+                "entity": entity,
+                "key": key,
+                "partition": place.partition,
+                "epoch": place.epoch,
+                "node": place.owner.map(|node| node.to_string()),
+                "address": place.address,
+                "core": place.core,
+            })
+        );
+    } else {
+        match place.owner {
+            Some(owner) => println!(
+                "{entity}/{key:?} is in partition {} at epoch {}, on core {} of node {owner} at {}",
+                place.partition, place.epoch, place.core, place.address
+            ),
+            None => println!("{entity}/{key:?} is in partition {}, which nobody owns now", place.partition),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn fail(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// How long the cluster is looked for, and its nodes are waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The time between the two looks that a rate is taken from.
+const SAMPLE: Duration = Duration::from_secs(1);

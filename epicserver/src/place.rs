@@ -1,0 +1,157 @@
+//! Where a node belongs: alone in memory, in a cluster of listed members, or in the cluster of a data directory.
+//!
+//! Picks what the settings name: transport, data directory, store. The application does not change with them.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use epicserver_data_dir::{ClusterIdentity, DataDirectory, DirectoryMachine, Opening};
+use epicserver_runtime::{ClusterConfig, LinksConfig, NodeBuilder};
+use epicserver_storage::{Kept, Machine, MachineError};
+use epicserver_transport::{Addr, Transport};
+
+use crate::settings::{DataDir, Settings, TransportKind};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Where a node belongs, as its settings say.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    settings: Settings,
+}
+
+impl Place {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self { settings: settings.clone() }
+    }
+
+    /// Gives the node what its place needs.
+    ///
+    /// # Errors
+    /// What is missing or cannot be used, in words for the user.
+    pub(crate) fn equip(&self, builder: NodeBuilder) -> Result<NodeBuilder, Failure> {
+        if self.is_listed() {
+            self.among_listed(builder)
+        } else if self.is_alone() {
+            Ok(builder)
+        } else {
+            Ok(builder.cluster(self.cluster(false)?))
+        }
+    }
+
+    /// As [`equip`](Self::equip), for a node that only looks at its cluster.
+    pub(crate) fn equip_to_look(&self, builder: NodeBuilder) -> Result<NodeBuilder, Failure> {
+        if self.is_listed() || self.is_alone() {
+            return Err("there is no cluster to look at: give --data-dir or --seed".into());
+        }
+        if let Some(path) = self.settings.data_dir.path()
+            && !path.exists()
+        {
+            return Err(
+                format!("there is no data directory {}: name one with --data-dir", path.display()).into()
+            );
+        }
+        Ok(builder.cluster(self.cluster(true)?))
+    }
+
+    fn is_listed(&self) -> bool {
+        !self.settings.peers.is_empty()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.settings.data_dir == DataDir::Nowhere && self.settings.seed.is_empty()
+    }
+
+    fn transport(&self, usual: &str) -> Result<Box<dyn Transport>, Failure> {
+        let listen = self.settings.listen.as_deref().unwrap_or(usual);
+        match self.settings.transport {
+            TransportKind::Tcp => tcp(listen),
+        }
+    }
+
+    fn among_listed(&self, builder: NodeBuilder) -> Result<NodeBuilder, Failure> {
+        let Some(secret) = self.settings.secret()? else {
+            return Err("peers are given, but no secret: name its file with secret_file".into());
+        };
+        let transport = self.transport(ANY_PORT)?;
+        let own = transport.local_addr().clone();
+        let nodes = self.settings.peers.iter().map(|peer| Addr::new(peer)).chain([own.clone()]).collect();
+        // The secret tells clusters apart; the id is for those that share one.
+        Ok(builder.links(LinksConfig { transport, nodes, own: Some(own), cluster: 0, secret }))
+    }
+
+    fn cluster(&self, looks_on: bool) -> Result<ClusterConfig, Failure> {
+        let given = self.settings.secret_file.as_deref().map(ClusterIdentity::read).transpose()?;
+        let directory = self
+            .settings
+            .data_dir
+            .path()
+            .map(|path| DataDirectory::open_or_found(&path, given.as_ref()))
+            .transpose()?;
+        let identity = match (&directory, &given) {
+            (Some(directory), _) => directory.identity(),
+            (None, Some(given)) => given,
+            (None, None) => return Err(NO_SECRET.into()),
+        };
+        Ok(ClusterConfig {
+            transport: self.transport(ANY_PORT)?,
+            machine: directory.as_ref().map(machine),
+            seeds: self.settings.seed.iter().map(|seed| Addr::new(seed)).collect(),
+            cluster: identity.cluster,
+            secret: identity.secret,
+            looks_on,
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { transport, data_dir, .. } = &self.settings;
+        match data_dir.path() {
+            _ if self.is_listed() => write!(f, "among listed peers over {transport}, state in memory"),
+            _ if self.is_alone() => f.write_str("alone, state in memory"),
+            Some(path) => write!(f, "data directory {}, over {transport}", path.display()),
+            None => write!(f, "no data directory, over {transport}"),
+        }
+    }
+}
+
+/// The processes that share a directory, and the store of the one that keeps it.
+fn machine(directory: &DataDirectory) -> Box<dyn Machine> {
+    Box::new(DirectoryMachine::new(directory, open_store))
+}
+
+#[cfg(feature = "sqlite")]
+fn open_store(opening: &Opening<'_>) -> Result<Kept, MachineError> {
+    let path: PathBuf = opening.directory.join(STORE_FILE);
+    epicserver_storage_sqlite::open(&path, opening.fresh_store)
+        .map(Kept::from)
+        .map_err(|error| MachineError::Unusable { reason: error.to_string() })
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn open_store(_: &Opening<'_>) -> Result<Kept, MachineError> {
+    let reason = "this program was built without a store: build it with the feature `sqlite` of epicserver";
+    Err(MachineError::Unusable { reason: reason.to_owned() })
+}
+
+#[cfg(feature = "tcp")]
+fn tcp(listen: &str) -> Result<Box<dyn Transport>, Failure> {
+    use epicserver_transport_tcp::{TcpOptions, TcpTransport};
+    let options = TcpOptions { listen: listen.parse()?, ..TcpOptions::default() };
+    let transport = TcpTransport::bind(options).map_err(|error| {
+        format!("listen = {listen:?}: {error}; give another address, or port 0 for any that is free")
+    })?;
+    Ok(Box::new(transport))
+}
+
+#[cfg(not(feature = "tcp"))]
+fn tcp(_: &str) -> Result<Box<dyn Transport>, Failure> {
+    Err("this program was built without TCP: build it with the feature `tcp` of epicserver".into())
+}
+
+const ANY_PORT: &str = "127.0.0.1:0";
+#[cfg(feature = "sqlite")]
+const STORE_FILE: &str = "epicserver.sqlite";
+const NO_SECRET: &str = "seeds are given, but neither a data directory nor a secret: copy the file `cluster.secret` of the cluster's \
+    data directory to this machine, and name it with secret_file";

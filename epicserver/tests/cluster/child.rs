@@ -1,0 +1,40 @@
+//! The processes that serve objects: this very test program, started again.
+
+use std::process::ExitCode;
+
+use epicserver::launch;
+use epicserver::settings::{Flags, Settings};
+
+use crate::game::{Barrel, Player};
+
+/// Serves until it is told to stop, where the environment says so; else it is no test of anything.
+#[test]
+fn node_process() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    let given: std::collections::BTreeMap<&str, &str> =
+        arguments.lines().filter_map(|line| line.split_once('=')).collect();
+    let flag = |name| given.get(name).map(|value| (*value).to_owned());
+    let flags = Flags {
+        cores: Some("1".to_owned()),
+        wait: Some("park".to_owned()),
+        log: Some("warn".to_owned()),
+        threads: flag("threads"),
+        data_dir: flag("data_dir"),
+        seed: flag("seed"),
+        secret_file: flag("secret_file"),
+        ..Flags::default()
+    };
+    let settings = Settings::load(&flags, std::iter::empty()).expect("the test's own settings");
+    let serving = |node: &epicserver::Node| println!("{SERVING}{:016x}", node.id().id);
+    let code = if given.contains_key("plain") {
+        launch::serve::<()>(&settings, serving)
+    } else {
+        launch::serve::<(Player, Barrel)>(&settings, serving)
+    };
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
+}
+
+/// The variable with the settings, a line each.
+pub(crate) const ARGUMENTS: &str = "EPICSERVER_TEST_NODE";
+/// What a process says when it serves, before the number of its node.
+pub(crate) const SERVING: &str = "serving as node ";
