@@ -18,8 +18,6 @@ pub(crate) mod edge;
 mod engine;
 pub(crate) mod links;
 pub(crate) mod storage_thread;
-#[allow(dead_code, reason = "the cluster thread uses it")]
-pub(crate) mod store_line;
 
 pub use cluster::ClusterConfig;
 pub use links::LinksConfig;

@@ -125,6 +125,8 @@ impl ClusterThread {
     fn leave(&mut self, now: u64, until_ns: u64) {
         self.leaves = true;
         self.cores.lease(0);
+        // Others may have the objects as soon as this is said.
+        self.cores.wait_for_all();
         self.member.handle_leave(now, until_ns);
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Node, NodeShared};
 use crate::cluster::report::{ClusterReport, NodeCounters, ObjectPlace};
 use crate::driver::clock::Clock;
-use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, ToCluster};
+use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, LineShared, ToCluster};
 use crate::membership::Phase;
 use crate::node::Stats;
 
@@ -82,6 +82,7 @@ impl Inquiry {
 pub(crate) struct ClusterHandle {
     pub(crate) inbox: Sender<ToCluster>,
     pub(crate) shared: Arc<ClusterShared>,
+    line: Arc<LineShared>,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
     pub(crate) clock: Clock,
     pub(crate) cluster: u128,
@@ -93,11 +94,13 @@ impl ClusterHandle {
     /// Starts the cluster thread.
     pub(super) fn start(seed: ClusterSeed, reach: ClusterReach) -> std::io::Result<Self> {
         let (inbox, shared, clock) = (seed.inbox.clone(), seed.shared.clone(), reach.clock);
+        let line = seed.line.clone();
         let (cluster, looks_on) = (seed.cluster, seed.looks_on);
-        Ok(Self { inbox, shared, thread: Some(seed.start(reach)?), clock, cluster, looks_on })
+        Ok(Self { inbox, shared, line, thread: Some(seed.start(reach)?), clock, cluster, looks_on })
     }
 
     pub(super) fn stop(&mut self) {
+        self.line.close();
         // A thread that is behind takes what it has first; it is joined all the same.
         let _ = self.inbox.send_timeout(ToCluster::Stop, STOP_PATIENCE);
         if let Some(thread) = self.thread.take()

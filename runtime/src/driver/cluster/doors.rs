@@ -39,6 +39,11 @@ impl CoreDoors {
         let nothing = View::empty(epicserver_storage::StoreId(0));
         let routes = Arc::new(Routes::new(me, self.doors.len() as u16, Arc::new(nothing)));
         self.publish(&routes);
+        self.wait_for_all();
+    }
+
+    /// Waits until every core has done what it was told.
+    pub(crate) fn wait_for_all(&self) {
         let (done, all_done) = bounded(self.doors.len());
         for core in 0..self.doors.len() {
             self.push(core, FromStorage::Barrier(done.clone()));
@@ -46,7 +51,7 @@ impl CoreDoors {
         drop(done);
         for _ in 0..self.doors.len() {
             if all_done.recv_timeout(DOOR_PATIENCE).is_err() {
-                tracing::error!("a core takes long to drop its objects");
+                tracing::error!("a core takes long to do what the cluster wants");
                 return;
             }
         }
@@ -150,6 +155,7 @@ struct LineState {
     keeper: Option<NodeId>,
     keeping: Keeping,
     is_changed: bool,
+    is_closed: bool,
     answer: Option<(u32, StoreAnswer)>,
 }
 
@@ -161,6 +167,12 @@ impl LineShared {
     fn change(&self, keeper: Option<NodeId>, keeping: Keeping) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.keeper, state.keeping, state.is_changed) = (keeper, keeping, true);
+        self.changed.notify_one();
+    }
+
+    /// The node stops: whoever waits for the keeper waits no more.
+    pub(crate) fn close(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
         self.changed.notify_one();
     }
 
@@ -204,6 +216,9 @@ impl KeeperLine for StorageLine {
         loop {
             if let Some((number, answer)) = state.answer.take() {
                 return LineEvent::Answer(number, answer);
+            }
+            if state.is_closed {
+                return LineEvent::Closed;
             }
             if std::mem::take(&mut state.is_changed) {
                 return LineEvent::Changed;
