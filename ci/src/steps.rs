@@ -85,11 +85,11 @@ fn docs() -> Invocation {
         .with_environment("RUSTDOCFLAGS", "-D warnings")
 }
 
-/// The example programs are built as nextest builds them, so that both use the same artefacts.
+/// Everything is built as nextest builds it, tests included: what those need beyond programs decides the features of what both use.
 fn examples(workspace: &Workspace) -> Option<Step> {
     let package = workspace.package(EXAMPLES)?;
     package.target("example").or_else(|| package.target("bin"))?;
-    let build = "build --workspace --all-features --bins --examples --message-format=json-render-diagnostics";
+    let build = "build --workspace --all-features --all-targets --message-format=json-render-diagnostics";
     let work = Work::Programs(Invocation::cargo(build), EXAMPLES);
     Some(Step { name: "examples", about: "every example program runs to its end", work, on_request: false })
 }

@@ -127,7 +127,7 @@ fn run_programs(build: &Invocation, package: &str, counts: &mut TestCounts, prin
 /// The name and path of the program that this line of cargo's JSON announces, if it is one of that package.
 fn built_program(line: &str, package: &str) -> Option<(String, String)> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let path = message["executable"].as_str()?;
+    let path = message["executable"].as_str().filter(|_| message["profile"]["test"] != true)?;
     let name = message["target"]["name"].as_str()?;
     // A package id is `path+file:///folder#name@version`, or ends in `#version` where the folder has the name.
     let id = message["package_id"].as_str()?;
@@ -148,17 +148,18 @@ mod tests {
 
     #[test]
     fn programs_of_the_package_are_found_among_what_was_built() {
-        let line = |package: &str, executable: Option<&str>| {
+        let built = |package: &str, executable: Option<&str>, test: bool| {
             json!({
                 "reason": "compiler-artifact", "executable": executable, "target": {"name": "chat"},
-                "package_id": format!("path+file:///w/examples#{package}@0.1.0"),
+                "package_id": format!("path+file:///w/examples#{package}@0.1.0"), "profile": {"test": test},
             })
             .to_string()
         };
-        let found = built_program(&line("pond", Some("/t/chat")), "pond");
+        let found = built_program(&built("pond", Some("/t/chat"), false), "pond");
         assert_eq!(found, Some(("chat".to_owned(), "/t/chat".to_owned())));
-        assert_eq!(built_program(&line("other", Some("/t/chat")), "pond"), None);
-        assert_eq!(built_program(&line("pond", None), "pond"), None);
+        assert_eq!(built_program(&built("pond", Some("/t/chat"), true), "pond"), None);
+        assert_eq!(built_program(&built("other", Some("/t/chat"), false), "pond"), None);
+        assert_eq!(built_program(&built("pond", None, false), "pond"), None);
         assert_eq!(built_program("{not json", "pond"), None);
     }
 
