@@ -32,6 +32,9 @@ impl Agent {
     /// Starts walking and returns at once. The walk calls back through the agent's own reference; it does not borrow it.
     async fn start(&self, steps: u64) -> Result<(), CallError> {
         let me = this::<Agent>();
+        // Of an earlier run of the program: the state is still there.
+        self.steps.set(0);
+        self.done.set(false);
         spawn(async move {
             for _ in 0..steps {
                 sleep(Duration::from_millis(1)).await;

@@ -113,7 +113,9 @@ fn run_programs(build: &Invocation, package: &str, counts: &mut TestCounts, prin
     let mut failures = Vec::new();
     for (name, path) in programs {
         printer.line(&format!("$ {name}"));
-        match Invocation::program(&path, &name).run_watched(&mut |line| printer.line(line)) {
+        // Each run begins with nothing, and leaves nothing.
+        let program = Invocation::program(&path, &name).with_environment("EPICSERVER_DATA_DIR", "none");
+        match program.run_watched(&mut |line| printer.line(line)) {
             Ok(()) => counts.passed += 1,
             Err(failure) => {
                 counts.failed += 1;

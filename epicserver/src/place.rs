@@ -3,14 +3,14 @@
 //! Picks what the settings name: transport, data directory, store. The application does not change with them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use epicserver_data_dir::{ClusterIdentity, DataDirectory, DirectoryMachine, Opening};
 use epicserver_runtime::{ClusterConfig, LinksConfig, NodeBuilder};
 use epicserver_storage::{Kept, Machine, MachineError};
 use epicserver_transport::{Addr, Transport};
 
-use crate::settings::{DataDir, Settings, TransportKind};
+use crate::settings::{DataDir, Settings, TransportKind, USUAL_FOLDER};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -44,7 +44,7 @@ impl Place {
         if self.is_listed() || self.is_alone() {
             return Err("there is no cluster to look at: give --data-dir or --seed".into());
         }
-        if let Some(path) = self.settings.data_dir.path()
+        if let Some(path) = self.settings.data_folder()
             && !path.exists()
         {
             return Err(
@@ -59,7 +59,7 @@ impl Place {
     }
 
     fn is_alone(&self) -> bool {
-        self.settings.data_dir == DataDir::Nowhere && self.settings.seed.is_empty()
+        self.settings.data_folder().is_none() && self.settings.seed.is_empty()
     }
 
     fn transport(&self, usual: &str) -> Result<Box<dyn Transport>, Failure> {
@@ -84,10 +84,12 @@ impl Place {
         let given = self.settings.secret_file.as_deref().map(ClusterIdentity::read).transpose()?;
         let directory = self
             .settings
-            .data_dir
-            .path()
+            .data_folder()
             .map(|path| DataDirectory::open_or_found(&path, given.as_ref()))
             .transpose()?;
+        if self.settings.data_dir == DataDir::Usual && directory.is_some() {
+            keep_out_of_git();
+        }
         let identity = match (&directory, &given) {
             (Some(directory), _) => directory.identity(),
             (None, Some(given)) => given,
@@ -106,13 +108,23 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { transport, data_dir, .. } = &self.settings;
-        match data_dir.path() {
+        let transport = self.settings.transport;
+        match self.settings.data_folder() {
             _ if self.is_listed() => write!(f, "among listed peers over {transport}, state in memory"),
             _ if self.is_alone() => f.write_str("alone, state in memory"),
             Some(path) => write!(f, "data directory {}, over {transport}", path.display()),
             None => write!(f, "no data directory, over {transport}"),
         }
+    }
+}
+
+/// A folder that appears by itself, with a secret in it, is not to be committed by accident.
+fn keep_out_of_git() {
+    let file = Path::new(USUAL_FOLDER).join(".gitignore");
+    if !file.exists()
+        && let Err(error) = std::fs::write(&file, "*\n")
+    {
+        tracing::debug!(file = %file.display(), %error, "cannot be written");
     }
 }
 

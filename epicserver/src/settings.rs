@@ -46,20 +46,13 @@ pub enum Role {
 /// Where the cluster's state lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataDir {
+    /// In `./.epicserver/` and the name of the program. A process that is told of seeds or peers belongs to their cluster, and keeps
+    /// nothing here.
+    Usual,
     /// In memory, for as long as the process runs; nobody can join.
     Nowhere,
     /// In this folder.
     At(PathBuf),
-}
-
-impl DataDir {
-    /// The folder, if there is one.
-    pub fn path(&self) -> Option<PathBuf> {
-        match self {
-            Self::Nowhere => None,
-            Self::At(path) => Some(path.clone()),
-        }
-    }
 }
 
 /// What carries frames between processes.
@@ -86,7 +79,7 @@ impl Default for Settings {
             listen: None,
             peers: Vec::new(),
             transport: TransportKind::Tcp,
-            data_dir: DataDir::Nowhere,
+            data_dir: DataDir::Usual,
             seed: Vec::new(),
             secret_file: None,
             role: Role::App,
@@ -128,7 +121,7 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Where the cluster's state lives; processes of one machine that share it find each other. none: in memory, alone
-    /// [default: none]
+    /// [default: .epicserver/ and the program's name, or none where seeds or peers are given]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<String>,
     /// Addresses of processes of the cluster on other machines, separated by commas; one that answers is enough
@@ -274,6 +267,19 @@ impl Settings {
         }
     }
 
+    /// The folder of the cluster's state, if there is one.
+    pub fn data_folder(&self) -> Option<PathBuf> {
+        match &self.data_dir {
+            DataDir::At(folder) => Some(folder.clone()),
+            DataDir::Usual if CAN_KEEP && self.seed.is_empty() && self.peers.is_empty() => {
+                let program = std::env::current_exe().ok();
+                let name = program.as_deref().and_then(Path::file_stem).unwrap_or("program".as_ref());
+                Some(Path::new(USUAL_FOLDER).join(name))
+            }
+            DataDir::Usual | DataDir::Nowhere => None,
+        }
+    }
+
     /// The usual settings of a process whose cluster's state lives in this folder.
     pub fn in_folder(folder: &Path) -> Self {
         Self { data_dir: DataDir::At(folder.to_owned()), ..Self::default() }
@@ -348,6 +354,10 @@ fn parse_secret(text: &str) -> Option<[u8; 32]> {
     Some(secret)
 }
 
+/// Whether this build has what a data directory needs.
+const CAN_KEEP: bool = cfg!(all(feature = "sqlite", feature = "tcp"));
+/// Where programs keep their state unless they are told otherwise.
+pub(crate) const USUAL_FOLDER: &str = ".epicserver";
 const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
@@ -395,6 +405,17 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn state_is_kept_beside_the_program_unless_others_keep_it() {
+        let usual = Settings::default().data_folder().expect("a folder");
+        assert!(usual.starts_with(".epicserver") && usual.file_name().is_some(), "{usual:?}");
+        let seeded = load(&Flags { seed: Some("127.0.0.1:7700".into()), ..Flags::default() }, &[]);
+        assert_eq!(seeded.expect("all is right").data_folder(), None);
+        let none = load(&Flags::default(), &[("EPICSERVER_DATA_DIR", "none")]);
+        assert_eq!(none.expect("all is right").data_folder(), None);
+        assert_eq!(Settings::in_folder("here".as_ref()).data_folder(), Some("here".into()));
     }
 
     #[test]
