@@ -42,6 +42,7 @@ mod cancel;
 mod cycle;
 mod gate;
 mod lease;
+mod moving;
 mod objects;
 pub mod operations;
 mod remote;
@@ -226,6 +227,8 @@ pub(crate) enum CoreWord {
     Frame(Box<crate::remote::PeerFrame>),
     /// A probe for cycles of waiting calls.
     Probe(Box<cycle::Probe>),
+    /// What became of calls for objects that left the node, asked or answered.
+    Settle(Box<remote::Settle>),
 }
 
 impl CoreMessage {
@@ -327,7 +330,9 @@ pub(crate) struct CoreState {
     /// How many cores the node has.
     cores: u16,
     /// Other than that of every core before and after it in this process.
-    stamp: u32,
+    stamp: Cell<u32>,
+    /// Marks hints that name another core, as those are that were made since objects last left the node.
+    core_mark: Cell<u32>,
     entities: Box<[Option<CatalogEntry>]>,
     routes: RefCell<Arc<Routes>>,
     pub(crate) slots: SlotPool,
@@ -364,6 +369,8 @@ pub(crate) struct CoreState {
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
+    /// Whether a partition is in motion: then no call goes past dispatch, where it may have to stay.
+    moving: Cell<bool>,
     /// The tick of the clock that probes were last sent in, and the calls that these have looked at.
     probed: Cell<(u64, usize)>,
     sweep_at: Cell<(usize, u32)>,
@@ -431,7 +438,8 @@ impl Core {
         let state = CoreState {
             number,
             cores: routes.cores(),
-            stamp: crate::registry::take_core_stamp(),
+            stamp: Cell::new(crate::registry::take_core_stamp()),
+            core_mark: Cell::new(crate::entity::Hint::AWAY),
             entities: table.into(),
             routes: RefCell::new(routes),
             slots: SlotPool::new(number, config.calls_max),
@@ -460,6 +468,7 @@ impl Core {
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
+            moving: Cell::new(false),
             probed: Cell::new((0, 0)),
             sweep_at: Cell::new((0, 0)),
             counters: CounterCells::default(),
@@ -604,6 +613,9 @@ impl CoreState {
                     // It comes back unrun, because its object left the node.
                     slot.caller.away.set(Away::Here);
                     slot.cancelled.set(slot.cancelled.get() || slot.caller.gone.get());
+                    if self.is_moving() && self.stays(slot) {
+                        return;
+                    }
                 }
                 self.arrive(slot);
             }
@@ -622,6 +634,7 @@ impl CoreState {
             }
             CoreWord::Frame(frame) => self.handle_frame(*frame),
             CoreWord::Probe(probe) => self.continue_probe(*probe),
+            CoreWord::Settle(settle) => self.handle_settle(settle),
         }
     }
 
@@ -694,7 +707,7 @@ impl CoreState {
 
     #[inline]
     pub(crate) fn stamp(&self) -> u32 {
-        self.stamp
+        self.stamp.get()
     }
 
     pub(crate) fn node_tag(&self) -> u32 {

@@ -304,7 +304,7 @@ impl<E: Entity> RawRef<E> {
             let whereabouts = core.look_up::<E>(&self.key, hint);
             let better = match whereabouts {
                 Whereabouts::Here(object) => object.index.get(),
-                Whereabouts::Core(core) => Hint::AWAY | u32::from(core),
+                Whereabouts::Core(other) => core.core_mark() | u32::from(other),
                 Whereabouts::Unknown => hint,
             };
             if better != hint {
@@ -327,8 +327,14 @@ impl<E: Entity> RawRef<E> {
 pub(crate) struct Hint(AtomicU32);
 
 impl Hint {
-    /// Marks a hint that names a core.
+    /// Marks a hint that names a core: the number of the core is in the lower half, in the upper one how often objects had left
+    /// the node by then. Nobody can tell whether an older hint still holds.
     pub(crate) const AWAY: u32 = 1 << 31;
+
+    /// The mark once objects have left the node again.
+    pub(crate) fn next_mark(mark: u32) -> u32 {
+        mark.wrapping_add(1 << 16) | Self::AWAY
+    }
 }
 
 /// The number of a node in this process; 0 is none. Never archived.

@@ -7,7 +7,7 @@ use epicserver_storage::KEY_LENGTH_MAX;
 use super::{CoreState, Located};
 use crate::activation::{CatalogEntry, ObjectPtr, Whereabouts};
 use crate::call::BUDGET_DEFAULT;
-use crate::entity::{Entity, Hint, Stored};
+use crate::entity::{Entity, Stored};
 use crate::key::StoredKey;
 use crate::routes::Place;
 use crate::slot::{ReplyTo, SlotPtr};
@@ -84,8 +84,9 @@ impl CoreState {
     /// What this core knows of where the object with this key is. `hint` is what it knew last time, or another core did.
     #[inline]
     pub(crate) fn look_up<E: Entity>(&self, key: &Stored<E>, hint: u32) -> Whereabouts {
-        let core = hint & !Hint::AWAY;
-        if core != hint && core < u32::from(self.cores) && core != u32::from(self.config.index) {
+        // One that is no such hint, or an old one, names a core far beyond all.
+        let core = hint ^ self.core_mark.get();
+        if core < u32::from(self.cores) && core != u32::from(self.config.index) {
             return Whereabouts::Core(core as u16);
         }
         let Some(catalog) = self.entry::<E>().and_then(CatalogEntry::typed::<E>) else {

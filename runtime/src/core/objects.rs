@@ -316,7 +316,7 @@ impl CoreState {
                 self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
             }
         }
-        self.view_changed();
+        self.view_changed(&before);
     }
 
     /// Drops objects that have lain unused for too long, a few at a time.

@@ -3,7 +3,7 @@
 //! ```text
 //!   dispatch -> send_to_node -> [window of the peer full? wait, not encoded] -> encode once -> gate -> Action::Frame
 //!   Reply, Error -> index into the table of pending calls -> the slot's reply -> hand back to the caller
-//!   Moved -> hold the partition's calls until the earlier ones have ended -> send again, in order
+//!   Moved, another owner in the view -> hold the partition's calls until the earlier ones have ended -> send, in order
 //! ```
 //! The slot of a call stays at home while its request is away, with the message in it, so that a call that did not run
 //! can be sent again. What this keeps is bounded: requests, one-ways and cancels under way by the window of each peer,
@@ -35,6 +35,8 @@ mod inbound;
 mod moved;
 mod pending;
 mod probe;
+
+pub(crate) use moved::Settle;
 
 /// The calls of this core that other nodes are to answer, and those of other nodes that it runs.
 #[derive(Default)]

@@ -24,7 +24,7 @@ impl CoreState {
             if let Some(slot) = self.outbox.pop_front() {
                 self.dispatch(slot);
             } else if let Some(slot) = self.next_ready() {
-                self.in_place_left.set(IN_PLACE_MAX);
+                self.in_place_left.set(if self.is_moving() { 0 } else { IN_PLACE_MAX });
                 self.run_turn(slot);
             } else {
                 return;
@@ -123,6 +123,9 @@ impl CoreState {
         if self.script.is_some() && self.intercept(slot) {
             return;
         }
+        if self.is_moving() && self.stays(slot) {
+            return;
+        }
         if let Some(object) = slot.object.get()
             && object.generation.get() == slot.object_generation.get()
         {
@@ -160,7 +163,10 @@ impl CoreState {
     /// before it or it will not be run; `false`: it goes the long way.
     #[inline]
     pub(crate) fn send_at_once(&self, slot: SlotPtr, core: u16) -> bool {
-        let may_leave = self.outbox.is_empty() && self.running.get().is_some() && self.script.is_none();
+        let may_leave = self.outbox.is_empty()
+            && !self.is_moving()
+            && self.running.get().is_some()
+            && self.script.is_none();
         let in_time = slot.deadline.get() > self.admits_after.get() && slot.depth.get() <= DEPTH_MAX;
         if may_leave && in_time {
             self.send_to_core(slot, core);
@@ -181,7 +187,7 @@ impl CoreState {
 
     /// A call was sent here by mistake. Its home sends it to the right core, as a cancel goes to where the home has sent it.
     #[cold]
-    fn send_back(&self, slot: SlotPtr) {
+    pub(super) fn send_back(&self, slot: SlotPtr) {
         let first = self.number - u32::from(self.config.index);
         slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
         self.tell((slot.home.get() - first) as u16, CoreWord::Call(slot));

@@ -5,6 +5,7 @@ mod frames;
 mod gate;
 mod handles;
 mod lent;
+mod motion;
 mod moved;
 mod probes;
 mod threads;

@@ -1,32 +1,43 @@
-//! Calls whose object is no longer where they were sent: `Moved` answers, followed in order.
+//! Calls whose object changes its owner while they are under way, and those that are made meanwhile.
 //!
-//! On a partition's first `Moved` its calls are held until every earlier one is answered, moved or failed; then they are
-//! sent again in the order they were made in. What a `Moved` says is believed, if its epoch is newer, until the view
-//! says as much.
+//! ```text
+//!   a view with another owner, or a `Moved` -> the partition is in motion: its new calls are held
+//!     until every earlier call of this core is answered, moved or failed -> all that are to be sent go on, in order
+//! ```
+//! So no call of a core overtakes an earlier one on its way to the new owner. Earlier calls are those that other nodes are to
+//! answer, and those that are with another core of this node, which served the partition until now. What became of the latter
+//! that core says itself: it sends back what has not run, and then the question (`Settle`). It does so once it has the view too.
+//!
+//! What a `Moved` says is believed, if its epoch is newer, until the view says as much. Nothing here is looked at by a call
+//! while no partition is in motion, but for one flag ([`CoreState::is_moving`]).
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 
 use epicserver_storage::NodeId;
 use epicserver_transport::FrameHeader;
 use zerocopy::FromBytes;
 
 use super::Outgoing;
-use crate::core::CoreState;
+use crate::core::{CoreState, CoreWord};
 use crate::error::{CallError, Loss, Rejection};
 use crate::remote::{CallRef, MovedBytes, PeerFrame};
 use crate::routes::{Place, Routes};
-use crate::slot::Away;
+use crate::slot::{Away, ReplyTo, SlotPtr};
 
 /// What is known beyond the view, and the partitions in motion.
 #[derive(Default)]
 pub(super) struct Moves {
     known: RefCell<BTreeMap<u16, Known>>,
     motions: RefCell<BTreeMap<u16, Motion>>,
+    /// Views that this core has seen; every core of a node sees the same ones.
+    views: Cell<u64>,
+    /// Questions of other cores that have seen more views than this one.
+    early: RefCell<Vec<Settle>>,
 }
 
 /// Where a partition is, by a node that had it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Known {
     owner: Option<NodeId>,
     epoch: u64,
@@ -35,38 +46,65 @@ struct Known {
 /// A partition whose calls are held.
 #[derive(Default)]
 struct Motion {
-    /// Earlier calls that have not ended.
+    /// Earlier calls that have not ended, and questions to other cores.
     outstanding: usize,
-    /// Calls that are to be sent again, with their order.
-    moved: Vec<(u64, Outgoing)>,
-    /// Calls that were never sent, in order.
-    held: VecDeque<Outgoing>,
+    /// Calls that are to be sent, in any order: their own counters have the one they were made in.
+    held: Vec<Outgoing>,
+}
+
+/// A question between cores of a node, and the answer: what was sent there for these partitions, which left the node with the
+/// view of this number, has ended or is back.
+#[derive(Debug)]
+pub(crate) struct Settle {
+    asker: u16,
+    views: u64,
+    partitions: BTreeSet<u16>,
 }
 
 impl CoreState {
-    /// Sends a call to where its partition is known to be, or holds it while that is in motion.
+    /// Sends a call to where its partition is known to be.
     pub(super) fn route(&self, mut call: Outgoing) {
-        if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&call.partition) {
-            motion.held.push_back(call);
-            return self.arm_deadline(call.slot);
-        }
         let known = self.remote.moves.known.borrow().get(&call.partition).copied();
         let Some(known) = known else { return self.leave(call) };
-        let me = self.routes.borrow().me();
         match known.owner {
-            Some(owner) if owner.id != me.id => {
+            Some(owner) if owner.id != self.routes.borrow().me().id => {
                 call.node = owner;
                 self.leave(call);
             }
-            // It is to be here, but this node's view does not say so yet.
             _ => self.refuse(call.slot, CallError::Rejected(Rejection::Moving)),
         }
     }
 
     /// The epoch that requests to a partition carry.
     pub(super) fn epoch_for(&self, routes: &Routes, partition: u16) -> u64 {
-        let known = self.remote.moves.known.borrow().get(&partition).map_or(0, |known| known.epoch);
-        known.max(routes.epoch(partition))
+        self.truth(routes, partition).epoch
+    }
+
+    /// Who owns a partition, by the view or beyond it.
+    fn truth(&self, routes: &Routes, partition: u16) -> Known {
+        let owner = match routes.place(partition) {
+            Place::Here(_) => Some(routes.me()),
+            Place::Node(owner) => Some(owner),
+            Place::Nobody => None,
+        };
+        let by_view = Known { owner, epoch: routes.epoch(partition) };
+        let known = self.remote.moves.known.borrow().get(&partition).copied();
+        known.filter(|known| known.epoch > by_view.epoch).unwrap_or(by_view)
+    }
+
+    /// Keeps a call that is about to be dispatched, if its partition is in motion; gives whether it did.
+    pub(in crate::core) fn holds_back(&self, slot: SlotPtr, partition: u16) -> bool {
+        // Others order their own calls.
+        if slot.home.get() != self.number || slot.reply_to.get() == ReplyTo::Node {
+            return false;
+        }
+        let mut motions = self.remote.moves.motions.borrow_mut();
+        let Some(motion) = motions.get_mut(&partition) else { return false };
+        let node = NodeId { id: 0, incarnation: 0 };
+        motion.held.push(Outgoing { slot, node, partition, follows: 0 });
+        drop(motions);
+        self.arm_deadline(slot);
+        true
     }
 
     /// A call came to a node that does not own its object; it did not run.
@@ -81,13 +119,13 @@ impl CoreState {
         if entry.call.follows >= FOLLOWS_MAX {
             return self.fail_call(name, CallError::Rejected(Rejection::Moving));
         }
-        self.remote.pending.borrow_mut().take(name);
         self.hold(entry.call.partition);
+        self.remote.pending.borrow_mut().take(name);
         let call = Outgoing { follows: entry.call.follows + 1, ..entry.call };
         call.slot.caller.away.set(Away::Here);
         self.arm_deadline(call.slot);
         if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&call.partition) {
-            motion.moved.push((entry.order, call));
+            motion.held.push(call);
         }
         self.free_place(call.node.id);
         self.note_ended(call.partition);
@@ -106,50 +144,66 @@ impl CoreState {
         if self.remote.moves.motions.borrow().contains_key(&partition) {
             return;
         }
-        let mut motion = Motion {
-            // The call whose answer began this is counted: it ends with the others.
-            outstanding: self.remote.pending.borrow().count(partition) + 1,
-            ..Motion::default()
-        };
+        let outstanding = self.remote.pending.borrow().count(partition);
+        let mut motion = Motion { outstanding, held: Vec::new() };
         for window in self.remote.peers.borrow_mut().values_mut() {
             for call in std::mem::take(&mut window.waiting) {
-                let list = if call.partition == partition { &mut motion.held } else { &mut window.waiting };
-                list.push_back(call);
+                if call.partition == partition {
+                    motion.held.push(call);
+                } else {
+                    window.waiting.push_back(call);
+                }
             }
         }
         self.remote.moves.motions.borrow_mut().insert(partition, motion);
+        self.note_moving();
     }
 
-    /// A call to this partition was answered, moved or failed: when it was the last, those that were held go on.
+    /// A call to this partition was answered, moved or failed: when it was the last, those that are held go on.
     pub(super) fn note_ended(&self, partition: u16) {
-        let motion = {
-            let mut motions = self.remote.moves.motions.borrow_mut();
-            let Some(motion) = motions.get_mut(&partition) else { return };
+        if !self.is_moving() {
+            return;
+        }
+        if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&partition) {
             motion.outstanding = motion.outstanding.saturating_sub(1);
-            if motion.outstanding > 0 {
-                return;
-            }
-            motions.remove(&partition)
-        };
-        let Some(mut motion) = motion else { return };
-        motion.moved.sort_by_key(|(order, _)| *order);
-        let place = self.routes.borrow().place(partition);
-        let calls = motion.moved.into_iter().map(|(_, call)| call).chain(motion.held);
-        if matches!(place, Place::Here(_)) {
-            self.dispatch_again(calls.collect());
-        } else {
-            calls.for_each(|call| self.route(call));
+        }
+        self.go_on(partition);
+    }
+
+    /// Ends the motion of a partition whose earlier calls have all ended, unless this node is to serve it, as a `Moved` said,
+    /// and its view does not say so yet.
+    fn go_on(&self, partition: u16) {
+        let is_over = |motion: &Motion| motion.outstanding == 0;
+        if !self.remote.moves.motions.borrow().get(&partition).is_some_and(is_over) {
+            return;
+        }
+        let routes = self.routes.borrow().clone();
+        let truth = self.truth(&routes, partition);
+        let is_here = matches!(routes.place(partition), Place::Here(_));
+        if !is_here && truth.owner.is_some_and(|owner| owner.id == routes.me().id) {
+            return;
+        }
+        let Some(motion) = self.remote.moves.motions.borrow_mut().remove(&partition) else { return };
+        self.note_moving();
+        self.send_held(motion.held, truth.owner.filter(|_| !is_here));
+    }
+
+    /// Calls were held that go to this node; without one they look for their object again.
+    fn send_held(&self, mut held: Vec<Outgoing>, node: Option<NodeId>) {
+        held.sort_by_key(|call| call.slot.counter.get());
+        // Those that were sent before know how often.
+        let is_sent = |call: &&Outgoing| node.is_some() && call.follows > 0;
+        let sent = held.iter().take_while(is_sent).count();
+        self.dispatch_again(held.split_off(sent));
+        for call in held {
+            self.route(Outgoing { node: node.unwrap_or(call.node), ..call });
         }
     }
 
     /// Takes the calls out that are held. The partitions stay in motion, for those that are under way.
     pub(super) fn take_held(&self) -> Vec<Outgoing> {
         let mut motions = self.remote.moves.motions.borrow_mut();
-        let of = |motion: &mut Motion| {
-            let moved = std::mem::take(&mut motion.moved).into_iter().map(|(_, call)| call);
-            moved.chain(std::mem::take(&mut motion.held)).collect::<Vec<_>>()
-        };
-        motions.values_mut().flat_map(of).collect()
+        motions.values_mut().flat_map(|motion| std::mem::take(&mut motion.held)).collect()
     }
 
     /// Leaves calls for dispatch: in their order, and before what was made later.
@@ -159,20 +213,96 @@ impl CoreState {
         }
     }
 
-    /// The view changed: what was known beyond it may be in it now, and calls that wait are to look again.
-    pub(in crate::core) fn view_changed(&self) {
+    /// Whether calls of this core are held.
+    pub(in crate::core) fn has_motions(&self) -> bool {
+        !self.remote.moves.motions.borrow().is_empty()
+    }
+
+    /// The view changed: partitions with another owner are in motion while calls to the one before are under way, what was
+    /// known beyond the view may be in it now, and calls that wait are to look again.
+    pub(in crate::core) fn view_changed(&self, before: &Routes) {
         let routes = self.routes.borrow().clone();
-        self.remote
-            .moves
-            .known
-            .borrow_mut()
-            .retain(|partition, known| known.epoch > routes.epoch(*partition));
+        let moves = &self.remote.moves;
+        moves.views.set(moves.views.get() + 1);
+        self.hold_sent(before, &routes);
+        moves.known.borrow_mut().retain(|partition, known| known.epoch > routes.epoch(*partition));
+        self.hold_handed_to_cores(before, &routes);
         let waiting: Vec<Outgoing> = {
             let mut peers = self.remote.peers.borrow_mut();
             peers.values_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
         };
         self.dispatch_again(waiting);
+        let in_motion: Vec<u16> = moves.motions.borrow().keys().copied().collect();
+        in_motion.into_iter().for_each(|partition| self.go_on(partition));
         self.unpark();
+        let early = std::mem::take(&mut *moves.early.borrow_mut());
+        early.into_iter().for_each(|settle| self.handle_settle(Box::new(settle)));
+    }
+
+    /// Sets partitions in motion whose owner other nodes are still to answer for. A call that was sent by a `Moved` to where the
+    /// view has the partition now is at the right place.
+    fn hold_sent(&self, before: &Routes, now: &Routes) {
+        let sent = self.remote.pending.borrow().partitions();
+        let is_changed = |partition: &u16| {
+            let known = self.truth(before, *partition);
+            let fresh = self.truth(now, *partition);
+            let ids = |known: Known| (known.owner.map(|owner| owner.id), known.epoch);
+            ids(known) != ids(fresh)
+        };
+        sent.into_iter().filter(is_changed).for_each(|partition| self.hold(partition));
+    }
+
+    /// Sets partitions in motion that other cores of this node served: what was sent there may not have run.
+    fn hold_handed_to_cores(&self, before: &Routes, now: &Routes) {
+        let mut left: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
+        for partition in 0..epicserver_storage::PARTITIONS {
+            if let Place::Here(core) = before.place(partition)
+                && !matches!(now.place(partition), Place::Here(_))
+            {
+                left.entry(core).or_default().insert(partition);
+            }
+        }
+        if !left.is_empty() {
+            self.forget_whereabouts();
+        }
+        left.remove(&self.config.index);
+        for (core, partitions) in left {
+            for partition in &partitions {
+                self.hold(*partition);
+                if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(partition) {
+                    motion.outstanding += 1;
+                }
+            }
+            let (asker, views) = (self.config.index, self.remote.moves.views.get());
+            self.tell(core, CoreWord::Settle(Box::new(Settle { asker, views, partitions })));
+        }
+    }
+
+    /// Another core asks what became of its calls, or answers that question.
+    pub(in crate::core) fn handle_settle(&self, settle: Box<Settle>) {
+        if settle.asker == self.config.index {
+            settle.partitions.into_iter().for_each(|partition| self.note_ended(partition));
+        } else if settle.views > self.remote.moves.views.get() {
+            self.remote.moves.early.borrow_mut().push(*settle);
+        } else {
+            self.send_home_what_left(&settle);
+            self.tell(settle.asker, CoreWord::Settle(settle));
+        }
+    }
+
+    /// Calls of a core for objects that left the node, and that wait for dispatch here, go back to it.
+    fn send_home_what_left(&self, settle: &Settle) {
+        let home = self.number - u32::from(self.config.index) + u32::from(settle.asker);
+        let is_its = |slot: &SlotPtr| {
+            let partition = (slot.home.get() == home).then(|| self.partition_of_message(*slot)).flatten();
+            partition.is_some_and(|partition| settle.partitions.contains(&partition))
+        };
+        let back: Vec<SlotPtr> = self.outbox.iter().filter(is_its).collect();
+        for slot in back {
+            self.outbox.remove(slot);
+            slot.object.set(None);
+            self.send_back(slot);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The calls that other nodes are to answer: a table in which completing a call is an array index.
 
+use std::collections::BTreeSet;
+
 use super::Outgoing;
 use crate::remote::CallRef;
 
@@ -8,7 +10,6 @@ use crate::remote::CallRef;
 pub(super) struct Pending {
     places: Vec<Place>,
     free: Vec<u32>,
-    order: u64,
 }
 
 struct Place {
@@ -20,8 +21,6 @@ struct Place {
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub(super) call: Outgoing,
-    /// Grows with every call that is sent.
-    pub(super) order: u64,
     /// The handle that its answer makes known to the links; 0: none.
     pub(super) binds: u32,
 }
@@ -33,9 +32,8 @@ impl Pending {
             self.places.push(Place { generation: 0, entry: None });
             self.places.len() as u32 - 1
         });
-        self.order += 1;
         let place = &mut self.places[slot as usize];
-        place.entry = Some(Entry { call, order: self.order, binds: 0 });
+        place.entry = Some(Entry { call, binds: 0 });
         CallRef { slot, generation: place.generation }
     }
 
@@ -73,6 +71,11 @@ impl Pending {
     /// The names of all calls.
     pub(super) fn names(&self) -> Vec<CallRef> {
         (0..self.places.len() as u32).filter_map(|slot| self.name(slot)).collect()
+    }
+
+    /// The partitions that calls are under way to.
+    pub(super) fn partitions(&self) -> BTreeSet<u16> {
+        self.places.iter().filter_map(|place| Some(place.entry?.call.partition)).collect()
     }
 
     /// How many calls to this partition are under way.

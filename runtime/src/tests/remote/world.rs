@@ -300,8 +300,14 @@ impl World {
 
     /// Shows a node another view: the partition of this key belongs to `owner` at `epoch`.
     pub(crate) fn show(&mut self, node: usize, key: u64, owner: usize, epoch: u64) {
+        self.make_view(node, key, owner, epoch);
+        (0..self.options.cores).for_each(|core| self.show_core(node, core));
+    }
+
+    /// Makes the view that [`show_core`](Self::show_core) brings to the cores of a node, each in its own time.
+    pub(crate) fn make_view(&mut self, node: usize, key: u64, owner: usize, epoch: u64) {
         let owner = if owner == node { self.id(node) } else { NodeId { incarnation: 0, ..self.id(owner) } };
-        let (now, me, cores) = (self.now, self.id(node), self.options.cores);
+        let (me, cores) = (self.id(node), self.options.cores);
         let process = self.nodes[node].process.as_mut().expect("it is up");
         let partition = key.canonical(|key| key.partition());
         let mut view = (**process.routes.view()).clone();
@@ -309,9 +315,14 @@ impl World {
         view.partitions[usize::from(partition)] =
             PartitionState { owner: Some(owner), epoch, moving_to: None };
         process.routes = Arc::new(Routes::new(me, cores, Arc::new(view)));
-        for core in &mut process.cores {
-            core.step(now, Event::View(process.routes.clone()), &mut process.actions);
-        }
+    }
+
+    /// Shows a core the newest view of its node.
+    pub(crate) fn show_core(&mut self, node: usize, core: u16) {
+        let now = self.now;
+        let process = self.process(node);
+        let event = Event::View(process.routes.clone());
+        process.cores[usize::from(core)].step(now, event, &mut process.actions);
     }
 
     /// Puts a frame of this node on the way to another, as if a core had made it.
