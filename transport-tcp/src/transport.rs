@@ -62,8 +62,7 @@ impl TcpTransport {
     /// If a frame of the longest length does not fit a receive block.
     pub fn bind(options: TcpOptions) -> io::Result<Self> {
         assert!(options.frame_len_max <= options.receive_block_len, "frames longer than a receive block");
-        let listener = TcpListener::bind(options.listen)?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(options.listen)?;
         let local_addr = Addr::new(&listener.local_addr()?.to_string());
         let epoll = Epoll::new()?;
         let event_fd = Arc::new(EventFd::new()?);
@@ -452,6 +451,17 @@ fn is_peers_fault(kind: io::ErrorKind) -> bool {
     matches!(kind, ConnectionAborted | ConnectionReset | Interrupted)
 }
 
+/// As [`TcpListener::bind`], with a longer queue: the kernel lets newcomers behind a full one wait for a second and more.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_QUEUE_LEN)?;
+    Ok(socket.into())
+}
+
+/// Connections that wait to be accepted; the kernel takes no more than `net.core.somaxconn`, 4096 by default.
+const LISTEN_QUEUE_LEN: i32 = 4096;
 /// Not ids of links: their index is below `links_max`.
 const LISTENER_TOKEN: u64 = u64::MAX;
 const WAKE_TOKEN: u64 = u64::MAX - 1;
