@@ -124,7 +124,8 @@ pub struct Flags {
     /// [default: .epicserver/ and the program's name, or none where seeds or peers are given]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<String>,
-    /// Addresses of processes of the cluster on other machines, separated by commas; one that answers is enough
+    /// Addresses of processes of the cluster on other machines, separated by commas; one that answers is enough. With
+    /// --secret-file, instead of --data-dir
     #[arg(long, value_name = "ADDRESSES")]
     pub seed: Option<String>,
     /// The addresses of all other processes of a cluster whose members never change, separated by commas
@@ -254,6 +255,13 @@ impl Settings {
     }
 
     fn check(&self, problems: &mut Vec<String>) {
+        if !self.seed.is_empty() && matches!(self.data_dir, DataDir::At(_)) {
+            problems.push(
+                "a seed and a data directory are given: a seed names a cluster whose data is kept on another machine, so give \
+                 secret_file with it instead of data_dir"
+                    .to_owned(),
+            );
+        }
         if !self.peers.is_empty() && self.listen.is_none() {
             problems
                 .push("peers are given, but not where to listen: add listen = \"ADDRESS:PORT\"".to_owned());
@@ -416,6 +424,13 @@ mod tests {
         let none = load(&Flags::default(), &[("EPICSERVER_DATA_DIR", "none")]);
         assert_eq!(none.expect("all is right").data_folder(), None);
         assert_eq!(Settings::in_folder("here".as_ref()).data_folder(), Some("here".into()));
+    }
+
+    #[test]
+    fn data_is_kept_here_or_elsewhere_and_not_both() {
+        let (seed, data_dir) = (Some("127.0.0.1:7700".into()), Some("here".into()));
+        let refused = load(&Flags { seed, data_dir, ..Flags::default() }, &[]);
+        assert!(refused.is_err_and(|error| error.to_string().contains("secret_file")));
     }
 
     #[test]
