@@ -49,6 +49,7 @@ mod remote;
 mod save;
 mod script;
 mod tasks;
+mod trace;
 mod turn;
 
 #[cfg(test)]
@@ -348,6 +349,8 @@ pub(crate) struct CoreState {
     nested: Cell<u8>,
     /// How many more calls may run inside the poll that is under way.
     in_place_left: Cell<u32>,
+    /// Of the calls that run, while somebody listens.
+    spans: trace::Spans,
     /// Calls made in the last turns, not yet dispatched.
     outbox: SlotQueue,
     ready: SlotQueue,
@@ -451,6 +454,7 @@ impl Core {
             touched: Cell::new(false),
             nested: Cell::new(0),
             in_place_left: Cell::new(0),
+            spans: trace::Spans::default(),
             outbox: SlotQueue::default(),
             ready: SlotQueue::default(),
             ready_len: Cell::new(0),

@@ -24,4 +24,5 @@ mod remote;
 mod saving;
 mod thing;
 mod threads;
+mod trace;
 mod wakers;

@@ -6,6 +6,7 @@ use std::task::Context;
 
 use epicserver_storage::KEY_LENGTH_MAX;
 
+use super::trace::is_traced;
 use super::{CoreState, CoreWord, Located, count, is_started};
 use crate::activation::{ObjectPtr, Status};
 use crate::call::DEPTH_MAX;
@@ -16,6 +17,7 @@ use crate::task::{Polled, panic_text};
 impl CoreState {
     /// Dispatches fresh calls and runs ready tasks, in their order, at most this many.
     pub(super) fn run_turns(&self, turns_max: u32) {
+        let is_traced = is_traced();
         self.direct_left.set(self.config.direct_max);
         for _ in 0..turns_max {
             if self.is_save_bound() || self.is_pass_over() {
@@ -24,7 +26,7 @@ impl CoreState {
             if let Some(slot) = self.outbox.pop_front() {
                 self.dispatch(slot);
             } else if let Some(slot) = self.next_ready() {
-                self.in_place_left.set(if self.is_moving() { 0 } else { IN_PLACE_MAX });
+                self.in_place_left.set(if is_traced || self.is_moving() { 0 } else { IN_PLACE_MAX });
                 self.run_turn(slot);
             } else {
                 return;
@@ -339,7 +341,12 @@ impl CoreState {
         self.touched.set(false);
         self.running.set(Some(slot));
         slot.polled.set(true);
-        let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut context)));
+        let mut poll = || catch_unwind(AssertUnwindSafe(|| slot.poll(&mut context)));
+        let polled = if is_traced() {
+            self.poll_in_span(slot, poll, |polled| !matches!(polled, Ok(Polled::Pending)))
+        } else {
+            poll()
+        };
         slot.polled.set(false);
         self.running.set(None);
         polled
