@@ -380,6 +380,8 @@ impl Parts {
         let edge = Edge::new()?;
         let spin_ns = spin_ns(self.builder.wait, cores, processors.len());
         let is_inline = self.builder.transport_threads.is_inline(cores, processors.len());
+        let threads = cores + usize::from(self.links.is_some() && !is_inline);
+        let yields = self.builder.wait == Wait::Spin && threads > processors.len();
         let mut parkers: Vec<Parker> = (0..cores).map(|_| Parker::new()).collect();
         if let Some(links) = self.links.as_ref().filter(|_| is_inline) {
             parkers[0] = links.parker();
@@ -433,7 +435,7 @@ impl Parts {
             Some(links) => {
                 let spin_ns = if self.builder.wait == Wait::Spin { u64::MAX } else { spin_ns };
                 let parker = link_parker.unwrap_or_else(|| links.parker());
-                Some(links.start_dedicated(parker, &unparkers, self.clock, spin_ns, control)?)
+                Some(links.start_dedicated(parker, &unparkers, self.clock, (spin_ns, yields), control)?)
             }
             None => None,
         };
@@ -466,6 +468,7 @@ impl Parts {
                 clock: self.clock,
                 wait: self.builder.wait,
                 spin_ns,
+                yields,
                 processor: self
                     .builder
                     .pin
@@ -532,6 +535,7 @@ struct CoreSeed {
     clock: Clock,
     wait: Wait,
     spin_ns: u64,
+    yields: bool,
     processor: Option<usize>,
     parker: Parker,
     neighbours: Vec<Neighbour>,
@@ -569,6 +573,7 @@ impl CoreSeed {
             clock: self.clock,
             wait: self.wait,
             spin_ns: self.spin_ns,
+            yields: self.yields,
             parker: self.parker,
             neighbours: self.neighbours,
             batches: self.batches,

@@ -62,6 +62,8 @@ pub(crate) struct CoreThread {
     pub(crate) clock: Clock,
     pub(crate) wait: Wait,
     pub(crate) spin_ns: u64,
+    /// Whether it hands the processor on between two looks, since another thread that spins may share it.
+    pub(crate) yields: bool,
     pub(crate) parker: Parker,
     pub(crate) neighbours: Vec<Neighbour>,
     pub(crate) batches: CoreClock,
@@ -127,13 +129,20 @@ impl CoreThread {
     fn look_out(&mut self) {
         if self.links.as_ref().is_some_and(CoreLinks::is_inline) {
             // To look at the sockets is a pass.
+            if self.yields {
+                std::thread::yield_now();
+            }
             return;
         }
         for _ in 0..LOOKS_MAX {
             if self.sees_input() {
                 return;
             }
-            std::hint::spin_loop();
+            if self.yields {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
         }
     }
 

@@ -113,6 +113,8 @@ struct LinkThread {
     clock: Clock,
     parker: Parker,
     spin_ns: u64,
+    /// As that of a core's thread.
+    yields: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -197,7 +199,7 @@ impl PreparedLinks {
         parker: Parker,
         cores: &[Unparker],
         clock: Clock,
-        spin_ns: u64,
+        (spin_ns, yields): (u64, bool),
         control: Option<ControlPort>,
     ) -> Result<StartedLinks, StartError> {
         let unparker = parker.unparker();
@@ -205,7 +207,7 @@ impl PreparedLinks {
         let rings = (0..).zip(cores).map(|(core, its)| rings(core, its, &unparker));
         let (ports, links): (Vec<_>, Vec<_>) = rings.unzip();
         let engine = self.engine(clock, ports, control);
-        let thread = spawn(LinkThread { engine, clock, parker, spin_ns, stop: stop.clone() })?;
+        let thread = spawn(LinkThread { engine, clock, parker, spin_ns, yields, stop: stop.clone() })?;
         let thread = Some(LinkThreadHandle { stop, unparker, thread: Some(thread) });
         Ok(StartedLinks { thread, cores: links.into_iter().map(CoreLinks::Rings).collect() })
     }
@@ -371,11 +373,13 @@ impl LinkThread {
                 continue;
             }
             let since = *idle_since.get_or_insert(now);
-            if now - since < self.spin_ns {
-                std::hint::spin_loop();
-            } else {
+            if now - since >= self.spin_ns {
                 self.sleep(now);
                 idle_since = None;
+            } else if self.yields {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
             }
         }
         self.engine.finish(|| self.clock.now());
