@@ -9,10 +9,12 @@ use epicserver::prelude::*;
 use epicserver::{CallError, Entity, context};
 
 use crate::allocations;
-use crate::callees::{Account, Still};
+use crate::callees::{Account, Still, unavailable};
 use crate::driver::{Case, Measured, Plan};
 use crate::lanes::{Cost, Lanes, Latencies, latencies};
+use crate::options::Placement;
 use crate::raw::{self, Exchange, PAYLOAD, WORDS_MAX};
+use crate::raw_tcp::{Caller, Echo};
 use crate::ticks::{self, Ticks};
 
 /// A plan for arguments of `N` bytes.
@@ -27,20 +29,23 @@ impl<const N: usize> Bench<N> {
     }
 
     /// Measures the plan's case, with the methods given, and its baselines.
-    pub(crate) async fn run<C, D>(
+    pub(crate) async fn run<C, D, E>(
         &self,
         read: impl Fn(&Ref<Still>) -> C + Copy + 'static,
         deposit: impl Fn(&Ref<Account>) -> D + Copy + 'static,
+        echo: impl Fn(&Ref<Still>) -> E + Copy + 'static,
     ) -> Result<Vec<Measured>, CallError>
     where
         C: Future<Output = Result<u64, CallError>>,
         D: Future<Output = Result<u64, CallError>>,
+        E: Future<Output = Result<u64, CallError>>,
     {
         match self.plan.case {
             Case::Call | Case::CallMillion => self.measure(self.callees::<Still>().await?, read).await,
             Case::CallDurable | Case::CallDurableMillion => {
                 self.measure(self.callees::<Account>().await?, deposit).await
             }
+            Case::Echo => self.measure(self.callees::<Still>().await?, echo).await,
         }
     }
 
@@ -55,22 +60,26 @@ impl<const N: usize> Bench<N> {
     {
         let lanes = Lanes::new(callees, self.plan.outstanding as usize, self.clock, call);
         lanes.visit_all().await?;
-        let far = self.far().await?;
-        let mut ours = Part::new(self.plan.case.name(), false);
+        let mut far = self.far().await?;
+        let mut ours = Part::new(&self.plan, self.plan.case.name(), false);
         let mut baselines: Vec<(Baseline, Part)> =
-            self.baselines().iter().map(|one| (*one, Part::new(one.name(), true))).collect();
-        let mut start = ticks::now();
-        for round in 0..WARM_UP_ROUNDS + self.plan.rounds {
-            if round == WARM_UP_ROUNDS {
-                ours.forget();
-                baselines.iter_mut().for_each(|(_, part)| part.forget());
-                start = ticks::now();
-            } else if round > WARM_UP_ROUNDS && start.elapsed() >= Duration::from_nanos(self.plan.time_ns) {
-                break;
-            }
+            self.baselines().iter().map(|one| (*one, Part::new(&self.plan, one.name(), true))).collect();
+        let budget = Duration::from_nanos(self.plan.time_ns);
+        let (mut start, mut rounds, mut is_warm) = (ticks::now(), 0, false);
+        loop {
             self.our_round(&lanes, &mut ours, far.as_ref()).await?;
             for (baseline, part) in &mut baselines {
-                self.raw_round(*baseline, part, far.as_ref()).await?;
+                self.raw_round(*baseline, part, far.as_mut()).await?;
+            }
+            rounds += 1;
+            let is_over = start.elapsed() >= budget;
+            if is_warm && (rounds == self.plan.rounds || is_over) {
+                break;
+            }
+            if !is_warm && (rounds == WARM_UP_ROUNDS || is_over) {
+                ours.forget();
+                baselines.iter_mut().for_each(|(_, part)| part.forget());
+                (start, rounds, is_warm) = (ticks::now(), 0, true);
             }
         }
         let parts = std::iter::once(ours).chain(baselines.into_iter().map(|(_, part)| part));
@@ -81,7 +90,7 @@ impl<const N: usize> Bench<N> {
         &self,
         lanes: &Lanes<R, F>,
         part: &mut Part,
-        far: Option<&Ref<Still>>,
+        far: Option<&Far>,
     ) -> Result<(), CallError>
     where
         R: 'static,
@@ -102,7 +111,7 @@ impl<const N: usize> Bench<N> {
         &self,
         baseline: Baseline,
         part: &mut Part,
-        far: Option<&Ref<Still>>,
+        far: Option<&mut Far>,
     ) -> Result<(), CallError> {
         let calls = part.calls_of_a_round(self.plan.outstanding);
         let clocked = calls.min(CLOCKED_CALLS_MAX);
@@ -115,10 +124,14 @@ impl<const N: usize> Bench<N> {
                 self.raw_calls(part, calls, clocked, raw::boxed_future::<N>).await;
             }
             (Baseline::PingPong | Baseline::Word, Some(far)) => {
-                self.exchange(part, baseline, calls, false, far).await?;
-                self.exchange(part, baseline, clocked, true, far).await?;
+                self.exchange(part, baseline, calls, false, &far.object).await?;
+                self.exchange(part, baseline, clocked, true, &far.object).await?;
             }
-            (Baseline::PingPong | Baseline::Word, None) => {}
+            (Baseline::Tcp, Some(Far { object, line: Some(line) })) => {
+                self.echo(part, calls, false, object, line).await?;
+                self.echo(part, clocked, true, object, line).await?;
+            }
+            (Baseline::PingPong | Baseline::Word | Baseline::Tcp, _) => {}
         }
         Ok(())
     }
@@ -177,13 +190,48 @@ impl<const N: usize> Bench<N> {
         if !clocked {
             part.add(cost);
         }
-        outcome.map_err(|stalled| CallError::Unavailable(stalled.to_string()))
+        outcome.map_err(unavailable)
+    }
+
+    /// Sends raw frames to the thread of the other process, which answers from within a method there.
+    async fn echo(
+        &self,
+        part: &mut Part,
+        calls: u64,
+        clocked: bool,
+        far: &Ref<Still>,
+        line: &mut Caller,
+    ) -> Result<(), CallError> {
+        let echo = Echo::new(calls, self.plan.outstanding, self.plan.payload, self.plan.park);
+        far.echo_raw(echo).within(ECHO_BUDGET).send()?;
+        while !line.is_answered().map_err(unavailable)? {
+            let_others_run().await;
+            // Those too that are no tasks of this core, such as a thread that drives the links.
+            std::thread::yield_now();
+        }
+        let sent = vec![std::cell::Cell::new(0); self.plan.outstanding as usize];
+        let mut latencies = part.take_latencies();
+        let (before, start) = (allocations::of_this_thread(), ticks::now());
+        let outcome = if clocked {
+            let answered =
+                |place: usize| latencies.saturating_record(self.clock.ns_since(sent[place].get()).max(1));
+            line.call(&echo, |place| sent[place].set(ticks::ticks()), answered)
+        } else {
+            line.call(&echo, |_| (), |_| ())
+        };
+        let cost = Cost { calls, took: start.elapsed(), allocations: allocations::of_this_thread() - before };
+        part.latencies = Some(latencies);
+        if !clocked {
+            part.add(cost);
+        }
+        outcome.map_err(unavailable)
     }
 
     fn baselines(&self) -> &'static [Baseline] {
-        match (self.plan.case, self.plan.cores, self.plan.outstanding) {
-            (Case::Call, 1, 1) => &[Baseline::BoxFuture, Baseline::Function],
-            (Case::Call, 2.., _) => &[Baseline::PingPong, Baseline::Word],
+        match (self.plan.case, self.plan.placement, self.plan.outstanding) {
+            (Case::Call, Placement::SameCore, 1) => &[Baseline::BoxFuture, Baseline::Function],
+            (Case::Call, Placement::CrossCore, _) => &[Baseline::PingPong, Baseline::Word],
+            (Case::Echo, Placement::CrossProcess, _) => &[Baseline::Tcp],
             _ => &[],
         }
     }
@@ -206,26 +254,42 @@ impl<const N: usize> Bench<N> {
     }
 
     async fn is_callee(&self, key: u64) -> Result<bool, CallError> {
-        let last = self.plan.cores - 1;
-        Ok(last == 0 || context::object::<Still>(key).core().await? == last)
+        let placement = self.plan.placement;
+        // All are: there is one core.
+        let is_sure = placement == Placement::SameCore;
+        Ok(is_sure || context::object::<Still>(key).place().await?.is(placement))
     }
 
-    /// An object on the other core, if there is one, that speaks for its thread.
-    async fn far(&self) -> Result<Option<Ref<Still>>, CallError> {
-        if self.plan.cores == 1 {
+    /// The other thread, if there is one.
+    async fn far(&self) -> Result<Option<Far>, CallError> {
+        if self.plan.placement == Placement::SameCore {
             return Ok(None);
         }
         let mut key = 0;
         while !self.is_callee(key).await? {
             key += 1;
         }
-        Ok(Some(context::object::<Still>(key)))
+        let object = context::object::<Still>(key);
+        let mut line = None;
+        if self.plan.placement == Placement::CrossProcess {
+            line = Some(Caller::connect(object.listen_raw().await?).map_err(unavailable)?);
+            object.accept_raw().await?;
+        }
+        Ok(Some(Far { object, line }))
     }
 }
 
-async fn allocations_at(far: Option<&Ref<Still>>) -> Result<u64, CallError> {
+/// The thread of the called objects.
+struct Far {
+    /// One of them, which speaks for it.
+    object: Ref<Still>,
+    /// In another process: the connection of the raw baseline.
+    line: Option<Caller>,
+}
+
+async fn allocations_at(far: Option<&Far>) -> Result<u64, CallError> {
     match far {
-        Some(far) => far.allocations().await,
+        Some(far) => far.object.allocations().await,
         None => Ok(0),
     }
 }
@@ -250,6 +314,7 @@ enum Baseline {
     Function,
     PingPong,
     Word,
+    Tcp,
 }
 
 impl Baseline {
@@ -259,11 +324,12 @@ impl Baseline {
 }
 
 /// The baselines, in the order of [`Baseline`], and what they are.
-pub(crate) const BASELINES: [(&str, &str); 4] = [
+pub(crate) const BASELINES: [(&str, &str); 5] = [
     ("raw-box-future", "same-core: awaiting an async block behind Box<dyn Future>"),
     ("raw-function", "same-core: a plain call that is not inlined"),
     ("raw-ping-pong", "cross-core: the payload and an atomic word to the other thread, a word back"),
     ("raw-word", "cross-core: an atomic word to the other thread and back, without the payload"),
+    ("raw-tcp", "cross-process: the payload to the other process over TCP and back, by plain socket calls"),
 ];
 
 /// One row in the making.
@@ -276,11 +342,14 @@ struct Part {
     allocations: Vec<f64>,
     latencies: Option<Latencies>,
     ns_per_call: Option<f64>,
+    /// What a batch is to take.
+    batch_ns: f64,
 }
 
 impl Part {
-    fn new(name: &'static str, raw: bool) -> Self {
+    fn new(plan: &Plan, name: &'static str, raw: bool) -> Self {
         Self {
+            batch_ns: plan.batch_ns as f64,
             name,
             raw,
             calls: 0,
@@ -293,7 +362,7 @@ impl Part {
 
     /// As many calls as fill the time of a batch, by what was learnt so far, and some for each that may be under way.
     fn calls_of_a_round(&self, outstanding: u32) -> u64 {
-        let calls = self.ns_per_call.map_or(CALLS_FIRST, |ns| (BATCH_NS / ns) as u64);
+        let calls = self.ns_per_call.map_or(CALLS_FIRST, |ns| (self.batch_ns / ns) as u64);
         calls.max(u64::from(outstanding) * CALLS_OF_A_LANE).max(CALLS_MIN)
     }
 
@@ -341,10 +410,8 @@ fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Short enough that most batches are over before another process takes the processor away: a median is then undisturbed.
-const BATCH_NS: f64 = 200_000.0;
 const WARM_UP_ROUNDS: u32 = 20;
-const CALLS_FIRST: u64 = 1_000;
+const CALLS_FIRST: u64 = 100;
 const CALLS_MIN: u64 = 16;
 const CALLS_OF_A_LANE: u64 = 4;
 const CLOCKED_CALLS_MAX: u64 = 5_000;

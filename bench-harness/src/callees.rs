@@ -1,10 +1,14 @@
 //! The objects that are called. Their bodies do next to nothing, so that what is measured is the call.
 
+use std::fmt::Display;
+
+use epicserver::CallError;
 use epicserver::prelude::*;
-use epicserver::{CallError, context};
 
 use crate::allocations;
+use crate::driver::Place;
 use crate::raw::{self, Exchange};
+use crate::raw_tcp::{self, Echo};
 
 /// An object whose methods change nothing. It is durable, as objects are unless said otherwise: the call pays for the gate.
 #[entity(name = "bench.Still")]
@@ -31,9 +35,23 @@ impl Still {
         self.value + u64::from(payload[0])
     }
 
-    /// The core the object lives on.
-    pub(crate) async fn core(&self) -> u16 {
-        context::core()
+    pub(crate) async fn echo_0(&self) {}
+
+    pub(crate) async fn echo_64(&self, payload: [u8; 64]) -> [u8; 64] {
+        payload
+    }
+
+    pub(crate) async fn echo_1024(&self, payload: [u8; 1024]) -> [u8; 1024] {
+        payload
+    }
+
+    pub(crate) async fn echo_4096(&self, payload: [u8; 4096]) -> [u8; 4096] {
+        payload
+    }
+
+    /// Where the object lives.
+    pub(crate) async fn place(&self) -> Place {
+        Place::here()
     }
 
     /// What the thread of the object's core has allocated so far.
@@ -43,8 +61,28 @@ impl Still {
 
     /// Answers a raw ping-pong on the thread of the object's core, which does nothing else meanwhile.
     pub(crate) async fn echo(&self, exchange: Exchange) -> Result<(), CallError> {
-        raw::echo(&exchange).map_err(|stalled| CallError::Unavailable(stalled.to_string()))
+        raw::echo(&exchange).map_err(unavailable)
     }
+
+    /// Opens a port for the raw TCP baseline.
+    pub(crate) async fn listen_raw(&self) -> Result<u16, CallError> {
+        raw_tcp::listen().map_err(unavailable)
+    }
+
+    /// Takes the connection that was made to that port.
+    pub(crate) async fn accept_raw(&self) -> Result<(), CallError> {
+        raw_tcp::accept().map_err(unavailable)
+    }
+
+    /// Answers raw frames over that connection on the thread of the object's core, which does nothing else meanwhile.
+    pub(crate) async fn echo_raw(&self, echo: Echo) -> Result<(), CallError> {
+        raw_tcp::echo(&echo).map_err(unavailable)
+    }
+}
+
+/// A baseline that failed, as the error of a call.
+pub(crate) fn unavailable(error: impl Display) -> CallError {
+    CallError::Unavailable(error.to_string())
 }
 
 /// An object of 64 bytes that every call changes and the runtime saves.

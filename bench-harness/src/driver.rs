@@ -4,6 +4,8 @@ use epicserver::prelude::*;
 use epicserver::{CallError, context};
 
 use crate::bench::Bench;
+use crate::callees::Still;
+use crate::options::Placement;
 use crate::raw::PAYLOAD;
 
 /// What to measure, and for how long.
@@ -17,14 +19,41 @@ pub(crate) struct Plan {
     pub(crate) outstanding: u32,
     /// How many objects are called, in turn or at random.
     pub(crate) objects: u64,
-    /// Cores of the node. The objects live on the last, the driver on the first.
-    pub(crate) cores: u16,
-    /// Whether threads of a raw ping-pong sleep.
+    /// Where these live.
+    pub(crate) placement: Placement,
+    /// Whether threads of a raw baseline sleep.
     pub(crate) park: bool,
     /// How often ours and raw take turns at most.
     pub(crate) rounds: u32,
     /// How long all rounds may take, in nanoseconds.
     pub(crate) time_ns: u64,
+    /// How long one batch of calls is to take, in nanoseconds.
+    pub(crate) batch_ns: u64,
+}
+
+/// The thread that an object lives on.
+#[message]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) process: u32,
+    pub(crate) core: u16,
+}
+
+impl Place {
+    /// That of the object that runs.
+    pub(crate) fn here() -> Self {
+        Self { process: std::process::id(), core: context::core() }
+    }
+
+    /// Whether an object there has this placement for a caller here, who lives on the first core.
+    pub(crate) fn is(self, placement: Placement) -> bool {
+        let ours = self.process == std::process::id();
+        match placement {
+            Placement::SameCore => ours && self.core == 0,
+            Placement::CrossCore => ours && self.core == 1,
+            Placement::CrossProcess => !ours,
+        }
+    }
 }
 
 /// Which call is measured.
@@ -35,11 +64,12 @@ pub(crate) enum Case {
     CallDurable,
     CallMillion,
     CallDurableMillion,
+    Echo,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Call, Self::CallDurable, Self::CallMillion, Self::CallDurableMillion];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Call, Self::CallDurable, Self::CallMillion, Self::CallDurableMillion, Self::Echo];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -47,6 +77,7 @@ impl Case {
             Self::CallDurable => "call-durable",
             Self::CallMillion => "call-million",
             Self::CallDurableMillion => "call-durable-million",
+            Self::Echo => "echo",
         }
     }
 
@@ -59,6 +90,18 @@ impl Case {
             }
             Self::CallMillion => "as call, on 1,000,000 objects at random (same-core only)",
             Self::CallDurableMillion => "as call-durable, on 1,000,000 objects at random (same-core only)",
+            Self::Echo => {
+                "a shared method that gives its argument back, on 1,000 objects in turn (cross-process only)"
+            }
+        }
+    }
+
+    /// Whether objects in this placement are called so.
+    pub(crate) fn has(self, placement: Placement) -> bool {
+        match self {
+            Self::Call | Self::CallDurable => placement != Placement::CrossProcess,
+            Self::CallMillion | Self::CallDurableMillion => placement == Placement::SameCore,
+            Self::Echo => placement == Placement::CrossProcess,
         }
     }
 
@@ -93,31 +136,42 @@ pub(crate) struct Driver {}
 
 #[methods]
 impl Driver {
-    /// The core the driver lives on.
-    pub(crate) async fn core(&self) -> u16 {
-        context::core()
+    /// Where the driver lives.
+    pub(crate) async fn place(&self) -> Place {
+        Place::here()
     }
 
     /// Measures ours and raw, in turns.
     pub(crate) async fn measure(&self, plan: Plan) -> Result<Vec<Measured>, CallError> {
         match plan.payload {
-            0 => Bench::<0>::new(plan).run(|still| still.read_0(), |account| account.deposit_0()).await,
+            0 => {
+                let bench = Bench::<0>::new(plan);
+                bench.run(|o| o.read_0(), |o| o.deposit_0(), |o| first_byte(o.echo_0(), |()| 0)).await
+            }
             64 => {
-                let payload = [PAYLOAD; 64];
-                let bench = Bench::<64>::new(plan);
-                bench.run(move |o| o.read_64(payload), move |o| o.deposit_64(payload)).await
+                let (bench, payload) = (Bench::<64>::new(plan), [PAYLOAD; 64]);
+                let echo = move |o: &Ref<Still>| first_byte(o.echo_64(payload), |bytes| bytes[0]);
+                bench.run(move |o| o.read_64(payload), move |o| o.deposit_64(payload), echo).await
             }
             1024 => {
-                let payload = [PAYLOAD; 1024];
-                let bench = Bench::<1024>::new(plan);
-                bench.run(move |o| o.read_1024(payload), move |o| o.deposit_1024(payload)).await
+                let (bench, payload) = (Bench::<1024>::new(plan), [PAYLOAD; 1024]);
+                let echo = move |o: &Ref<Still>| first_byte(o.echo_1024(payload), |bytes| bytes[0]);
+                bench.run(move |o| o.read_1024(payload), move |o| o.deposit_1024(payload), echo).await
             }
             4096 => {
-                let payload = [PAYLOAD; 4096];
-                let bench = Bench::<4096>::new(plan);
-                bench.run(move |o| o.read_4096(payload), move |o| o.deposit_4096(payload)).await
+                let (bench, payload) = (Bench::<4096>::new(plan), [PAYLOAD; 4096]);
+                let echo = move |o: &Ref<Still>| first_byte(o.echo_4096(payload), |bytes| bytes[0]);
+                bench.run(move |o| o.read_4096(payload), move |o| o.deposit_4096(payload), echo).await
             }
             other => Err(CallError::Unavailable(format!("no method takes {other} bytes"))),
         }
     }
+}
+
+/// A call that gives bytes, as one that gives a number: all calls that are measured have one type of answer.
+async fn first_byte<T>(
+    call: impl Future<Output = Result<T, CallError>>,
+    first: impl Fn(T) -> u8,
+) -> Result<u64, CallError> {
+    Ok(u64::from(first(call.await?)))
 }

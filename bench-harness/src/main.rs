@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   bench-harness rtt --transport loopback --placement same-core --payload 64 --json
+//!   bench-harness throughput --transport tcp --placement cross-process --outstanding 256
 //!   bench-harness list
 //! ```
 //! The figures are ratios: ours and a raw baseline are measured in turns, in one run and on the same threads, and medians are
@@ -9,7 +10,8 @@
 //! that calls other objects. `bench-harness rtt --help` tells what each row and column means.
 //!
 //! Not here: load tests in open loop, and limits that a test would hold times against; `--check` is for people.
-//! Start at `rtt.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed).
+//! Start at `suite.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed); `pair.rs` has the
+//! two processes.
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod allocations;
@@ -18,9 +20,12 @@ mod callees;
 mod driver;
 mod lanes;
 mod options;
+mod pair;
+mod processors;
 mod raw;
+mod raw_tcp;
 mod row;
-mod rtt;
+mod suite;
 mod ticks;
 
 use std::process::ExitCode;
@@ -28,12 +33,15 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::driver::Case;
-use self::options::{Options, Suite};
+use self::options::{Command, CommandLine, Options, Suite};
+use self::suite::Failure;
 
 fn main() -> ExitCode {
-    let outcome = match Options::parse().suite {
-        Suite::Rtt(options) => run(rtt::run(&options)),
-        Suite::List => {
+    let outcome = match CommandLine::parse().command {
+        Command::Rtt(options) => run(Suite::Rtt, &options),
+        Command::Throughput(options) => run(Suite::Throughput, &options),
+        Command::Serve(options) => pair::serve(options),
+        Command::List => {
             list();
             Ok(())
         }
@@ -47,12 +55,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(suite: impl Future<Output = Result<(), rtt::Failure>>) -> Result<(), rtt::Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(suite)
+fn run(suite: Suite, options: &Options) -> Result<(), Failure> {
+    options.check()?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(suite::run(suite, options))
 }
 
 fn list() {
     println!("rtt: round trips between entities (bench-harness rtt --help)");
+    println!("throughput: calls per second between entities (bench-harness throughput --help)");
     for case in Case::ALL {
         println!("  {:<22}{}", case.name(), case.meaning());
     }

@@ -190,7 +190,7 @@ pub(crate) const PAYLOAD: u8 = 1;
 /// The most bytes that come with a word.
 pub(crate) const PAYLOAD_MAX: usize = 4096;
 /// Words under way at a time.
-pub(crate) const WORDS_MAX: usize = 64;
+pub(crate) const WORDS_MAX: usize = 256;
 /// Looks for a word before it counts as lost: half a minute of spinning.
 const LOOKS_MAX: u32 = 1 << 31;
 /// The longest sleep; a guard, as every look is preceded by a wake-up.

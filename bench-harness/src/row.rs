@@ -1,18 +1,21 @@
 //! Rows: what is printed of one case or baseline.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::driver::Measured;
-use crate::options::{Placement, Transport, WaitMode};
+use crate::options::{Placement, Suite, Threads, Transport, WaitMode};
 
 /// One row of a suite. The names are those of the JSON keys.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
-    pub(crate) suite: &'static str,
+    pub(crate) suite: Suite,
     pub(crate) case: String,
     pub(crate) transport: Transport,
     pub(crate) placement: Placement,
     pub(crate) wait: WaitMode,
+    pub(crate) threads: ThreadsColumn,
     pub(crate) payload: u32,
     pub(crate) outstanding: u32,
     /// Calls that were timed.
@@ -25,17 +28,38 @@ pub(crate) struct Row {
     pub(crate) msgs_per_s: u64,
     pub(crate) raw: bool,
     pub(crate) allocations: f64,
-    pub(crate) threads: u16,
     pub(crate) objects: u64,
     pub(crate) command: String,
+}
+
+/// The threads of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum ThreadsColumn {
+    /// In one process: the cores that take part.
+    Cores(u16),
+    /// Between processes: who drives the transport.
+    Links(Threads),
+}
+
+impl fmt::Display for ThreadsColumn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cores(cores) => cores.fmt(f),
+            Self::Links(threads) => threads.fmt(f),
+        }
+    }
 }
 
 /// What the rows of one measurement have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
+    pub(crate) suite: Suite,
     pub(crate) transport: Transport,
     pub(crate) placement: Placement,
     pub(crate) wait: WaitMode,
+    /// Between processes: who drives the transport.
+    pub(crate) threads: Option<Threads>,
     pub(crate) payload: u32,
     pub(crate) outstanding: u32,
     pub(crate) objects: u64,
@@ -45,11 +69,14 @@ pub(crate) struct Setting {
 impl Row {
     pub(crate) fn new(setting: &Setting, measured: Measured) -> Self {
         Self {
-            suite: "rtt",
+            suite: setting.suite,
             case: measured.case,
             transport: setting.transport,
             placement: setting.placement,
             wait: setting.wait,
+            threads: setting
+                .threads
+                .map_or(ThreadsColumn::Cores(setting.placement.cores()), ThreadsColumn::Links),
             payload: setting.payload,
             outstanding: setting.outstanding,
             n: measured.calls,
@@ -61,7 +88,6 @@ impl Row {
             msgs_per_s: (1e9 / measured.mean_ns) as u64,
             raw: measured.raw,
             allocations: measured.allocations,
-            threads: setting.placement.cores(),
             objects: if measured.raw { 0 } else { setting.objects },
             command: setting.command.clone(),
         }
@@ -73,16 +99,17 @@ impl Row {
 
     /// Whether the two were measured side by side.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
-        (self.placement, self.wait, self.payload, self.outstanding)
-            == (other.placement, other.wait, other.payload, other.outstanding)
+        (self.placement, self.wait, self.threads, self.payload, self.outstanding)
+            == (other.placement, other.wait, other.threads, other.payload, other.outstanding)
     }
 
-    fn cells(&self) -> [String; 14] {
+    fn cells(&self) -> [String; CELLS] {
         [
             self.case.clone(),
             self.transport.to_string(),
             self.placement.to_string(),
             self.wait.to_string(),
+            self.threads.to_string(),
             self.payload.to_string(),
             self.outstanding.to_string(),
             format!("{:.1}", self.mean_ns),
@@ -113,7 +140,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
     text
 }
 
-fn line(cells: &[String; 14], widths: &[usize; 14]) -> String {
+fn line(cells: &[String; CELLS], widths: &[usize; CELLS]) -> String {
     let mut text = String::new();
     for (at, (cell, width)) in cells.iter().zip(widths).enumerate() {
         let gap = if at == 0 { "" } else { "  " };
@@ -124,11 +151,13 @@ fn line(cells: &[String; 14], widths: &[usize; 14]) -> String {
     text
 }
 
-const HEADER: [&str; 14] = [
+const CELLS: usize = 15;
+const HEADER: [&str; CELLS] = [
     "case",
     "transport",
     "placement",
     "wait",
+    "threads",
     "payload",
     "outstanding",
     "mean_ns",
@@ -141,4 +170,4 @@ const HEADER: [&str; 14] = [
     "n",
 ];
 /// The columns that are words.
-const WORDS: usize = 4;
+const WORDS: usize = 5;

@@ -133,5 +133,5 @@ pub mod cluster {
 pub use epicserver_runtime::entity::Method;
 pub use epicserver_runtime::{
     Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,
-    Stats, Wait,
+    Stats, TransportThreads, Wait,
 };

@@ -1,12 +1,10 @@
-//! The program as a person runs it. Nothing here holds a time against a limit.
+//! Rows of one process.
 
-use std::process::{Command, Output};
-
-use serde_json::Value;
+use crate::harness::{KEYS, check_refused, rows, run, text};
 
 #[test]
 fn rows_have_all_keys_and_a_baseline_beside_them() {
-    let rows = rows(&["--payload", "64", "--outstanding", "1,8"]);
+    let rows = rows("rtt", &["--payload", "64", "--outstanding", "1,8"]);
     for row in &rows {
         for key in KEYS {
             assert!(row.get(key).is_some(), "{key} is missing in {row}");
@@ -32,7 +30,7 @@ fn rows_have_all_keys_and_a_baseline_beside_them() {
 
 #[test]
 fn calls_on_one_core_allocate_nothing_and_the_count_is_alive() {
-    let rows = rows(&["--placement", "same-core", "--wait", "park", "--case", "call,call-durable"]);
+    let rows = rows("rtt", &["--placement", "same-core", "--wait", "park", "--case", "call,call-durable"]);
     let ours = rows.iter().filter(|row| row["raw"] == false);
     for row in ours {
         assert_eq!(row["allocations"], 0.0, "{row}");
@@ -46,7 +44,7 @@ fn calls_on_one_core_allocate_nothing_and_the_count_is_alive() {
 fn payload_is_what_was_asked_for() {
     for payload in ["0", "4096"] {
         let options = ["--payload", payload, "--placement", "same-core", "--wait", "park", "--case", "call"];
-        for row in rows(&options) {
+        for row in rows("rtt", &options) {
             assert_eq!(row["payload"].to_string(), payload);
         }
     }
@@ -70,66 +68,20 @@ fn bad_values_are_named_with_what_is_allowed() {
     check_refused(&["--transport", "pigeon"], &["pigeon", "loopback"]);
     check_refused(&["--placement", "moon"], &["moon", "same-core", "cross-core"]);
     check_refused(&["--payload", "63"], &["63", "0, 64, 1024, 4096"]);
-    check_refused(&["--outstanding", "65"], &["65", "1..=64"]);
+    check_refused(&["--outstanding", "257"], &["257", "1..=256"]);
     check_refused(&["--seconds", "0"], &["0.001 to 3600"]);
     check_refused(&["--case", "cal"], &["cal", "call-durable"]);
-}
-
-fn check_refused(options: &[&str], named: &[&str]) {
-    let output = run(&[&["rtt"], options].concat());
-    assert!(!output.status.success(), "{options:?}");
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    for name in named {
-        assert!(text.contains(name), "{name} is not in: {text}");
-    }
 }
 
 #[test]
 fn list_names_every_case_of_a_run() {
     let output = run(&["list"]);
     let list = String::from_utf8(output.stdout).expect("text");
-    for name in ["rtt", "call", "call-durable", "call-million", "call-durable-million"] {
+    for name in ["rtt", "throughput", "call", "call-durable", "call-million", "call-durable-million", "echo"]
+    {
         assert!(list.split_whitespace().any(|word| word.trim_end_matches(':') == name), "{name}: {list}");
     }
-    for name in ["raw-box-future", "raw-function", "raw-ping-pong"] {
+    for name in ["raw-box-future", "raw-function", "raw-ping-pong", "raw-tcp"] {
         assert!(list.contains(name), "{name}: {list}");
     }
 }
-
-fn rows(options: &[&str]) -> Vec<Value> {
-    let output = run(&[&["rtt", "--quick", "--json"], options].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("text");
-    let rows: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
-    assert!(!rows.is_empty());
-    rows
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bench-harness")).args(arguments).output().expect("the program starts")
-}
-
-fn text<'a>(row: &'a Value, key: &str) -> &'a str {
-    row[key].as_str().expect("a text")
-}
-
-const KEYS: [&str; 17] = [
-    "suite",
-    "case",
-    "transport",
-    "placement",
-    "wait",
-    "payload",
-    "outstanding",
-    "n",
-    "mean_ns",
-    "p50_ns",
-    "p99_ns",
-    "p999_ns",
-    "max_ns",
-    "msgs_per_s",
-    "raw",
-    "allocations",
-    "threads",
-];

@@ -1,0 +1,173 @@
+//! Two processes with a node each: this one calls, and a child of it is called.
+//!
+//! The child is this program again. It serves until its standard input ends, which it does when this process ends, in whatever
+//! way: no child is left behind.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::Args;
+use epicserver::settings::Settings;
+use epicserver::{Node, launch};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::callees::{Account, Still};
+use crate::driver::Driver;
+use crate::options::{Threads, WaitMode};
+use crate::processors::{self, Halves};
+use crate::suite::Failure;
+
+/// What the child is told.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Serve {
+    #[arg(long)]
+    listen: String,
+    #[arg(long)]
+    peer: String,
+    #[arg(long)]
+    secret_file: PathBuf,
+    #[arg(long)]
+    wait: WaitMode,
+    #[arg(long)]
+    threads: Threads,
+    #[arg(long, value_delimiter = ',')]
+    processors: Vec<usize>,
+}
+
+/// Both processes.
+pub(crate) struct Pair {
+    /// The caller's node.
+    pub(crate) node: Node,
+    child: Child,
+}
+
+impl Pair {
+    /// Starts both, each with one core, on its half of the processors.
+    pub(crate) async fn start(wait: WaitMode, threads: Threads, halves: &Halves) -> Result<Self, Failure> {
+        let (mine, theirs) = (free_address()?, free_address()?);
+        let secret = SecretFile::write()?;
+        let processors: Vec<_> = halves.callee.iter().map(ToString::to_string).collect();
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("serve")
+            .args(["--listen", &theirs, "--peer", &mine, "--secret-file"])
+            .arg(&secret.path)
+            .args(["--wait", &wait.to_string(), "--threads", &threads.to_string()])
+            .args(["--processors", &processors.join(",")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut output = BufReader::new(child.stdout.take().ok_or("the called process has no output")?);
+        let mut ready = String::new();
+        tokio::time::timeout(START_PATIENCE, output.read_line(&mut ready)).await??;
+        if ready.trim() != READY {
+            return Err(format!("the called process did not start: {ready:?}").into());
+        }
+        processors::stay_on(&halves.caller)?;
+        let node = start_node(mine, theirs, secret.path.clone(), wait, threads).await?;
+        let pair = Self { node, child };
+        tokio::time::timeout(START_PATIENCE, pair.wait_for_link()).await??;
+        Ok(pair)
+    }
+
+    /// Calls objects until one in the other process has answered.
+    async fn wait_for_link(&self) -> Result<(), Failure> {
+        let pool = self.node.pool();
+        for key in 0.. {
+            match pool.get::<Still>(key).place().await {
+                Ok(place) if place.process != std::process::id() => break,
+                Ok(_) => {}
+                Err(error) if error.retry_safe() => tokio::time::sleep(RETRY).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends both in order.
+    pub(crate) async fn finish(mut self) -> Result<(), Failure> {
+        drop(self.child.stdin.take());
+        let status = tokio::time::timeout(END_PATIENCE, self.child.wait()).await??;
+        self.node.shutdown(launch::PATIENCE).await;
+        if status.success() { Ok(()) } else { Err(format!("the called process ended with {status}").into()) }
+    }
+}
+
+/// The child: serves objects until its standard input ends.
+pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
+    processors::stay_on(&options.processors)?;
+    launch::init_log(LOG);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Serve { listen, peer, secret_file, wait, threads, .. } = options;
+    let node = runtime.block_on(start_node(listen, peer, secret_file, wait, threads))?;
+    println!("{READY}");
+    std::io::stdout().flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    // The caller measures no more; a node that goes on spinning would only be in its way.
+    runtime.block_on(node.shutdown(SHUTDOWN_PATIENCE));
+    Ok(())
+}
+
+async fn start_node(
+    listen: String,
+    peer: String,
+    secret_file: PathBuf,
+    wait: WaitMode,
+    threads: Threads,
+) -> Result<Node, Failure> {
+    let settings = Settings {
+        cores: Some(1),
+        wait: wait.into(),
+        transport_threads: threads.into(),
+        listen: Some(listen),
+        peers: vec![peer],
+        secret_file: Some(secret_file),
+        log: LOG,
+        ..Settings::default()
+    };
+    launch::start::<(Driver, Still, Account)>(&settings).await
+}
+
+/// An address of this machine that nobody listens on at the moment.
+fn free_address() -> std::io::Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// A fresh secret in a file that only this user can read. It is there until both have read it.
+struct SecretFile {
+    path: PathBuf,
+}
+
+impl SecretFile {
+    fn write() -> std::io::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut secret = [0u8; 32];
+        std::fs::File::open("/dev/urandom")?.read_exact(&mut secret)?;
+        let path = std::env::temp_dir().join(format!("bench-harness-{}.secret", std::process::id()));
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let this = Self { path };
+        for byte in secret {
+            write!(file, "{byte:02x}")?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        // It may be gone already, and is of no use to anybody.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+const READY: &str = "ready";
+const LOG: tracing::Level = tracing::Level::WARN;
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(20);
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+const END_PATIENCE: Duration = Duration::from_secs(30);

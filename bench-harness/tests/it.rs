@@ -1,0 +1,8 @@
+//! The program as a person runs it. Nothing here holds a time against a limit.
+
+#[path = "it/harness.rs"]
+mod harness;
+#[path = "it/processes.rs"]
+mod processes;
+#[path = "it/rtt.rs"]
+mod rtt;

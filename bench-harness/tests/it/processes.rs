@@ -1,0 +1,69 @@
+//! Rows of two processes, and that none of these is left behind.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use crate::harness::{KEYS, check_refused, rows, text};
+
+#[test]
+fn each_way_to_wait_and_drive_has_a_row_and_a_baseline_beside_it() {
+    let options = [&TCP[..], &["--threads", "inline,dedicated", "--payload", "64", "--outstanding", "1"]];
+    let rows = rows("rtt", &options.concat());
+    for row in &rows {
+        for key in KEYS {
+            assert!(row.get(key).is_some(), "{key} is missing in {row}");
+        }
+        assert!(row["n"].as_u64() > Some(0) && row["mean_ns"].as_f64() > Some(0.0), "{row}");
+        assert!(text(row, "command").starts_with("bench-harness rtt --transport tcp"), "{row}");
+    }
+    for wait in ["spin", "park"] {
+        for threads in ["inline", "dedicated"] {
+            let is_here = |row: &&serde_json::Value| row["wait"] == wait && row["threads"] == threads;
+            let cases: Vec<_> =
+                rows.iter().filter(is_here).map(|row| (text(row, "case"), row["raw"] == true)).collect();
+            assert_eq!(cases, [("echo", false), ("raw-tcp", true)], "{wait} {threads}");
+        }
+    }
+}
+
+#[test]
+fn throughput_has_many_calls_under_way_and_says_who_drives() {
+    let rows = rows("throughput", &[&TCP[..], &["--wait", "park", "--payload", "4096"]].concat());
+    let of = |key: &str| rows.iter().map(|row| row[key].to_string()).collect::<Vec<_>>();
+    assert_eq!(of("payload"), ["4096"; 4]);
+    assert_eq!(of("outstanding"), ["64", "64", "256", "256"]);
+    assert_eq!(of("suite"), [r#""throughput""#; 4]);
+    assert_eq!(of("threads"), [r#""auto""#; 4]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    check_refused(&["--transport", "tcp", "--placement", "same-core"], &["same-core", "cross-process"]);
+    check_refused(&["--placement", "cross-process"], &["cross-process", "same-core"]);
+    check_refused(&["--threads", "inline"], &["--transport tcp"]);
+}
+
+/// A process that is killed can stop nobody: the one that it had started must see that by itself.
+#[test]
+fn a_killed_harness_leaves_no_process_behind() {
+    let many = vec!["64"; 500].join(",");
+    let mut harness = Command::new(env!("CARGO_BIN_EXE_bench-harness"))
+        .args(["rtt", "--json", "--seconds", "0.001", "--wait", "park", "--outstanding", "1"])
+        .args(["--payload", &many])
+        .args(TCP)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut first_row = String::new();
+    let output = harness.stdout.take().expect("a pipe");
+    BufReader::new(output).read_line(&mut first_row).expect("text");
+    assert!(first_row.contains("echo"), "{first_row}");
+    harness.kill().expect("it runs");
+    harness.wait().expect("it was started here");
+    // Both write to this pipe: it ends when the last of them does.
+    let mut errors = harness.stderr.take().expect("a pipe");
+    errors.read_to_end(&mut Vec::new()).expect("the end of both");
+}
+
+const TCP: [&str; 4] = ["--transport", "tcp", "--placement", "cross-process"];
