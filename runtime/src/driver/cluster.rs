@@ -349,7 +349,10 @@ impl ClusterThread {
                 self.shared.set_view(view);
             }
             MemberAction::Lease(_) if self.leaves => {}
-            MemberAction::Lease(until_ns) => self.cores.lease(until_ns),
+            MemberAction::Lease(until_ns) => {
+                self.cores.lease(until_ns);
+                self.shared.set_lease(until_ns);
+            }
             MemberAction::Drop { number, me } => self.drop_everything(now, number, me),
             MemberAction::Refused(reason) => {
                 tracing::warn!(reason, "the cluster does not take this node in");

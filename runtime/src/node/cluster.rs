@@ -134,7 +134,8 @@ impl ClusterHandle {
                 let is_served = view.partitions.iter().all(|partition| partition.owner.is_some());
                 let serves_objects =
                     view.member(me).is_some_and(|member| member.cores > 0 && !member.entities.is_empty());
-                is_in && (is_served || !serves_objects)
+                let has_lease = self.shared.lease_until_ns() > self.clock.now();
+                is_in && has_lease && (is_served || !serves_objects)
             }
         }
     }

@@ -19,12 +19,21 @@ struct State {
     view: Option<Arc<View>>,
     keeper: Option<NodeId>,
     reign: u64,
+    lease_until_ns: u64,
     refused: Option<String>,
 }
 
 impl ClusterShared {
     pub(crate) fn new(node: NodeId) -> Self {
-        let state = State { node, phase: Phase::Seeking, view: None, keeper: None, reign: 0, refused: None };
+        let state = State {
+            node,
+            phase: Phase::Seeking,
+            view: None,
+            keeper: None,
+            reign: 0,
+            lease_until_ns: 0,
+            refused: None,
+        };
         Self { state: Mutex::new(state) }
     }
 
@@ -71,6 +80,15 @@ impl ClusterShared {
     pub(crate) fn set_keeper(&self, keeper: Option<NodeId>, reign: u64) {
         let mut state = self.lock();
         (state.keeper, state.reign) = (keeper, reign);
+    }
+
+    /// Until when the cores may serve.
+    pub(crate) fn lease_until_ns(&self) -> u64 {
+        self.lock().lease_until_ns
+    }
+
+    pub(crate) fn set_lease(&self, until_ns: u64) {
+        self.lock().lease_until_ns = until_ns;
     }
 
     pub(crate) fn set_refused(&self, reason: String) {
