@@ -7,11 +7,14 @@
 //!       └── while this very node keeps, straight there ─────────────────────────────────────────────────────────┘
 //! ```
 //! Not here: who is a member and who owns what (`membership`), frames (`wire::control`), links (`fabric`), threads
-//! (`driver`). Start at [`keeper::KeeperService`] for the one end and at [`remote_store::ClusterStore`] for the other.
+//! (`driver`). Start at [`keeper::KeeperService`] for the one end and at [`remote_store::ClusterStore`] for the other;
+//! [`shipping::Shipping`] and [`arrivals::Arrivals`] are the two ends of a planned move.
 
+pub mod arrivals;
 pub mod keeper;
 pub mod remote_store;
 pub mod report;
 pub mod shared_store;
+pub mod shipping;
 pub mod store_desk;
 mod words;

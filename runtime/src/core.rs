@@ -39,7 +39,9 @@ use crate::timer::{TimerKey, TimerWheel};
 mod admission;
 mod calls;
 mod cancel;
+mod carried;
 mod cycle;
+mod drain;
 mod gate;
 mod lease;
 mod moving;
@@ -160,6 +162,8 @@ pub enum Event {
     Link(crate::remote::LinkNews),
     /// The cluster's view changed.
     View(Arc<Routes>),
+    /// The objects of a partition that the next view gives to this core.
+    Shipped(Box<crate::shipment::Shipment>),
     /// The store failed for good, so that nothing will be durable any more: no call starts here and nothing leaves, and whoever
     /// waits is told.
     StoreLost,
@@ -189,6 +193,8 @@ pub enum Action {
     Edge(EdgeFuture),
     /// Put this frame on the link to a node. In order for each node.
     Frame(crate::remote::PeerFrame),
+    /// A partition that moves is empty: bring its objects to the next owner.
+    Drained(Box<crate::shipment::Drained>),
 }
 
 /// What a core wants done, sorted.
@@ -372,6 +378,8 @@ pub(crate) struct CoreState {
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
+    drains: drain::Drains,
+    carried: carried::Carried,
     /// Whether a partition is in motion: then no call goes past dispatch, where it may have to stay.
     moving: Cell<bool>,
     /// The tick of the clock that probes were last sent in, and the calls that these have looked at.
@@ -397,6 +405,10 @@ enum Timer {
     Behind(ObjectPtr, u32),
     /// A request that waits for a view has waited long enough.
     Parked,
+    /// A call that waits for its partition to be moved has waited long enough.
+    Kept(TaskRef),
+    /// Partitions that move are looked at again.
+    Look,
     /// The time of something that waits for a batch is over.
     Gate,
     /// No turns run, as too much waits to be saved, and something may be late.
@@ -472,6 +484,8 @@ impl Core {
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
+            drains: drain::Drains::default(),
+            carried: carried::Carried::default(),
             moving: Cell::new(false),
             probed: Cell::new((0, 0)),
             sweep_at: Cell::new((0, 0)),
@@ -519,6 +533,9 @@ impl Core {
         let entered = Entered::new(core);
         core.look_at_lease(&event);
         core.handle(event);
+        if core.is_moving() {
+            core.look_at_drains();
+        }
         drop(entered);
     }
 
@@ -538,7 +555,7 @@ impl Core {
 
     /// Whether images wait to be handed over or messages wait for a batch to be durable.
     pub fn wants_commit(&self) -> bool {
-        self.state.saving.wants_commit()
+        self.state.saving.wants_commit() || (self.state.is_moving() && self.state.drains_want_commit())
     }
 
     /// Whether nothing of this core is under way: no call, no task, no message that waits for a batch.
@@ -594,6 +611,7 @@ impl CoreState {
                     self.fire_timers();
                 }
                 self.sweep();
+                self.forget_carried();
                 self.note_save_bound();
             }
             Event::Save(news) => self.handle_save(news),
@@ -602,6 +620,7 @@ impl CoreState {
             Event::Frame(frame) => self.handle_frame(frame),
             Event::Link(news) => self.handle_link(news),
             Event::View(routes) => self.handle_view(routes),
+            Event::Shipped(shipment) => self.handle_shipped(*shipment),
             // Looked at before anything else.
             Event::Lease(_) | Event::StoreLost => {}
             Event::Rest => self.rest(),
@@ -663,6 +682,9 @@ impl CoreState {
                 Timer::Wake(waker) => crate::waker::wake(waker),
                 Timer::Behind(object, generation) => self.save_behind(object, generation),
                 Timer::Parked => self.expire_parked(),
+                Timer::Kept(task) => self.expire_kept(task),
+                // As after every step.
+                Timer::Look => {}
                 Timer::Gate => self.end_late(),
                 Timer::SaveBound => self.end_late_turns(),
             }

@@ -54,6 +54,7 @@ pub mod routes;
 pub mod saving;
 pub mod script;
 pub mod session;
+pub mod shipment;
 #[expect(unsafe_code, reason = "calls live in recycled untyped memory")]
 mod slot;
 pub mod stepping;

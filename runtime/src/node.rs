@@ -15,7 +15,7 @@ use epicserver_storage::{
 use crate::cluster::remote_store::ClusterStore;
 use crate::core::{Core, CoreConfig};
 use crate::driver::clock::Clock;
-use crate::driver::cluster::{ClusterConfig, ClusterReach, ClusterSeed, CoreDoors, StorageLine};
+use crate::driver::cluster::{ClusterConfig, ClusterReach, ClusterSeed, CoreDoors, StorageLine, ToCluster};
 use crate::driver::control_port::{LinksHandle, control_port};
 use crate::driver::core_thread::{CoreGauge, CoreOrders, CoreThread, Neighbour};
 use crate::driver::edge::Edge;
@@ -197,9 +197,17 @@ impl Node {
     /// Stops the node in order: calls under way end, objects run their `on_drop` hooks and are saved, then the threads end.
     /// What has not ended within `patience` is cut off. Gives whether everything ended by itself.
     pub async fn shutdown(self, patience: Duration) -> bool {
+        // First of all others take what this node has, while it serves: so no caller notices.
+        let heirs = self.cluster.as_ref().filter(|cluster| cluster.has_heirs());
+        let mut in_order = match heirs {
+            Some(cluster) => cluster.leave(&self.shared, patience.max(LEAVE_PATIENCE)).await,
+            None => true,
+        };
+        let is_gone = heirs.is_some();
         let deadline = tokio::time::Instant::now() + patience;
-        // A node of a cluster sends new callers to the others at once: they would never let it come to rest.
-        while self.cluster.is_none() && !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
+        // A node of a cluster that nobody takes over refuses new callers at once: they would never let it come to rest.
+        let may_rest = self.cluster.is_none() || is_gone;
+        while may_rest && !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         for (orders, unparker) in self.orders.iter().zip(&self.unparkers) {
@@ -210,10 +218,9 @@ impl Node {
         while !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        let in_order = self.shared.is_quiet();
-        // Nothing of this node runs any more, so that others may have its objects at once.
-        match &self.cluster {
-            Some(cluster) => cluster.leave(LEAVE_PATIENCE).await && in_order,
+        in_order &= self.shared.is_quiet();
+        match self.cluster.as_ref().filter(|_| !is_gone) {
+            Some(cluster) => cluster.leave(&self.shared, LEAVE_PATIENCE).await && in_order,
             None => in_order,
         }
     }
@@ -483,6 +490,7 @@ impl Parts {
                 edge: node._edge.handle(),
                 gauge: gauges[index].clone(),
                 orders: orders[index].clone(),
+                cluster: self.cluster.as_ref().map(|seed| seed.inbox.clone()),
                 unparker: unparkers[index].clone(),
             };
             let started = started.clone();
@@ -546,6 +554,7 @@ struct CoreSeed {
     edge: crate::driver::edge::EdgeHandle,
     gauge: Arc<CoreGauge>,
     orders: Arc<CoreOrders>,
+    cluster: Option<crossbeam_channel::Sender<ToCluster>>,
     unparker: Unparker,
 }
 
@@ -583,6 +592,7 @@ impl CoreSeed {
             edge: self.edge,
             gauge: self.gauge,
             orders: self.orders,
+            cluster: self.cluster,
             buffers: crate::driver::core_thread::Buffers::default(),
         };
         thread.run()
@@ -685,5 +695,5 @@ const STORAGE_PATIENCE: Duration =
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const BOTH_CLUSTER_AND_OWN: &str =
     "a node of a cluster has the cluster's links and store: leave out `links(..)` and `store(..)`";
-/// How long the keeper is waited for when a node leaves.
+/// How long keeper and heirs are waited for at least when a node leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);

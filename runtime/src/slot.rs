@@ -133,6 +133,8 @@ pub(crate) enum State {
     Message,
     /// In the wait queue of its object.
     Waiting,
+    /// Kept until it is known where its partition moves to.
+    Parked,
     /// Holds its object; its future is not made yet.
     Granted,
     Running,

@@ -17,6 +17,7 @@ mod hooks;
 mod in_place;
 mod keys;
 mod lease;
+mod moving;
 mod operations;
 mod order;
 mod reentry;

@@ -80,7 +80,10 @@ async fn shoot(barrel: &Ref<Barrel>) -> Shot {
         match barrel.on_hit().await {
             Ok(hits) => return Shot::Hit(hits),
             Err(error) if error.retry_safe() => context::sleep(PAUSE).await,
-            Err(error) if error.executed() == Executed::Unknown => return Shot::Unknown,
+            Err(error) if error.executed() == Executed::Unknown => {
+                eprintln!("a shot at {barrel:?} from process {}: {error}", std::process::id());
+                return Shot::Unknown;
+            }
             Err(_) => return Shot::Missed,
         }
     }

@@ -9,6 +9,7 @@ mod child;
 mod game;
 mod inspect;
 mod ledger;
+mod moves;
 mod takeover;
 mod world;
 mod zombies;

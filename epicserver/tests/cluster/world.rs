@@ -73,9 +73,22 @@ impl World {
         .await;
     }
 
-    /// Waits until this node is a member.
-    pub(crate) async fn has_member(&self, id: u64) {
-        until("a node is a member", || self.view().members.iter().any(|member| member.node.id == id)).await;
+    /// Waits until each of these nodes, and nobody else, has its share of the objects, and nothing moves any more.
+    pub(crate) async fn shared_by(&self, ids: &[u64]) {
+        until("all nodes have their share", || {
+            let view = self.view();
+            let all = view.partitions.len();
+            let least = all / ids.len();
+            let owned = |id: u64| {
+                view.partitions.iter().filter(|one| one.owner.is_some_and(|owner| owner.id == id)).count()
+            };
+            let shares: Vec<usize> = ids.iter().map(|id| owned(*id)).collect();
+            let rests = view.partitions.iter().all(|partition| partition.moving_to.is_none());
+            rests
+                && shares.iter().sum::<usize>() == all
+                && shares.iter().all(|share| (least..=least + 1).contains(share))
+        })
+        .await;
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -171,6 +184,7 @@ pub(crate) struct Game {
     pool: Pool,
     levels: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     players: JoinSet<()>,
 }
@@ -179,8 +193,8 @@ impl Game {
     /// Starts a game of so many players, each of which shoots at barrels of its own, one level after the other.
     pub(crate) fn start(pool: Pool, players: usize) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::new(players * BARRELS_EACH, players)));
-        let (levels, failed, stop) = (Arc::default(), Arc::default(), Arc::default());
-        let mut game = Self { ledger, pool, levels, failed, stop, players: JoinSet::new() };
+        let (levels, failed, refused, stop) = Default::default();
+        let mut game = Self { ledger, pool, levels, failed, refused, stop, players: JoinSet::new() };
         for number in 0..players {
             game.players.spawn(play(number, game.share()));
         }
@@ -193,6 +207,7 @@ impl Game {
             pool: self.pool.clone(),
             levels: self.levels.clone(),
             failed: self.failed.clone(),
+            refused: self.refused.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -213,6 +228,11 @@ impl Game {
         ledger.killed((0..barrels).filter(on_node));
     }
 
+    /// How many calls of the client did not run, and were made again.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Ends the game, asks every player for the score once more, and gives what the ledger found and how many calls failed
     /// though it was safe to make them again.
     pub(crate) async fn end(mut self) -> (Findings, u64) {
@@ -223,7 +243,7 @@ impl Game {
         let players = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).players();
         for number in 0..players {
             let player = player(&self.pool, number);
-            let score = retrying(|| player.score()).await.expect("a score");
+            let score = retrying(&self.refused, || player.score()).await.expect("a score");
             self.ledger.lock().unwrap_or_else(PoisonError::into_inner).score(number, score);
         }
         let findings = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).findings;
@@ -236,6 +256,7 @@ struct Share {
     pool: Pool,
     levels: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -244,11 +265,15 @@ async fn play(number: usize, share: Share) {
     let block: Vec<usize> = (number * BARRELS_EACH..(number + 1) * BARRELS_EACH).collect();
     let barrels: Vec<_> = block.iter().map(|barrel| share.pool.get::<Barrel>(*barrel as u64)).collect();
     while !share.stop.load(Ordering::Relaxed) {
-        let level: Result<Level, CallError> = retrying(|| player.enter_level(barrels.clone())).await;
+        let level: Result<Level, CallError> =
+            retrying(&share.refused, || player.enter_level(barrels.clone())).await;
         let mut ledger = share.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         match level {
             Ok(level) => ledger.level(number, &block, &level),
-            Err(error) if error.executed() == Executed::Unknown => ledger.unknown_level(number, &block),
+            Err(error) if error.executed() == Executed::Unknown => {
+                eprintln!("a level of player {number}: {error}");
+                ledger.unknown_level(number, &block);
+            }
             Err(_) => drop(share.failed.fetch_add(1, Ordering::Relaxed)),
         }
         drop(ledger);
@@ -260,14 +285,21 @@ fn player(pool: &Pool, number: usize) -> Ref<Player> {
     pool.get::<Player>(&format!("player {number}"))
 }
 
-/// Calls again while that is certainly safe.
-async fn retrying<M, T>(mut call: impl FnMut() -> epicserver::Call<M>) -> Result<T, CallError>
+/// Calls again while that is certainly safe, and counts how often.
+async fn retrying<M, T>(
+    refused: &AtomicU64,
+    mut call: impl FnMut() -> epicserver::Call<M>,
+) -> Result<T, CallError>
 where
     M: epicserver::Method<Output = Result<T, CallError>>,
 {
     for _ in 0..TRIES {
         match call().within(BUDGET).await {
-            Err(error) if error.retry_safe() => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) if error.retry_safe() => {
+                eprintln!("a call of the client did not run: {error}");
+                refused.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
             result => return result,
         }
     }

@@ -8,11 +8,11 @@ async fn what_a_zombie_would_save_is_refused() {
     let (world, first) = World::found("zombies", "dedicated").await;
     let keeper = world.start_plain().await;
     let one = world.start_elsewhere(&world.address(first.id)).await;
-    world.has_member(one.id).await;
+    world.shared_by(&[first.id, one.id]).await;
     first.kill().await;
     world.owned_by(one.id).await;
     let two = world.start_elsewhere(&world.address(keeper.id)).await;
-    world.has_member(two.id).await;
+    world.shared_by(&[one.id, two.id]).await;
     let game = Game::start(world.client.pool(), 100);
     game.play_on(500).await;
     game.excuse(&world.view(), one.id);
@@ -34,7 +34,7 @@ async fn what_a_zombie_would_save_is_refused() {
 async fn a_stopped_owner_of_this_machine_is_ended_after_its_lease() {
     let (world, mut owner) = World::found("stopped", "dedicated").await;
     let next = world.start().await;
-    world.has_member(next.id).await;
+    world.shared_by(&[owner.id, next.id]).await;
     let game = Game::start(world.client.pool(), 20);
     game.play_on(50).await;
     game.excuse(&world.view(), owner.id);

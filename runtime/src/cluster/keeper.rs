@@ -64,22 +64,6 @@ impl KeeperService {
     /// # Errors
     /// [`CoordinatorError`] if the view cannot be read: this node cannot keep.
     pub fn new(now: u64, kept: Kept) -> Result<Self, CoordinatorError> {
-        Self::with_planner(now, kept, |planner| planner)
-    }
-
-    /// The keeper of nodes that cannot hand over what lives in them; see [`Planner::without_moves`].
-    ///
-    /// # Errors
-    /// As [`KeeperService::new`].
-    pub fn without_moves(now: u64, kept: Kept) -> Result<Self, CoordinatorError> {
-        Self::with_planner(now, kept, Planner::without_moves)
-    }
-
-    fn with_planner(
-        now: u64,
-        kept: Kept,
-        set_up: impl FnOnce(Planner) -> Planner,
-    ) -> Result<Self, CoordinatorError> {
         let Kept { reign, mut coordinator, store } = kept;
         let view = coordinator.read()?;
         let announcement = Announcement { reign, store: store.store_id(), limits: store.limits() };
@@ -88,7 +72,7 @@ impl KeeperService {
         let mut service = Self {
             announcement,
             coordinator,
-            planner: set_up(Planner::new(view.clone(), store.store_id())),
+            planner: Planner::new(view.clone(), store.store_id()),
             leases,
             desk: StoreDesk::new(SharedStore::new(store)),
             view,

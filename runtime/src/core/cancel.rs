@@ -47,6 +47,10 @@ impl CoreState {
                     self.grant_waiting(object);
                 }
             }
+            (State::Parked, _) => {
+                self.take_parked(slot);
+                self.discard(slot);
+            }
             (State::Running, Hold::Exclusive) => {
                 if let Some(waker) = slot.cancel_waker.take() {
                     crate::waker::wake(waker);
@@ -90,6 +94,9 @@ impl CoreState {
         let waiting = slot.caller.away.get() == Away::Here && slot.state.get() == State::Waiting;
         if waiting {
             return self.expire_waiting(slot);
+        }
+        if slot.caller.away.get() == Away::Here && slot.state.get() == State::Parked {
+            return self.expire_kept(task);
         }
         if let Away::Node(place) = slot.caller.away.get()
             && self.withdraw(place)

@@ -87,6 +87,7 @@ impl CoreState {
             self.refuse_waiting(object, &refusal);
         }
         self.refuse_unsent(&refusal);
+        self.refuse_kept(|_| true, &refusal);
         self.empty_gate();
     }
 

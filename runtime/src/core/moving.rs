@@ -17,7 +17,7 @@ impl CoreState {
 
     /// A partition is in motion, or no more.
     pub(super) fn note_moving(&self) {
-        self.moving.set(self.has_motions());
+        self.moving.set(self.has_motions() || self.has_drains());
         if self.moving.get() {
             self.in_place_left.set(0);
         }
@@ -27,7 +27,7 @@ impl CoreState {
     #[cold]
     pub(super) fn stays(&self, slot: SlotPtr) -> bool {
         let Some(partition) = self.partition_of_message(slot) else { return false };
-        self.holds_back(slot, partition)
+        self.holds_back(slot, partition) || self.parks(slot, partition)
     }
 
     /// The partition of the object that a message is for; `None` if it is nobody's.

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use epicserver_storage::{EnvelopeKind, KEY_LENGTH_MAX, RecordKey};
+use epicserver_storage::{EnvelopeKind, KEY_LENGTH_MAX, Record, RecordKey, RecordKeyRef};
 
 use super::{Action, CoreState, Located, count};
 use crate::activation::{Catalog, CatalogEntry, ObjectPtr, Status};
@@ -62,13 +62,29 @@ impl CoreState {
         let object = catch_unwind(AssertUnwindSafe(insert)).ok()?;
         count(&self.counters.activations);
         object.last_used.set(self.now.get());
-        if E::SAVE == SavePolicy::Never {
+        if self.is_moving() {
+            self.note_activated(object);
+        }
+        if self.starts_from_carried(object) || E::SAVE == SavePolicy::Never {
             self.activated(object);
         } else {
             object.status.set(Status::Loading);
             self.load(object, E::cell().number() as u32);
         }
         Some(object)
+    }
+
+    /// Puts the state into a new activation that is carried for it; gives whether there is one.
+    fn starts_from_carried(&self, object: ObjectPtr) -> bool {
+        let Some((key, record, depends_on)) = self.take_carried(object) else { return false };
+        let restored = catch_unwind(AssertUnwindSafe(|| restore(object, key.as_ref(), &record)));
+        let restored =
+            restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned()));
+        object.depends_on.set(depends_on);
+        if let Err(reason) = &restored {
+            tracing::error!(object = object.label(), reason, "what was carried of an object is of no use");
+        }
+        restored.is_ok()
     }
 
     fn load(&self, object: ObjectPtr, entity_number: u32) {
@@ -92,7 +108,11 @@ impl CoreState {
             return;
         }
         // What replaces the default state drops it, which is user code.
-        let restored = catch_unwind(AssertUnwindSafe(|| restore(object, ticket, answer)));
+        let restored = catch_unwind(AssertUnwindSafe(|| match answer {
+            Ok(Some(record)) => restore(object, ticket.key.as_ref(), &record),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }));
         match restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned())) {
             Ok(()) => self.activated(object),
             Err(reason) => {
@@ -211,6 +231,7 @@ impl CoreState {
             tracing::error!(object = object.label(), %error, "a state cannot be saved");
         }
         self.remember_image(object);
+        self.carry_if_moving(object);
         self.stop_loose(|task| task.object.get() == Some(object));
         self.restart(object, Vec::new());
         self.vacate(object);
@@ -316,7 +337,11 @@ impl CoreState {
                 self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
             }
         }
+        self.drop_carried(&now);
+        // What was parked here is dispatched before other cores hear that nothing of theirs is left.
+        self.end_moves(&now);
         self.view_changed(&before);
+        self.begin_moves(&now);
     }
 
     /// Drops objects that have lain unused for too long, a few at a time.
@@ -362,16 +387,16 @@ impl CoreState {
         while let Some(slot) = self.outbox.pop_front() {
             self.refuse(slot, CallError::Rejected(Rejection::ShuttingDown));
         }
+        self.refuse_kept(|_| true, &CallError::Rejected(Rejection::ShuttingDown));
         self.close_remote();
         // What destructors started meanwhile.
         self.stop_loose(|_| true);
     }
 }
 
-/// Puts a loaded record into an activation; the error says why it cannot be used.
-fn restore(object: ObjectPtr, ticket: &LoadTicket, answer: LoadAnswer) -> Result<(), String> {
-    let Some(record) = answer.map_err(|error| error.to_string())? else { return Ok(()) };
-    let (header, payload) = record.open(ticket.key.as_ref()).map_err(|error| error.to_string())?;
+/// Puts a record into an activation; the error says why it cannot be used.
+fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<(), String> {
+    let (header, payload) = record.open(key).map_err(|error| error.to_string())?;
     object.version.set(header.version);
     if header.kind == EnvelopeKind::Tombstone {
         return Ok(());

@@ -73,6 +73,11 @@ impl Saving {
         number <= self.durable.get() && !self.is_failed(number)
     }
 
+    /// Whether it is decided what became of this batch.
+    pub(super) fn is_settled(&self, number: u64) -> bool {
+        number <= self.durable.get() || self.is_failed(number)
+    }
+
     fn number(&self) -> u64 {
         self.open.borrow().number
     }
@@ -252,6 +257,7 @@ impl CoreState {
             }
         }
         self.act(Action::Passed(range.end() + 1));
+        self.fail_carried(&range);
         // Before the objects, as the end of one may let a call go on that waits for another one; and after them, as those that
         // were granted an object that ends, and had not begun, are messages again.
         self.fail_messages(&range);
@@ -293,6 +299,7 @@ impl CoreState {
             self.outbox.remove(slot);
             self.refuse(slot, CallError::SaveFailed);
         }
+        self.refuse_kept(tainted, &CallError::SaveFailed);
         for object in self.objects() {
             let waiting: Vec<TaskRef> = object.waiting.iter().filter(tainted).map(SlotPtr::task).collect();
             for task in waiting {

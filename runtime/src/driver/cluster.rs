@@ -3,11 +3,12 @@
 //!
 //! ```text
 //!   links  -- control frames, peers ──>┐                       ┌──> links: control frames, members, whom to seek
-//!   storage - fences opened ──────────>│  Member               │──> cores: views, leases
-//!                                      │  KeeperService        │──> storage thread: fences to open
+//!   storage - fences opened ──────────>│  Member               │──> cores: views, leases, shipments
+//!   cores --- emptied partitions ─────>│  KeeperService        │──> storage thread: fences to open
+//!                                      │  Shipping, Arrivals   │
 //!   Node   -- leave, inspect ─────────>┘  Machine              └──> Node: where it is
 //! ```
-//! A node that leaves has stopped serving before it says so: objects do not move between nodes that live.
+//! A node that leaves serves until others have what it had.
 //!
 //! What is decided is decided in `membership` and `cluster`; here is only who is told, and when it is looked again. One thread,
 //! as none of it is on the path of a call. Start at [`ClusterThread::run`].
@@ -22,11 +23,14 @@ use epicserver_transport::Addr;
 
 use super::clock::Clock;
 use super::control_port::LinksHandle;
+use crate::cluster::arrivals::Arrivals;
 use crate::cluster::keeper::{KeeperOutput, KeeperService};
 use crate::cluster::report::NodeCounters;
+use crate::cluster::shipping::{Shipping, ShippingOutput};
 use crate::fabric::PeerNews;
 use crate::membership::{FencesOutcome, KeeperAnswer, Member, MemberAction, Phase};
 use crate::node::Inquiry;
+use crate::shipment::Drained;
 use crate::wire::control::ControlMessage;
 
 mod config;
@@ -52,8 +56,12 @@ pub(crate) enum ToCluster {
     Fences(u64, FencesOutcome),
     /// The store refuses the saves of this life of the node.
     Evicted(NodeId),
+    /// A core has let go of a partition that moves.
+    Drained(Box<Drained>),
     /// The node is to leave, by this time at the latest.
     Leave(u64),
+    /// Nothing is under way on the node any more.
+    Rested,
     /// Somebody wants to know something of the nodes.
     Inquiry(Inquiry),
     /// The node stops: the thread ends.
@@ -76,8 +84,8 @@ pub(crate) struct ClusterThread {
     pub(crate) inquiries: Inquiries,
     /// Whether this node is no member, and only looks.
     pub(crate) looks_on: bool,
-    /// Whether this node is about to go, and serves nothing any more.
-    pub(crate) leaves: bool,
+    pub(crate) shipping: Shipping,
+    pub(crate) arrivals: Arrivals,
 }
 
 impl ClusterThread {
@@ -114,20 +122,21 @@ impl ClusterThread {
             ToCluster::Control(from, number, message) => self.handle_message(now, from, number, *message),
             ToCluster::Fences(number, outcome) => self.member.handle_fences(now, number, outcome),
             ToCluster::Evicted(me) => self.member.handle_refused_save(me),
-            ToCluster::Leave(until_ns) => self.leave(now, until_ns),
+            ToCluster::Drained(drained) => self.handle_drained(now, *drained),
+            ToCluster::Leave(until_ns) => self.member.handle_leave(now, until_ns),
+            ToCluster::Rested => self.member.handle_rested(now),
             ToCluster::Inquiry(inquiry) => self.inquire(now, inquiry),
             ToCluster::Stop => {}
         }
         self.settle(now);
     }
 
-    /// The objects of this node are saved and dropped; others may have them as soon as it serves nothing.
-    fn leave(&mut self, now: u64, until_ns: u64) {
-        self.leaves = true;
-        self.cores.lease(0);
-        // Others may have the objects as soon as this is said.
-        self.cores.wait_for_all();
-        self.member.handle_leave(now, until_ns);
+    /// A core has let go of a partition: its next owner gets what was in it, if the view still moves it there.
+    fn handle_drained(&mut self, now: u64, drained: Drained) {
+        let me = self.member.node();
+        if self.shared.view().is_some_and(|view| drained.handover.ends_move_in(&view, me)) {
+            self.shipping.handle_drained(now, drained);
+        }
     }
 
     /// Looks at what no message tells: whether somebody keeps the data, and who is gone.
@@ -146,12 +155,13 @@ impl ClusterThread {
             }
         }
         self.member.handle_timeout(now);
+        self.shipping.handle_timeout(now);
     }
 
     /// When something is due.
     fn due(&self, now: u64) -> u64 {
         let keeper = self.keeper.as_ref().and_then(KeeperService::poll_timeout);
-        let all = [self.member.poll_timeout(), keeper];
+        let all = [self.member.poll_timeout(), self.shipping.poll_timeout(), keeper];
         all.into_iter().flatten().min().unwrap_or(now + LOOK_NS)
     }
 
@@ -170,7 +180,7 @@ impl ClusterThread {
 
     fn start_keeping(&mut self, now: u64, kept: Kept) {
         let (me, reign) = (self.member.node(), kept.reign);
-        match KeeperService::without_moves(now, kept) {
+        match KeeperService::new(now, kept) {
             Ok(mut keeper) => {
                 tracing::info!(node = %me, reign, "this node keeps the cluster's data");
                 self.links.set_members(&keeper.view().members);
@@ -234,6 +244,16 @@ impl ClusterThread {
                     self.shared.set_keeper(Some(from), announcement.reign);
                 }
             }
+            ControlMessage::Ship { partition, epoch, to, part } if to == self.member.node() => {
+                let answer = self.arrivals.handle_ship(from, partition, epoch, part);
+                self.links.say(from, number, &answer);
+            }
+            ControlMessage::ShipTaken { partition, epoch, part } => {
+                self.shipping.handle_taken(now, from, partition, epoch, part);
+            }
+            ControlMessage::ShipRefused { partition, epoch } => {
+                self.shipping.handle_refused(now, from, partition, epoch);
+            }
             other => match KeeperAnswer::try_from(other) {
                 Ok(KeeperAnswer::View(view)) if self.member.keeper().is_none() => {
                     self.seeking.learn_addresses(&view);
@@ -295,11 +315,25 @@ impl ClusterThread {
                 settled = false;
             }
             settled &= !self.serve_as_keeper(now);
+            settled &= !self.ship(now);
             if settled {
                 break;
             }
         }
         self.shared.set_phase(self.member.phase());
+    }
+
+    /// Brings objects that move on their way; gives whether there were any.
+    fn ship(&mut self, now: u64) -> bool {
+        let mut worked = false;
+        while let Some(output) = self.shipping.poll_output() {
+            worked = true;
+            match output {
+                ShippingOutput::Send(to, message) => self.links.say(to, 0, &message),
+                ShippingOutput::Shipped(handover) => self.member.handle_shipped(now, handover),
+            }
+        }
+        worked
     }
 
     /// Does what the keeper wants; gives whether there was anything.
@@ -344,11 +378,16 @@ impl ClusterThread {
                 let view = routes.view().clone();
                 // Before the cores, so that calls of theirs find the links to whom the view names.
                 self.links.set_members(&view.members);
+                let me = self.member.node();
+                for shipment in self.arrivals.take(me, &view) {
+                    self.cores.ship(shipment);
+                }
+                // Before the cores too: what they let go of is of this view.
+                self.shared.set_view(view.clone());
                 self.cores.publish(&routes);
                 self.seeking.handle_view(&view);
-                self.shared.set_view(view);
+                self.shipping.handle_view(now, me, &view);
             }
-            MemberAction::Lease(_) if self.leaves => {}
             MemberAction::Lease(until_ns) => {
                 self.cores.lease(until_ns);
                 self.shared.set_lease(until_ns);
@@ -367,6 +406,8 @@ impl ClusterThread {
         tracing::warn!(node = %me, "everything in memory is dropped, as others own it now");
         let is_reborn = me != self.shared.node();
         self.cores.drop_everything(me);
+        self.shipping.clear();
+        self.arrivals.clear();
         self.storage.restart(me);
         if is_reborn {
             self.shared.set_node(me);

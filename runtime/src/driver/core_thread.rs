@@ -9,13 +9,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam_channel::{Sender, TrySendError};
+
 use super::Wait;
 use super::clock::Clock;
+use super::cluster::ToCluster;
 use super::edge::EdgeHandle;
 use super::links::{CoreLinks, InlineLinks};
 use super::storage_thread::{FromStorage, StorageDesk, ToStorage};
 use crate::core::{Action, Core, CoreMessage, Counters, Event, Wanted};
 use crate::saving::SaveNews;
+use crate::shipment::Drained;
 use crate::sync::batch_clock::{CoreClock, Observation};
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::{Parker, Unparker};
@@ -73,6 +77,8 @@ pub(crate) struct CoreThread {
     pub(crate) edge: EdgeHandle,
     pub(crate) gauge: Arc<CoreGauge>,
     pub(crate) orders: Arc<CoreOrders>,
+    /// In a cluster: who brings the objects of partitions that move to their next owners.
+    pub(crate) cluster: Option<Sender<ToCluster>>,
     pub(crate) buffers: Buffers,
 }
 
@@ -84,6 +90,8 @@ pub(crate) struct Buffers {
     answers: Vec<FromStorage>,
     /// Requests that the storage thread had no room for, in order.
     storage: VecDeque<ToStorage>,
+    /// Partitions that the cluster thread had no room for.
+    drained: VecDeque<Box<Drained>>,
     /// What the core has passed, once the storage thread has all of `storage`.
     passed: Option<u64>,
     seen: Option<Observation>,
@@ -280,6 +288,7 @@ impl CoreThread {
                 }
                 Action::Blocking(work) => self.edge.run(work),
                 Action::Edge(future) => self.edge.spawn(future),
+                Action::Drained(drained) => self.buffers.drained.push_back(drained),
                 Action::Frame(frame) => {
                     if let Some(links) = &mut self.links {
                         links.send(now, frame);
@@ -293,6 +302,9 @@ impl CoreThread {
         }
         if self.core.wants_commit() {
             self.storage.want_commit();
+        }
+        if !self.buffers.drained.is_empty() {
+            self.flush_drained();
         }
         self.flush_neighbours();
         if let Some(links) = &mut self.links {
@@ -348,13 +360,27 @@ impl CoreThread {
         self.storage.wake();
     }
 
+    /// The cluster thread is not waited for: it may wait for this core.
+    fn flush_drained(&mut self) {
+        let Some(cluster) = &self.cluster else { return self.buffers.drained.clear() };
+        while let Some(drained) = self.buffers.drained.pop_front() {
+            match cluster.try_send(ToCluster::Drained(drained)) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(ToCluster::Drained(drained))) => {
+                    return self.buffers.drained.push_front(drained);
+                }
+                Err(TrySendError::Full(_)) => return,
+            }
+        }
+    }
+
     /// Hands over, declares itself idle, and sleeps until something comes or a timer is due.
     fn sleep(&mut self, now: u64) {
         self.publish();
         self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
         self.perform(now);
-        if !self.buffers.storage.is_empty() {
-            // The storage thread has no room; it is awake, so look again at once.
+        if !self.buffers.storage.is_empty() || !self.buffers.drained.is_empty() {
+            // Another thread has no room; it is awake, so look again at once.
             return;
         }
         self.batches.idle();

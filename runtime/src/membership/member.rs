@@ -37,7 +37,8 @@ mod views;
 ///
 /// Inputs: [`Member::handle_announced`] and [`Member::handle_peer_down`] say where the keeper is, [`Member::handle_answer`] what it
 /// said; [`Member::handle_fences`] and [`Member::handle_dropped`] what became of tasks; [`Member::handle_shipped`] that the next owner
-/// has a partition's objects; [`Member::handle_leave`] that this node is to go; [`Member::handle_timeout`] that time passed.
+/// has a partition's objects; [`Member::handle_leave`] that this node is to go, [`Member::handle_rested`] that it may be gone;
+/// [`Member::handle_timeout`] that time passed.
 /// Outputs: [`Member::poll_action`], to be done in order, and [`Member::poll_timeout`].
 #[derive(Debug)]
 pub struct Member {
@@ -57,6 +58,8 @@ pub struct Member {
     shown_lease_ns: u64,
     /// When to say something to the keeper again.
     speak_at_ns: Option<u64>,
+    /// Whether it has given its last answers, and may be removed as soon as it says once more that it leaves.
+    is_at_rest: bool,
     /// When to try again to open fences.
     fences_at_ns: Option<u64>,
     actions: VecDeque<MemberAction>,
@@ -97,6 +100,7 @@ impl Member {
             lease_until_ns: 0,
             shown_lease_ns: 0,
             speak_at_ns: None,
+            is_at_rest: false,
             fences_at_ns: None,
             actions: VecDeque::new(),
         }
@@ -242,6 +246,14 @@ impl Member {
         }
     }
 
+    /// Nothing of this node is under way any more. One that leaves and owns nothing may be removed now.
+    pub fn handle_rested(&mut self, now: u64) {
+        let is_leaving = matches!(self.phase, Phase::Leaving { .. });
+        if is_leaving && self.owns_nothing() && !std::mem::replace(&mut self.is_at_rest, true) {
+            self.speak(now);
+        }
+    }
+
     /// Time passed.
     pub fn handle_timeout(&mut self, now: u64) {
         if matches!(self.phase, Phase::Leaving { until_ns } if until_ns <= now) {
@@ -271,6 +283,10 @@ impl Member {
             _ => None,
         };
         [leaves_at, self.speak_at_ns, self.hand_at_ns, self.fences_at_ns].into_iter().flatten().min()
+    }
+
+    fn owns_nothing(&self) -> bool {
+        self.views.owned_by(self.record.node).is_empty()
     }
 
     fn is_member(&self) -> bool {
@@ -402,7 +418,10 @@ impl Member {
             Phase::Serving => self.ask(now, KeeperRequest::Renew),
             Phase::Leaving { .. } => {
                 self.ask(now, KeeperRequest::Renew);
-                self.ask(now, KeeperRequest::Leave);
+                // Said by one that owns nothing it is its last word: nobody listens to a node that is no member.
+                if self.is_at_rest || !self.owns_nothing() {
+                    self.ask(now, KeeperRequest::Leave);
+                }
             }
             Phase::Seeking | Phase::Evicted | Phase::Left => return,
         }

@@ -26,7 +26,8 @@ use super::balance::{Holder, set_targets};
 ///   at the epoch of that shipment, when the owner had served on.
 /// * A lost node is removed, and its partitions have new owners in the same view; one that was moving goes where it was moving to,
 ///   as its objects may be there already.
-/// * A leaving node is removed when it owns nothing and nothing moves to it. If nobody else is able it keeps what it has, and may stop.
+/// * A leaving node is removed when it says again that it leaves, and owned nothing by then: so it can answer for what it had
+///   before nobody listens to it any more. If nobody else is able it keeps what it has, and may stop.
 /// * With another store every owned partition stays with its owner, at the next epoch.
 ///
 /// Who is leaving is not in the view, so a new keeper learns it from the nodes, which say it again.
@@ -36,6 +37,8 @@ pub struct Planner {
     store: StoreId,
     joining: BTreeMap<u64, Member>,
     leaving: BTreeSet<NodeId>,
+    /// Those of them that have seen that they own nothing.
+    left: BTreeSet<NodeId>,
     lost: BTreeSet<NodeId>,
     /// By partition and owner.
     handed: BTreeMap<(Partition, NodeId), Handover>,
@@ -43,8 +46,6 @@ pub struct Planner {
     asked_to_leave: BTreeSet<NodeId>,
     /// Incarnations that were removed in this reign, the last one at the end: they never come back.
     removed: VecDeque<NodeId>,
-    /// Whether partitions move between nodes that live.
-    moves: bool,
     is_changed: bool,
 }
 
@@ -67,21 +68,13 @@ impl Planner {
             store,
             joining: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            left: BTreeSet::new(),
             lost: BTreeSet::new(),
             handed: BTreeMap::new(),
             asked_to_leave: BTreeSet::new(),
             removed: VecDeque::new(),
-            moves: true,
             is_changed: true,
         }
-    }
-
-    /// A planner for nodes that cannot hand over what lives in them: a partition keeps its owner until that is gone, and a node that
-    /// leaves is gone when it says so. It MUST have stopped serving before.
-    #[must_use]
-    pub fn without_moves(mut self) -> Self {
-        self.moves = false;
-        self
     }
 
     /// The view that it plans from.
@@ -102,6 +95,7 @@ impl Planner {
         self.view = view;
         let view = &self.view;
         self.leaving.retain(|&node| view.member(node).is_some());
+        self.left.retain(|&node| view.member(node).is_some());
         self.lost.retain(|&node| view.member(node).is_some());
         self.handed.retain(|&(_, node), handover| handover.ends_move_in(view, node));
         let joining = std::mem::take(&mut self.joining);
@@ -130,10 +124,13 @@ impl Planner {
         Ok(())
     }
 
-    /// A node wants to leave: its partitions move away, then it is removed. May be said again.
+    /// A node wants to leave: its partitions move away. Said again when it owns nothing, it is removed.
     pub fn handle_leave(&mut self, node: NodeId) {
         if self.view.member(node).is_some() {
             self.leaving.insert(node);
+            if !is_needed(&self.view, node) {
+                self.left.insert(node);
+            }
         }
         if self.asked_to_leave.len() < MEMBERS_MAX {
             self.asked_to_leave.insert(node);
@@ -237,12 +234,7 @@ impl Planner {
     /// Whether this member is removed by the next view without being asked.
     fn is_gone(&self, node: NodeId) -> bool {
         let is_replaced = self.joining.get(&node.id).is_some_and(|member| member.node != node);
-        is_replaced || self.lost.contains(&node) || self.leaves_at_once(node)
-    }
-
-    /// Whether it leaves with everything it has, which others take over.
-    fn leaves_at_once(&self, node: NodeId) -> bool {
-        !self.moves && self.leaving.contains(&node) && !able_members(&self.view, &self.leaving).is_empty()
+        is_replaced || self.lost.contains(&node)
     }
 
     fn change_members(&self, next: &mut View) {
@@ -287,22 +279,21 @@ impl Planner {
         }
         set_targets(&mut holders);
         assign_free(next, &mut holders);
-        if self.moves {
-            start_moves(next, &mut holders);
-        }
+        start_moves(next, &mut holders);
     }
 
     fn remove_those_who_left(&self, next: &mut View) {
-        for &node in &self.leaving {
-            let is_needed = next
-                .partitions
-                .iter()
-                .any(|state| state.owner == Some(node) || state.moving_to == Some(node));
-            if !is_needed {
+        for &node in &self.left {
+            if !is_needed(next, node) {
                 next.remove_member(node);
             }
         }
     }
+}
+
+/// Whether a node owns something or is about to.
+fn is_needed(view: &View, node: NodeId) -> bool {
+    view.partitions.iter().any(|state| state.owner == Some(node) || state.moving_to == Some(node))
 }
 
 fn remove_other_incarnation(view: &mut View, node: NodeId) {

@@ -1,5 +1,6 @@
 //! A node's handles to its cluster: wait until it serves, look at the others, leave.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{Node, NodeShared};
 use crate::cluster::report::{ClusterReport, NodeCounters, ObjectPlace};
 use crate::driver::clock::Clock;
 use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, LineShared, ToCluster};
-use crate::membership::Phase;
+use crate::membership::{Phase, able_members};
 use crate::node::Stats;
 
 /// Why a node does not serve.
@@ -110,8 +111,21 @@ impl ClusterHandle {
         }
     }
 
+    /// Whether this node has objects that somebody else could own.
+    pub(super) fn has_heirs(&self) -> bool {
+        let leaving = BTreeSet::from([self.shared.node()]);
+        !self.owns_nothing()
+            && self.shared.view().is_some_and(|view| !able_members(&view, &leaving).is_empty())
+    }
+
+    fn owns_nothing(&self) -> bool {
+        let me = self.shared.node();
+        let owns = |view: Arc<View>| view.partitions.iter().any(|state| state.owner == Some(me));
+        !self.shared.view().is_some_and(owns)
+    }
+
     /// Hands this node's objects over, until it has none or this much time is over.
-    pub(super) async fn leave(&self, patience: Duration) -> bool {
+    pub(super) async fn leave(&self, node: &NodeShared, patience: Duration) -> bool {
         let until_ns = self.clock.now().saturating_add(patience.as_nanos() as u64);
         if self.looks_on || self.inbox.try_send(ToCluster::Leave(until_ns)).is_err() {
             return true;
@@ -119,6 +133,12 @@ impl ClusterHandle {
         // The thread itself gives up at that time; this is for one that does not run.
         let deadline = tokio::time::Instant::now() + patience + STOP_PATIENCE;
         while self.shared.phase() != Phase::Left && tokio::time::Instant::now() < deadline {
+            if self.owns_nothing() && node.is_quiet() {
+                // Its last answers are with the links, and are to get there.
+                tokio::time::sleep(LAST_WORDS).await;
+                // One that is lost is said again in a moment.
+                let _ = self.inbox.try_send(ToCluster::Rested);
+            }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         self.clock.now() < until_ns
@@ -247,5 +267,7 @@ impl SelfReport {
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long the links have for the last answers of a node that leaves.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 const ANSWERS_MAX: usize = 1024;

@@ -22,6 +22,7 @@ use crate::key::StoredKey;
 use crate::registry::{self, NodeEntrance};
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadTicket, SaveNews};
+use crate::shipment::Drained;
 use crate::slot::State;
 
 const NODE: NodeId = NodeId { id: 1, incarnation: 1 };
@@ -38,6 +39,7 @@ pub(crate) struct Cluster {
     pub(crate) edges: Vec<EdgeFuture>,
     pub(crate) store: FaultyStore<MemoryStore>,
     pub(crate) storage: Storage,
+    pub(crate) drained: Vec<Drained>,
     node_tag: u32,
 }
 
@@ -88,6 +90,7 @@ impl Cluster {
                 loads: Vec::new(),
                 images_written: 0,
             },
+            drained: Vec::new(),
             node_tag,
         }
     }
@@ -280,6 +283,15 @@ impl Cluster {
         self.saved::<E>(key).and_then(|(_, count)| count)
     }
 
+    /// Shows all cores a view in which the partition of this key is on its way to another node, or stays.
+    pub(crate) fn show_move(&mut self, key: u64, to: Option<NodeId>) {
+        let partition = Partition::new(key.canonical(|key| key.partition())).expect("a partition");
+        let mut view = (**Routes::solo(NODE, 1).view()).clone();
+        view.move_to(partition, to);
+        let routes = Arc::new(Routes::new(NODE, self.cores.len() as u16, Arc::new(view)));
+        (0..self.cores.len()).for_each(|core| self.step(core, Event::View(routes.clone())));
+    }
+
     /// Lets time pass, a millisecond at a time.
     pub(crate) fn pass_ms(&mut self, ms: u64) {
         for _ in 0..ms {
@@ -319,6 +331,7 @@ impl Cluster {
             Action::Load(ticket) => self.storage.loads.push(ticket),
             Action::Blocking(work) => self.works.push(work),
             Action::Edge(future) => self.edges.push(future),
+            Action::Drained(drained) => self.drained.push(*drained),
             Action::Frame(frame) => panic!("there is no other node: {frame:?}"),
         }
     }

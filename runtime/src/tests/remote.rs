@@ -7,6 +7,7 @@ mod handles;
 mod lent;
 mod motion;
 mod moved;
+mod moves;
 mod probes;
 mod threads;
 pub(crate) mod world;

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use epicserver_storage::{Member, PARTITIONS, Partition, StoreId, StoreLimits, View, ViewError};
+use epicserver_storage::{Member, NodeId, PARTITIONS, Partition, StoreId, StoreLimits, View, ViewError};
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind};
 
 use crate::cluster::report::NodeCounters;
@@ -67,6 +67,8 @@ pub enum ControlMessage {
         partition: Partition,
         /// The epoch of the owner that ships.
         epoch: u64,
+        /// The life of the node that is to have them: another one of it must not use them.
+        to: NodeId,
         /// A part of the stream of records.
         part: Part,
     },
@@ -223,9 +225,10 @@ impl ControlMessage {
                 writer.u64(handover.epoch);
                 writer.node(handover.to);
             }),
-            Self::Ship { partition, epoch, part } => {
+            Self::Ship { partition, epoch, to, part } => {
                 writer.partition(*partition);
                 writer.u64(*epoch);
+                writer.node(*to);
                 put_part(writer, part);
             }
             Self::ShipTaken { partition, epoch, part } => {
@@ -299,9 +302,12 @@ impl ControlMessage {
 
     fn read_rest(kind: u8, reader: &mut Reader<'_>) -> Result<Self, ControlError> {
         Ok(match kind {
-            SHIP => {
-                Self::Ship { partition: reader.partition()?, epoch: reader.u64()?, part: read_part(reader)? }
-            }
+            SHIP => Self::Ship {
+                partition: reader.partition()?,
+                epoch: reader.u64()?,
+                to: reader.node()?,
+                part: read_part(reader)?,
+            },
             13 => {
                 Self::ShipTaken { partition: reader.partition()?, epoch: reader.u64()?, part: reader.u32()? }
             }

@@ -244,6 +244,7 @@ impl SimNode {
             Action::Blocking(_) | Action::Edge(_) => {
                 unreachable!("no entity of the world asks for work elsewhere")
             }
+            Action::Drained(_) => unreachable!("no view of the world moves anything"),
         }
     }
 

@@ -11,6 +11,8 @@ use super::doors::{CoreDoors, LineShared, StorageDoor};
 use super::seeking::Seeking;
 use super::shared::ClusterShared;
 use super::{ClusterThread, ToCluster};
+use crate::cluster::arrivals::Arrivals;
+use crate::cluster::shipping::Shipping;
 use crate::driver::clock::Clock;
 use crate::driver::control_port::LinksHandle;
 use crate::driver::storage_thread::StorageDesk;
@@ -106,7 +108,8 @@ impl ClusterSeed {
             shared: self.shared,
             inquiries: super::Inquiries::new(report),
             looks_on: self.looks_on,
-            leaves: false,
+            shipping: Shipping::new(),
+            arrivals: Arrivals::new(),
         };
         spawn(thread)
     }

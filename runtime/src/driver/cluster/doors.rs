@@ -15,6 +15,7 @@ use crate::driver::control_port::LinksHandle;
 use crate::driver::storage_thread::{FencesTicket, FromStorage, StorageDesk, ToStorage};
 use crate::membership::FencesOutcome;
 use crate::routes::Routes;
+use crate::shipment::Shipment;
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::Unparker;
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
@@ -28,6 +29,12 @@ pub(crate) struct CoreDoors {
 impl CoreDoors {
     pub(crate) fn publish(&self, routes: &Arc<Routes>) {
         self.tell_all(|| Event::View(routes.clone()));
+    }
+
+    /// Gives the core that will serve a partition its objects.
+    pub(crate) fn ship(&self, shipment: Shipment) {
+        let core = usize::from(shipment.partition.number()) % self.doors.len();
+        self.tell(core, Event::Shipped(Box::new(shipment)));
     }
 
     pub(crate) fn lease(&self, until_ns: u64) {

@@ -335,6 +335,27 @@ fn a_node_leaves_when_all_is_handed_over_and_shows_that_view_before() {
     node.does(&[]);
 }
 
+/// It is a member as long as it may have answers to give.
+#[test]
+fn a_node_that_handed_everything_over_gives_its_last_answers_first() {
+    let mut node = Node::serving();
+    node.member.handle_leave(SECOND, 30 * SECOND);
+    node.does(&["renew", "leave"]);
+    node.member.handle_rested(SECOND);
+    node.does(&[]);
+    node.tell(SECOND, view(11, &[]));
+    node.does(&["publish 11"]);
+    node.member.handle_timeout(3 * SECOND);
+    node.does(&["renew"]);
+    node.member.handle_rested(4 * SECOND);
+    node.does(&["renew", "leave"]);
+    node.member.handle_rested(4 * SECOND);
+    node.does(&[]);
+    // Until it is heard.
+    node.member.handle_timeout(6 * SECOND);
+    node.does(&["renew", "leave"]);
+}
+
 #[test]
 fn a_node_leaves_at_its_deadline_or_when_told_to_without_giving_up_its_lease() {
     let mut node = Node::serving();

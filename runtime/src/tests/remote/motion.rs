@@ -126,7 +126,7 @@ fn a_call_to_another_node_waits_for_those_that_another_core_has() {
     let (mut world, key) = two_cores();
     let (mut long, mut queued) = busy(&mut world, key);
     world.show(1, key, 1, 2);
-    world.make_view(0, key, 1, 2);
+    world.make_view(0, key, 1, 2, None);
     world.show_core(0, 0);
     // Also one by a reference that remembers the core.
     let mut later = note(&mut world, key, 2);
@@ -148,7 +148,7 @@ fn calls_on_their_way_to_a_core_that_lost_their_object_come_back_in_order() {
     let (mut world, key) = two_cores();
     world.call(0, async move { post(key).call(Add { by: 1 }).await.unwrap() });
     world.show(1, key, 1, 2);
-    world.make_view(0, key, 1, 2);
+    world.make_view(0, key, 1, 2, None);
     let mut early: Vec<_> = (0..5).map(|number| note(&mut world, key, number)).collect();
     world.show_core(0, 1);
     // To and fro, until the caller's core knows better.

@@ -16,9 +16,11 @@ use crate::error::CallError;
 use crate::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::field::Field;
 use crate::key::StoredKey;
+use crate::membership::Handover;
 use crate::remote::PeerFrame;
 use crate::routes::Routes;
 use crate::saving::SavePolicy;
+use crate::shipment::{Drained, Shipment};
 use crate::tests::by_hand::{entity, method};
 use crate::wire::extension::Extension;
 
@@ -136,6 +138,7 @@ pub(crate) struct Process {
     between: VecDeque<(u16, CoreMessage)>,
     actions: Vec<Action>,
     routes: Arc<Routes>,
+    drained: Vec<Drained>,
     pub(crate) links: Vec<LinkId>,
     /// Kinds of frames that are to be lost on their way in, one for each entry.
     pub(crate) losses: Vec<FrameKind>,
@@ -192,6 +195,7 @@ impl World {
             between: VecDeque::new(),
             actions: Vec::new(),
             routes,
+            drained: Vec::new(),
             links: Vec::new(),
             losses: Vec::new(),
             came: Vec::new(),
@@ -300,21 +304,59 @@ impl World {
 
     /// Shows a node another view: the partition of this key belongs to `owner` at `epoch`.
     pub(crate) fn show(&mut self, node: usize, key: u64, owner: usize, epoch: u64) {
-        self.make_view(node, key, owner, epoch);
-        (0..self.options.cores).for_each(|core| self.show_core(node, core));
+        self.make_view(node, key, owner, epoch, None);
+        self.show_cores(node);
+    }
+
+    /// As [`show`](Self::show), where the partition is on its way to another node.
+    pub(crate) fn show_move(&mut self, node: usize, key: u64, owner: usize, epoch: u64, to: usize) {
+        self.make_view(node, key, owner, epoch, Some(to));
+        self.show_cores(node);
     }
 
     /// Makes the view that [`show_core`](Self::show_core) brings to the cores of a node, each in its own time.
-    pub(crate) fn make_view(&mut self, node: usize, key: u64, owner: usize, epoch: u64) {
-        let owner = if owner == node { self.id(node) } else { NodeId { incarnation: 0, ..self.id(owner) } };
+    pub(crate) fn make_view(&mut self, node: usize, key: u64, owner: usize, epoch: u64, to: Option<usize>) {
+        let seen = |other: usize| {
+            if other == node { self.id(other) } else { NodeId { incarnation: 0, ..self.id(other) } }
+        };
+        let state = PartitionState { owner: Some(seen(owner)), epoch, moving_to: to.map(seen) };
         let (me, cores) = (self.id(node), self.options.cores);
         let process = self.nodes[node].process.as_mut().expect("it is up");
         let partition = key.canonical(|key| key.partition());
         let mut view = (**process.routes.view()).clone();
         view.version += 1;
-        view.partitions[usize::from(partition)] =
-            PartitionState { owner: Some(owner), epoch, moving_to: None };
+        view.partitions[usize::from(partition)] = state;
         process.routes = Arc::new(Routes::new(me, cores, Arc::new(view)));
+    }
+
+    fn show_cores(&mut self, node: usize) {
+        (0..self.options.cores).for_each(|core| self.show_core(node, core));
+    }
+
+    /// Brings what the last node to let go of this key's partition gave away to the next owner, by way of its bytes.
+    pub(crate) fn ship(&mut self, from: usize, to: usize, key: u64) {
+        let drained = self.drained(from, key).expect("it is drained");
+        let Handover { partition, epoch, .. } = drained.handover;
+        let stream = drained.records.part(0).bytes;
+        let shipment = Shipment::parse(partition, epoch + 1, &stream).expect("a stream of records");
+        let (now, core) = (self.now, partition.number() % self.options.cores);
+        let process = self.process(to);
+        let event = Event::Shipped(Box::new(shipment));
+        process.cores[usize::from(core)].step(now, event, &mut process.actions);
+    }
+
+    /// Whether a node gave the partition of this key away.
+    pub(crate) fn has_drained(&mut self, node: usize, key: u64) -> bool {
+        let partition = key.canonical(|key| key.partition());
+        self.process(node).drained.iter().any(|drained| drained.handover.partition.number() == partition)
+    }
+
+    /// What a node gave away of the partition of this key; asked once.
+    pub(crate) fn drained(&mut self, node: usize, key: u64) -> Option<Drained> {
+        let partition = key.canonical(|key| key.partition());
+        let drained = &mut self.process(node).drained;
+        let place = drained.iter().position(|drained| drained.handover.partition.number() == partition)?;
+        Some(drained.remove(place))
     }
 
     /// Shows a core the newest view of its node.
@@ -462,6 +504,7 @@ impl Process {
                     self.fabric.handle_frame(now, u16::from(core), frame);
                     moved = true;
                 }
+                Action::Drained(drained) => self.drained.push(*drained),
                 _ => {}
             }
         }

@@ -40,6 +40,16 @@ impl SaveStream {
         self.writer.out.clear();
     }
 
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.writer.out.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.writer.out.is_empty()
+    }
+
     /// How many parts it takes; an empty stream is one empty part.
     pub fn part_count(&self) -> u32 {
         self.writer.out.len().div_ceil(PART_LEN_MAX).max(1) as u32
@@ -125,6 +135,11 @@ impl<N: PartialEq> Collector<N> {
             return Collected::Taken;
         }
         Collected::Whole(place.take().map(|collector| collector.bytes).unwrap_or_default())
+    }
+
+    /// Of which stream it has the first parts.
+    pub fn name(&self) -> &N {
+        &self.name
     }
 
     /// How many bytes it holds.

@@ -36,9 +36,12 @@ pub(crate) fn message(random: &mut Rng) -> ControlMessage {
             epoch: random.u64(..),
             to: node(random),
         })),
-        12 => {
-            ControlMessage::Ship { partition: partition(random), epoch: random.u64(..), part: part(random) }
-        }
+        12 => ControlMessage::Ship {
+            partition: partition(random),
+            epoch: random.u64(..),
+            to: node(random),
+            part: part(random),
+        },
         13 => ControlMessage::ShipTaken {
             partition: partition(random),
             epoch: random.u64(..),

@@ -78,7 +78,8 @@ fn a_long_reason_is_cut_at_a_letter() {
 #[test]
 fn a_message_beyond_the_limit_is_not_written() {
     let part = Part { number: 0, is_last: true, bytes: vec![0; CONTROL_LEN_MAX] };
-    let message = ControlMessage::Ship { partition: Partition::from_hash(0), epoch: 1, part };
+    let to = NodeId { id: 1, incarnation: 1 };
+    let message = ControlMessage::Ship { partition: Partition::from_hash(0), epoch: 1, to, part };
     assert!(matches!(message.frame(None, 0), Err(ControlError::Limit { .. })));
 }
 

@@ -240,6 +240,7 @@ impl World {
 
     fn tick(&mut self, process: usize, clock: u64) {
         self.processes[process].member.handle_timeout(clock);
+        self.processes[process].member.handle_rested(clock);
         if self.keeper.as_ref().is_some_and(|keeper| keeper.process == process) {
             self.keep(clock);
         }

@@ -1,0 +1,56 @@
+//! Nodes that join and leave under load: objects move, with what is in them, and nobody notices.
+
+use crate::ledger::Findings;
+use crate::world::{Game, World};
+
+/// Ends a game in which nothing may have gone wrong: not one answer, not one call, not one object that is only in memory.
+async fn end_well(game: Game) {
+    let refused = game.refused();
+    let (findings, failed) = game.end().await;
+    let Findings { wrong, lost_saves, forgotten, unknown, acknowledged_saves, .. } = findings;
+    assert_eq!((wrong, lost_saves, forgotten, unknown), (0, 0, 0, 0), "{findings:?}");
+    assert_eq!((failed, refused), (0, 0), "{findings:?}");
+    assert!(acknowledged_saves > 100, "{findings:?}");
+}
+
+async fn nodes_join(name: &str, threads: &'static str) {
+    let (world, first) = World::found(name, threads).await;
+    let game = Game::start(world.client.pool(), 50);
+    game.play_on(100).await;
+    let second = world.start().await;
+    world.shared_by(&[first.id, second.id]).await;
+    game.play_on(100).await;
+    let third = world.start().await;
+    world.shared_by(&[first.id, second.id, third.id]).await;
+    game.play_on(100).await;
+    end_well(game).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_takes_its_share_dedicated() {
+    nodes_join("join-dedicated", "dedicated").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_takes_its_share_inline() {
+    nodes_join("join-inline", "inline").await;
+}
+
+/// The first to leave owns objects only, the second keeps the data as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_leave_lose_nothing() {
+    let (world, first) = World::found("leave", "dedicated").await;
+    let (second, third) = (world.start().await, world.start().await);
+    world.shared_by(&[first.id, second.id, third.id]).await;
+    let game = Game::start(world.client.pool(), 50);
+    game.play_on(100).await;
+    assert!(second.stop().await, "a node that is told to stop ends well");
+    world.shared_by(&[first.id, third.id]).await;
+    game.play_on(100).await;
+    assert!(first.stop().await, "and so does the keeper");
+    world.owned_by(third.id).await;
+    game.play_on(100).await;
+    end_well(game).await;
+    world.end().await;
+}
