@@ -23,11 +23,11 @@ enum What {
     Node(Flags),
     /// Shows the members of a running cluster and what they do, or where one object lives.
     Inspect(inspect::Options),
-    /// Plays the game of barrels on one process and then on two, and checks every answer.
+    /// Plays a game on processes that come and go, one killed among them, and checks every answer.
     Demo(demo::Options),
-    /// The second process of the demo.
+    /// A process of the demo.
     #[command(hide = true)]
-    DemoPeer(Flags),
+    DemoNode(Flags),
 }
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         What::Node(flags) => node(&flags),
         What::Inspect(options) => inspect::run(&options),
         What::Demo(options) => demo::run(&options),
-        What::DemoPeer(flags) => demo::peer::run(&flags),
+        What::DemoNode(flags) => demo::processes::serve(&flags),
     }
 }
 

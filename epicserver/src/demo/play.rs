@@ -1,114 +1,174 @@
-//! Plays the game and checks every score.
+//! A game that goes on in the background: every player shoots at its own barrels, level after level, and the books say what
+//! must come of it.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use epicserver::{CallError, Executed, Pool, Ref};
+use epicserver::cluster::{View, partition_of};
+use epicserver::{Call, CallError, Executed, Method, Pool, Ref};
 use tokio::task::JoinSet;
 
 use super::game::{Barrel, Player};
+use super::ledger::{Findings, Ledger};
 
-/// Who plays against what, and how long.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    players: u64,
-    barrels_each: u64,
-    rounds: u64,
-    /// Keeps the players of one phase apart from those of another.
-    name: &'static str,
+/// A game that goes on until it is ended.
+pub(crate) struct Game {
+    table: Arc<Table>,
+    players: JoinSet<()>,
 }
 
-/// What was called, and how it went.
+/// What all players share.
+struct Table {
+    ledger: Mutex<Ledger>,
+    pool: Pool,
+    barrels_each: usize,
+    levels: AtomicU64,
+    failed: AtomicU64,
+    retried: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// What came of a game.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) calls: u64,
+pub(crate) struct Outcome {
+    /// What the books say.
+    pub(crate) findings: Findings,
+    /// Calls that failed for good though they did not run.
     pub(crate) failed: u64,
-    pub(crate) unknown: u64,
-    pub(crate) answers: u64,
-    pub(crate) wrong: u64,
+    /// Calls that did not run and were made again.
+    pub(crate) retried: u64,
 }
 
-impl Plan {
-    pub(crate) fn new(players: u64, barrels: u64, rounds: u64, name: &'static str) -> Self {
-        Self { players, barrels_each: barrels / players, rounds, name }
+impl Game {
+    /// Starts a game of so many players, each with so many barrels of its own.
+    pub(crate) fn start(pool: Pool, players: usize, barrels_each: usize) -> Self {
+        let ledger = Mutex::new(Ledger::new(players * barrels_each, players));
+        let table = Arc::new(Table {
+            ledger,
+            pool,
+            barrels_each,
+            levels: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let mut game = Self { table, players: JoinSet::new() };
+        for number in 0..players {
+            let table = game.table.clone();
+            game.players.spawn(async move { table.play(number).await });
+        }
+        game
     }
 
-    fn player(&self, pool: &Pool, number: u64) -> Ref<Player> {
-        pool.get::<Player>(&format!("{} player {number}", self.name))
+    /// Levels that have ended.
+    pub(crate) fn levels(&self) -> u64 {
+        self.table.levels.load(Ordering::Relaxed)
     }
 
-    /// The block of barrels that a player shoots at in a round: in each round each block has one player.
-    fn block(&self, pool: &Pool, player: u64, round: u64) -> Vec<Ref<Barrel>> {
-        let block = (player + round * BLOCK_STEP) % self.players;
-        let first = block * self.barrels_each;
-        (first..first + self.barrels_each).map(|key| pool.get::<Barrel>(key)).collect()
-    }
-
-    /// What a player has after `rounds` rounds: a barrel counts from its third hit on.
-    fn score_after(&self, rounds: u64) -> u64 {
-        rounds.saturating_sub(2) * self.barrels_each
-    }
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.calls += other.calls;
-        self.failed += other.failed;
-        self.unknown += other.unknown;
-        self.answers += other.answers;
-        self.wrong += other.wrong;
-    }
-
-    fn fail(&mut self, error: &CallError) {
-        tracing::error!(%error, "a call failed");
-        match error.executed() {
-            Executed::Unknown => self.unknown += 1,
-            Executed::No | Executed::Yes => self.failed += 1,
+    /// Waits until so many more levels have ended. It waits as long as the game takes: the caller knows how long that may be.
+    pub(crate) async fn play_on(&self, levels: u64) {
+        let target = self.levels() + levels;
+        while self.levels() < target {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+
+    /// What was on this node may be forgotten, as far as it lives in memory only.
+    pub(crate) fn excuse(&self, view: &View, node: u64) {
+        let mut ledger = self.table.ledger();
+        let barrels = ledger.barrels();
+        let on_node = |barrel: &usize| {
+            view.owner(partition_of::<Barrel>(*barrel as u64)).is_some_and(|owner| owner.id == node)
+        };
+        ledger.killed((0..barrels).filter(on_node));
+    }
+
+    /// Whether this barrel may begin again.
+    pub(crate) fn is_excused(&self, barrel: usize) -> bool {
+        self.table.ledger().is_excused(barrel)
+    }
+
+    /// Ends the game, asks every player for the score once more, and gives what came of it.
+    pub(crate) async fn end(mut self) -> Outcome {
+        self.table.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.players.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a player's task ended early");
+                self.table.failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let players = self.table.ledger().players();
+        for number in 0..players {
+            let player = self.table.player(number);
+            match retrying(&self.table.retried, || player.score()).await {
+                Ok(score) => self.table.ledger().score(number, score),
+                Err(error) => self.table.fail(&error),
+            }
+        }
+        let findings = self.table.ledger().findings;
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        Outcome { findings, failed: count(&self.table.failed), retried: count(&self.table.retried) }
+    }
 }
 
-/// Plays all rounds, one after the other, all players of a round at once.
-pub(crate) async fn play(pool: &Pool, plan: &Plan) -> Tally {
-    let mut tally = Tally::default();
-    for round in 0..plan.rounds {
-        let mut players = JoinSet::new();
-        for number in 0..plan.players {
-            let player = plan.player(pool, number);
-            let barrels = plan.block(pool, number, round);
-            let expected = plan.score_after(round + 1);
-            players.spawn(async move { one_level(&player, barrels, expected).await });
-        }
-        while let Some(result) = players.join_next().await {
-            match result {
-                Ok(one) => tally.add(&one),
-                Err(error) => {
-                    tracing::error!(%error, "a player's task ended");
-                    tally.failed += 1;
+impl Table {
+    async fn play(&self, number: usize) {
+        let player = self.player(number);
+        let block: Vec<usize> = (number * self.barrels_each..(number + 1) * self.barrels_each).collect();
+        let barrels: Vec<Ref<Barrel>> =
+            block.iter().map(|barrel| self.pool.get::<Barrel>(*barrel as u64)).collect();
+        while !self.stop.load(Ordering::Relaxed) {
+            match retrying(&self.retried, || player.enter_level(barrels.clone())).await {
+                Ok(level) => self.ledger().level(number, &block, &level),
+                Err(error) if error.executed() == Executed::Unknown => {
+                    self.ledger().unknown_level(number, &block);
                 }
+                Err(error) => self.fail(&error),
             }
+            self.levels.fetch_add(1, Ordering::Relaxed);
         }
     }
-    tally
+
+    fn player(&self, number: usize) -> Ref<Player> {
+        self.pool.get::<Player>(&player_key(number))
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: &CallError) {
+        tracing::error!(%error, "a call failed");
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-async fn one_level(player: &Ref<Player>, barrels: Vec<Ref<Barrel>>, expected: u64) -> Tally {
-    let mut tally = Tally { calls: barrels.len() as u64 + 2, ..Tally::default() };
-    if let Err(error) = player.enter_level(barrels).within(BUDGET).await {
-        tally.fail(&error);
-    }
-    match player.score().within(BUDGET).await {
-        Ok(score) => {
-            tally.answers += 1;
-            if score != expected {
-                tracing::error!(score, expected, ?player, "a score is wrong");
-                tally.wrong += 1;
+/// The key of a player.
+pub(crate) fn player_key(number: usize) -> String {
+    format!("player {number}")
+}
+
+/// Calls again while that is certainly safe, and counts how often.
+pub(crate) async fn retrying<M, T>(
+    retried: &AtomicU64,
+    mut call: impl FnMut() -> Call<M>,
+) -> Result<T, CallError>
+where
+    M: Method<Output = Result<T, CallError>>,
+{
+    for _ in 0..TRIES {
+        match call().within(BUDGET).await {
+            Err(error) if error.retry_safe() => {
+                retried.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
+            result => return result,
         }
-        Err(error) => tally.fail(&error),
     }
-    tally
+    call().within(BUDGET).await
 }
 
-/// Coprime to round numbers of players, so that blocks go to other players in each round.
-const BLOCK_STEP: u64 = 7;
-const BUDGET: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const BUDGET: Duration = Duration::from_secs(60);
+const TRIES: u32 = 1000;

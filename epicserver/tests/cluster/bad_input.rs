@@ -1,19 +1,27 @@
 //! What does not belong to the cluster, and what cannot work.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
-use epicserver::launch;
-use epicserver::settings::Settings;
+use epicserver::{Executed, launch};
+use epicserver_data_dir::DataDirectory;
 
-use crate::world::{Game, World, elsewhere};
+use crate::other_game;
+use crate::play::Outcome;
+use crate::world::{World, elsewhere, play_on, start_game};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_refused_and_harm_nobody() {
     let (world, first) = World::found("strangers", "dedicated").await;
-    let game = Game::start(world.client.pool(), 20);
+    let game = start_game(&world, 20);
     let address = world.address(first.id);
+    // Ten thousand who say nothing, as many at a time as a process may have files.
+    for _ in 0..20 {
+        let half_open: Vec<_> = (0..500).filter_map(|_| TcpStream::connect(&address).ok()).collect();
+        assert!(half_open.len() > 400, "only {} were let in", half_open.len());
+    }
     let half_open: Vec<_> = (0..500).filter_map(|_| TcpStream::connect(&address).ok()).collect();
     for garbage in [&[0u8; 64][..], &[0xff; 4096], b"GET / HTTP/1.1\r\n\r\n", &u32::MAX.to_le_bytes()] {
         let mut stranger = TcpStream::connect(&address).expect("the port is open");
@@ -24,21 +32,64 @@ async fn strangers_are_refused_and_harm_nobody() {
         let _ = stranger.read_to_end(&mut answer);
     }
     drop(half_open);
-    game.play_on(200).await;
+    play_on(&game, 200).await;
     let wrong = world.folder().join("wrong-secret");
     let text = std::fs::read_to_string(world.folder().join("cluster.secret")).expect("the cluster's secret");
     let other: String = text.chars().map(|letter| if letter == 'a' { 'b' } else { letter }).collect();
     std::fs::write(&wrong, other).expect("written");
     let refused = launch::start::<()>(&elsewhere(&address, wrong)).await;
     assert!(refused.is_err(), "a node with a wrong secret joined");
-    let (findings, failed) = game.end().await;
+    let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, findings.unknown, failed), (0, 0, 0, 0), "{findings:?}");
     world.end().await;
 }
 
-#[tokio::test]
-async fn a_directory_that_cannot_be_used_is_refused_in_words() {
-    let settings = Settings::in_folder(std::path::Path::new("/proc/epicserver"));
-    let error = launch::start::<()>(&settings).await.expect_err("nothing can be written there");
-    assert!(error.to_string().contains("/proc/epicserver"), "{error}");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_version_of_the_program_owns_nothing_and_is_never_misread() {
+    let (world, first) = World::found("versions", "dedicated").await;
+    let game = start_game(&world, 20);
+    play_on(&game, 50).await;
+    let other = world.start_other().await;
+    world.has_member(other.id).await;
+    play_on(&game, 100).await;
+    assert_eq!((world.partitions_of(other.id), world.partitions_of(first.id)), (0, 4096));
+    let pool = world.client.pool();
+    let misread = pool.get::<other_game::Player>("player 1").score().await;
+    assert!(misread.as_ref().is_err_and(|error| error.executed() == Executed::No), "{misread:?}");
+    let Outcome { findings, failed, .. } = game.end().await;
+    assert_eq!((findings.wrong, findings.lost_saves, findings.unknown, failed), (0, 0, 0, 0), "{findings:?}");
+    world.end().await;
+}
+
+/// Runs a node that cannot start; gives what it says.
+fn refused_node(arguments: &[&str]) -> String {
+    let command = Command::new(env!("CARGO_BIN_EXE_epicserver")).arg("node").args(arguments).output();
+    let output = command.expect("the command runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn what_cannot_work_is_refused_in_words() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let folder = std::env::temp_dir().join(format!("epicserver-test-words-{}", std::process::id()));
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (mine, theirs) = (path("mine"), path("theirs"));
+    for founded in [&mine, &theirs] {
+        DataDirectory::open_or_found(founded.as_ref(), None).expect("a new directory");
+    }
+    let theirs = path("theirs/cluster.secret");
+    let cases: [(&[&str], &str); 4] = [
+        (&["--data-dir", &mine, "--listen", &address], "already in use"),
+        (&["--data-dir", &mine, "--secret-file", &theirs], "belongs to cluster"),
+        (&["--data-dir", &mine, "--seed", &address], "secret_file"),
+        (&["--data-dir", "/proc/epicserver"], "/proc/epicserver"),
+    ];
+    for (arguments, words) in cases {
+        let text = refused_node(arguments);
+        assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+    std::fs::remove_dir_all(&folder).expect("removed");
 }

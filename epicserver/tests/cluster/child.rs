@@ -6,6 +6,7 @@ use epicserver::launch;
 use epicserver::settings::{Flags, Settings};
 
 use crate::game::{Barrel, Player};
+use crate::other_game;
 
 /// Serves until it is told to stop, where the environment says so; else it is no test of anything.
 #[test]
@@ -26,10 +27,10 @@ fn node_process() {
     };
     let settings = Settings::load(&flags, std::iter::empty()).expect("the test's own settings");
     let serving = |node: &epicserver::Node| println!("{SERVING}{:016x}", node.id().id);
-    let code = if given.contains_key("plain") {
-        launch::serve::<()>(&settings, serving)
-    } else {
-        launch::serve::<(Player, Barrel)>(&settings, serving)
+    let code = match given.get("binary").copied() {
+        None => launch::serve::<(Player, Barrel)>(&settings, serving),
+        Some("other") => launch::serve::<(other_game::Player, other_game::Barrel)>(&settings, serving),
+        Some(_) => launch::serve::<()>(&settings, serving),
     };
     assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
 }

@@ -1,13 +1,14 @@
 //! Nodes that are killed under load: others take over what they had, the data included.
 
-use crate::world::{Game, World};
+use crate::play::Outcome;
+use crate::world::{World, play_on, start_game};
 
 /// Kills an owner again and again; each time another process of the machine takes over what it had.
 async fn owners_are_killed(name: &str, threads: &'static str) {
     let (world, mut owner) = World::found(name, threads).await;
-    let game = Game::start(world.client.pool(), 50);
+    let game = start_game(&world, 50);
     for _ in 0..10 {
-        game.play_on(60).await;
+        play_on(&game, 60).await;
         let next = world.start().await;
         world.shared_by(&[owner.id, next.id]).await;
         game.excuse(&world.view(), owner.id);
@@ -15,8 +16,8 @@ async fn owners_are_killed(name: &str, threads: &'static str) {
         world.owned_by(next.id).await;
         owner = next;
     }
-    game.play_on(60).await;
-    let (findings, failed) = game.end().await;
+    play_on(&game, 60).await;
+    let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
     assert!(findings.acknowledged_saves > 100, "{findings:?}");
     world.end().await;

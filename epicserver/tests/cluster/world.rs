@@ -1,21 +1,18 @@
-//! The cluster of a test: its folder, its processes, a client, and a game that goes on in the background.
+//! The cluster of a test: its folder, its processes, and a client.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use epicserver::cluster::{View, partition_of};
+use epicserver::cluster::{PartitionState, View};
 use epicserver::settings::{DataDir, Settings};
-use epicserver::{CallError, Executed, Node, Pool, Ref, launch};
+use epicserver::{Node, launch};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::task::JoinSet;
 
 use crate::child::{ARGUMENTS, SERVING};
-use crate::game::{Barrel, Level, Player};
-use crate::ledger::{Findings, Ledger};
+use crate::play::Game;
 
 /// A cluster of processes, and a client of it in this process.
 pub(crate) struct World {
@@ -33,16 +30,27 @@ pub(crate) struct Process {
 impl World {
     /// Founds a cluster with a data node that serves objects too.
     pub(crate) async fn found(name: &str, threads: &'static str) -> (Self, Process) {
+        let (world, first) = Self::found_with(name, threads, &[]).await;
+        world.owned_by(first.id).await;
+        (world, first)
+    }
+
+    /// Founds a cluster with a data node without objects.
+    pub(crate) async fn found_plain(name: &str, threads: &'static str) -> (Self, Process) {
+        Self::found_with(name, threads, &[("binary", "plain")]).await
+    }
+
+    async fn found_with(name: &str, threads: &'static str, more: &[(&str, &str)]) -> (Self, Process) {
         let folder = std::env::temp_dir().join(format!("epicserver-test-{name}-{}", std::process::id()));
         // Of an earlier run with this process number.
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("a temporary folder");
-        let first = start(&[("data_dir", &path_text(&folder))], threads).await;
+        let folder_text = path_text(&folder);
+        let given: Vec<_> = [("data_dir", folder_text.as_str())].iter().chain(more).copied().collect();
+        let first = start(&given, threads).await;
         let settings = Settings { cores: Some(1), ..Settings::in_folder(&folder) };
         let client = launch::start::<()>(&settings).await.expect("the client joins");
-        let world = Self { folder, threads, client };
-        world.owned_by(first.id).await;
-        (world, first)
+        (Self { folder, threads, client }, first)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -56,7 +64,12 @@ impl World {
 
     /// A process on this machine without objects: it keeps the data if nobody else does.
     pub(crate) async fn start_plain(&self) -> Process {
-        start(&[("data_dir", &path_text(&self.folder)), ("plain", "yes")], self.threads).await
+        start(&[("data_dir", &path_text(&self.folder)), ("binary", "plain")], self.threads).await
+    }
+
+    /// A process of another version of the program, on this machine.
+    pub(crate) async fn start_other(&self) -> Process {
+        start(&[("data_dir", &path_text(&self.folder)), ("binary", "other")], self.threads).await
     }
 
     /// Another process that behaves like one of another machine: it shares no data directory with the others.
@@ -79,10 +92,7 @@ impl World {
             let view = self.view();
             let all = view.partitions.len();
             let least = all / ids.len();
-            let owned = |id: u64| {
-                view.partitions.iter().filter(|one| one.owner.is_some_and(|owner| owner.id == id)).count()
-            };
-            let shares: Vec<usize> = ids.iter().map(|id| owned(*id)).collect();
+            let shares: Vec<usize> = ids.iter().map(|id| self.partitions_of(*id)).collect();
             let rests = view.partitions.iter().all(|partition| partition.moving_to.is_none());
             rests
                 && shares.iter().sum::<usize>() == all
@@ -93,6 +103,31 @@ impl World {
 
     pub(crate) fn view(&self) -> Arc<View> {
         self.client.view()
+    }
+
+    /// Waits until this node is a member.
+    pub(crate) async fn has_member(&self, id: u64) {
+        until("a node is a member", || self.incarnation(id) > 0).await;
+    }
+
+    /// How many partitions a node owns, in any of its lives.
+    pub(crate) fn partitions_of(&self, id: u64) -> usize {
+        let owns = |state: &&PartitionState| state.owner.is_some_and(|owner| owner.id == id);
+        self.view().partitions.iter().filter(owns).count()
+    }
+
+    /// Which life of a node is a member; 0: none.
+    pub(crate) fn incarnation(&self, id: u64) -> u32 {
+        let view = self.view();
+        let member = view.members.iter().find(|member| member.node.id == id);
+        member.map_or(0, |member| member.node.incarnation)
+    }
+
+    /// How many saves of a node the store has refused.
+    pub(crate) async fn refused_saves(&self, id: u64) -> u64 {
+        let report = self.client.inspect(PATIENCE).await;
+        let node = report.nodes.iter().find(|node| node.node.id == id);
+        node.map_or(0, |node| node.counters.refused_saves)
     }
 
     /// Where a node listens.
@@ -178,132 +213,22 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in vain: {what}"));
 }
 
-/// A game that goes on in the background until it is ended.
-pub(crate) struct Game {
-    ledger: Arc<Mutex<Ledger>>,
-    pool: Pool,
-    levels: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    players: JoinSet<()>,
+/// Waits until so many more levels of the game have ended.
+pub(crate) async fn play_on(game: &Game, levels: u64) {
+    tokio::time::timeout(PATIENCE, game.play_on(levels)).await.expect("the game goes on");
 }
 
-impl Game {
-    /// Starts a game of so many players, each of which shoots at barrels of its own, one level after the other.
-    pub(crate) fn start(pool: Pool, players: usize) -> Self {
-        let ledger = Arc::new(Mutex::new(Ledger::new(players * BARRELS_EACH, players)));
-        let (levels, failed, refused, stop) = Default::default();
-        let mut game = Self { ledger, pool, levels, failed, refused, stop, players: JoinSet::new() };
-        for number in 0..players {
-            game.players.spawn(play(number, game.share()));
-        }
-        game
-    }
-
-    fn share(&self) -> Share {
-        Share {
-            ledger: self.ledger.clone(),
-            pool: self.pool.clone(),
-            levels: self.levels.clone(),
-            failed: self.failed.clone(),
-            refused: self.refused.clone(),
-            stop: self.stop.clone(),
-        }
-    }
-
-    /// Waits until so many more levels have ended.
-    pub(crate) async fn play_on(&self, levels: u64) {
-        let target = self.levels.load(Ordering::Relaxed) + levels;
-        until("the game goes on", || self.levels.load(Ordering::Relaxed) >= target).await;
-    }
-
-    /// What was on this node may be forgotten, as far as it lives in memory only.
-    pub(crate) fn excuse(&self, view: &View, node: u64) {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let barrels = ledger.barrels();
-        let on_node = |barrel: &usize| {
-            view.owner(partition_of::<Barrel>(*barrel as u64)).is_some_and(|owner| owner.id == node)
-        };
-        ledger.killed((0..barrels).filter(on_node));
-    }
-
-    /// How many calls of the client did not run, and were made again.
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Ends the game, asks every player for the score once more, and gives what the ledger found and how many calls failed
-    /// though it was safe to make them again.
-    pub(crate) async fn end(mut self) -> (Findings, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = self.players.join_next().await {
-            ended.expect("a player plays to the end");
-        }
-        let players = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).players();
-        for number in 0..players {
-            let player = player(&self.pool, number);
-            let score = retrying(&self.refused, || player.score()).await.expect("a score");
-            self.ledger.lock().unwrap_or_else(PoisonError::into_inner).score(number, score);
-        }
-        let findings = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).findings;
-        (findings, self.failed.load(Ordering::Relaxed))
+/// Waits until no level ends any more.
+pub(crate) async fn stands_still(game: &Game) {
+    let mut before = None;
+    while before.replace(game.levels()) != Some(game.levels()) {
+        tokio::time::sleep(STILL).await;
     }
 }
 
-struct Share {
-    ledger: Arc<Mutex<Ledger>>,
-    pool: Pool,
-    levels: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-async fn play(number: usize, share: Share) {
-    let player = player(&share.pool, number);
-    let block: Vec<usize> = (number * BARRELS_EACH..(number + 1) * BARRELS_EACH).collect();
-    let barrels: Vec<_> = block.iter().map(|barrel| share.pool.get::<Barrel>(*barrel as u64)).collect();
-    while !share.stop.load(Ordering::Relaxed) {
-        let level: Result<Level, CallError> =
-            retrying(&share.refused, || player.enter_level(barrels.clone())).await;
-        let mut ledger = share.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        match level {
-            Ok(level) => ledger.level(number, &block, &level),
-            Err(error) if error.executed() == Executed::Unknown => {
-                eprintln!("a level of player {number}: {error}");
-                ledger.unknown_level(number, &block);
-            }
-            Err(_) => drop(share.failed.fetch_add(1, Ordering::Relaxed)),
-        }
-        drop(ledger);
-        share.levels.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn player(pool: &Pool, number: usize) -> Ref<Player> {
-    pool.get::<Player>(&format!("player {number}"))
-}
-
-/// Calls again while that is certainly safe, and counts how often.
-async fn retrying<M, T>(
-    refused: &AtomicU64,
-    mut call: impl FnMut() -> epicserver::Call<M>,
-) -> Result<T, CallError>
-where
-    M: epicserver::Method<Output = Result<T, CallError>>,
-{
-    for _ in 0..TRIES {
-        match call().within(BUDGET).await {
-            Err(error) if error.retry_safe() => {
-                eprintln!("a call of the client did not run: {error}");
-                refused.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            result => return result,
-        }
-    }
-    call().within(BUDGET).await
+/// Starts a game of so many players.
+pub(crate) fn start_game(world: &World, players: usize) -> Game {
+    Game::start(world.client.pool(), players, BARRELS_EACH)
 }
 
 /// The settings of a client elsewhere.
@@ -319,6 +244,5 @@ pub(crate) fn elsewhere(seed: &str, secret: PathBuf) -> Settings {
 
 const BARRELS_EACH: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
+const STILL: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-const BUDGET: Duration = Duration::from_secs(20);
-const TRIES: u32 = 1000;

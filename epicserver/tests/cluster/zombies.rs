@@ -1,32 +1,45 @@
 //! Owners that are stopped until others took over.
 
-use crate::world::{Game, World, until};
+use crate::play::Outcome;
+use crate::world::{World, play_on, stands_still, start_game, until};
 
-/// The owner shares no data directory with the data node, so that nobody can end it: it comes back with what it had not saved.
+/// The zombie shares no data directory with the data node, so that nobody can end it. It is stopped while it waits for a save that
+/// the data node has not read; that data node is killed, the next one gives the zombie's objects to others, and the zombie comes
+/// back and saves. This is done as often as it takes until many such saves were tried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_zombie_would_save_is_refused() {
-    let (world, first) = World::found("zombies", "dedicated").await;
-    let keeper = world.start_plain().await;
-    let one = world.start_elsewhere(&world.address(first.id)).await;
-    world.shared_by(&[first.id, one.id]).await;
-    first.kill().await;
-    world.owned_by(one.id).await;
-    let two = world.start_elsewhere(&world.address(keeper.id)).await;
-    world.shared_by(&[one.id, two.id]).await;
-    let game = Game::start(world.client.pool(), 100);
-    game.play_on(500).await;
-    game.excuse(&world.view(), one.id);
-    one.signal("STOP").await;
-    world.owned_by(two.id).await;
-    game.play_on(100).await;
-    one.signal("CONT").await;
-    // It notices, drops everything, and joins again as another life of itself.
-    let is_back =
-        |member: &epicserver::cluster::Member| member.node.id == one.id && member.node.incarnation > 1;
-    until("the zombie joins again", || world.view().members.iter().any(is_back)).await;
-    game.play_on(100).await;
-    let (findings, failed) = game.end().await;
+async fn what_a_zombie_saves_is_refused() {
+    let (world, mut keeper) = World::found_plain("zombies", "dedicated").await;
+    let mut next_keeper = world.start_plain().await;
+    world.has_member(next_keeper.id).await;
+    let seed = world.address(next_keeper.id);
+    let zombie = world.start_elsewhere(&seed).await;
+    let steady = world.start_elsewhere(&seed).await;
+    world.shared_by(&[zombie.id, steady.id]).await;
+    let game = start_game(&world, 300);
+    let mut tried = 0;
+    for _ in 0..ROUNDS_MAX {
+        world.shared_by(&[zombie.id, steady.id]).await;
+        play_on(&game, 900).await;
+        keeper.signal("STOP").await;
+        stands_still(&game).await;
+        game.excuse(&world.view(), zombie.id);
+        zombie.signal("STOP").await;
+        keeper.kill().await;
+        keeper = std::mem::replace(&mut next_keeper, world.start_plain().await);
+        let incarnation = world.incarnation(zombie.id);
+        until("others own the zombie's objects", || world.partitions_of(zombie.id) == 0).await;
+        zombie.signal("CONT").await;
+        // It is told, drops everything, and joins again as another life of itself.
+        until("the zombie joins again", || world.incarnation(zombie.id) > incarnation).await;
+        tried = world.refused_saves(zombie.id).await;
+        if tried >= TRIED_MIN {
+            break;
+        }
+    }
+    play_on(&game, 300).await;
+    let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
+    assert!(tried >= TRIED_MIN, "only {tried} saves of a zombie were tried");
     world.end().await;
 }
 
@@ -35,13 +48,17 @@ async fn a_stopped_owner_of_this_machine_is_ended_after_its_lease() {
     let (world, mut owner) = World::found("stopped", "dedicated").await;
     let next = world.start().await;
     world.shared_by(&[owner.id, next.id]).await;
-    let game = Game::start(world.client.pool(), 20);
-    game.play_on(50).await;
+    let game = start_game(&world, 20);
+    play_on(&game, 50).await;
     game.excuse(&world.view(), owner.id);
     owner.signal("STOP").await;
     world.owned_by(next.id).await;
     until("the stopped process is ended", || owner.has_ended()).await;
-    let (findings, failed) = game.end().await;
+    let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
     world.end().await;
 }
+
+/// Saves of a zombie that are to be tried.
+const TRIED_MIN: u64 = 20;
+const ROUNDS_MAX: usize = 8;
