@@ -16,7 +16,7 @@ fn node_process() {
         arguments.lines().filter_map(|line| line.split_once('=')).collect();
     let flag = |name| given.get(name).map(|value| (*value).to_owned());
     let flags = Flags {
-        cores: Some("1".to_owned()),
+        cores: flag("cores"),
         wait: Some("park".to_owned()),
         log: Some("warn".to_owned()),
         threads: flag("threads"),

@@ -149,7 +149,9 @@ fn path_text(path: &Path) -> String {
 }
 
 async fn start(settings: &[(&str, &str)], threads: &str) -> Process {
-    let mut text = format!("threads={threads}\n");
+    // Both ways to drive the links, and both with and without calls between cores.
+    let cores = if threads == "dedicated" { 2 } else { 1 };
+    let mut text = format!("threads={threads}\ncores={cores}\n");
     for (name, value) in settings {
         text.push_str(&format!("{name}={value}\n"));
     }
