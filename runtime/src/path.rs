@@ -17,6 +17,7 @@ pub(crate) struct PathNode {
     pub(crate) call: CallId,
     pub(crate) hold: Hold,
     pub(crate) method: u32,
+    pub(crate) partition: u16,
     /// What to print; empty for an ancestor that came from another node.
     pub(crate) label: String,
     pub(crate) parent: Option<Arc<PathNode>>,

@@ -133,6 +133,7 @@ impl CoreState {
             call: self.call_id(task),
             hold: task.vtable.get().hold,
             method: task.vtable.get().id,
+            partition: object.partition.get(),
             label: label(object, task),
             parent: above,
         });

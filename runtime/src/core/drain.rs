@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   view: this node owns it, moving to another
-//!     -> calls by path into it run, all others are parked
+//!     -> calls below a method that holds something on the move run, all others are parked
 //!     -> objects that nobody uses are closed, hook and all, and carried (`carried.rs`); after 2 s the rest is ended
 //!     -> all of that is durable -> Action::Drained
 //!   view: another node owns it -> what is parked goes there
@@ -223,11 +223,33 @@ impl CoreState {
         self.act(Action::Drained(Box::new(Drained { handover, records })));
     }
 
+    /// Whether one of a call's callers holds an object of a partition that moves, this one or another, here or elsewhere: that one
+    /// cannot be let go of before this call has returned, and two of them could wait for each other.
+    fn is_by_path(&self, slot: SlotPtr) -> bool {
+        let routes = self.routes.borrow();
+        let moves = |partition: u16| {
+            let partition = Partition::new(partition);
+            partition.is_some_and(|partition| routes.view().partition(partition).moving_to.is_some())
+        };
+        let mut at = slot;
+        while let Some(parent) = at.parent.get().and_then(TaskRef::live) {
+            let holds = parent.state.get() == State::Running && parent.vtable.get().holds;
+            if holds && parent.object.get().is_some_and(|object| moves(object.partition.get())) {
+                return true;
+            }
+            at = parent;
+        }
+        let path = at.path.take();
+        let is_below = path.iter().flat_map(|path| path.chain()).any(|node| moves(node.partition));
+        at.path.set(path);
+        is_below
+    }
+
     /// Keeps a call that is about to be dispatched, if its partition moves; gives whether it is done with.
     pub(super) fn parks(&self, slot: SlotPtr, partition: u16) -> bool {
         let mut drains = self.drains.0.borrow_mut();
         let Some(drain) = drains.get_mut(&partition) else { return false };
-        if !drain.is_done && is_by_path(slot, partition, drain) {
+        if !drain.is_done && self.is_by_path(slot) {
             return false;
         }
         if drain.parked.len() >= self.config.waiting_max as usize {
@@ -284,26 +306,6 @@ impl CoreState {
             }
         }
     }
-}
-
-/// Whether one of a call's callers holds an object of the partition, which cannot be let go of before this call has returned.
-fn is_by_path(slot: SlotPtr, partition: u16, drain: &Drain) -> bool {
-    let mut at = slot;
-    while let Some(parent) = at.parent.get().and_then(TaskRef::live) {
-        let holds = parent.state.get() == State::Running && parent.vtable.get().holds;
-        if holds && parent.object.get().is_some_and(|object| object.partition.get() == partition) {
-            return true;
-        }
-        at = parent;
-    }
-    let path = at.path.take();
-    let in_use = drain
-        .left
-        .iter()
-        .filter(|(object, generation)| object.generation.get() == *generation && object.lock.get() != 0);
-    let hashes: Vec<_> = path.iter().flat_map(|path| path.chain()).map(|node| node.object).collect();
-    at.path.set(path);
-    !hashes.is_empty() && in_use.into_iter().any(|(object, _)| hashes.contains(&object.hash()))
 }
 
 /// How long what runs in a partition that moves may go on.

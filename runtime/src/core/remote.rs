@@ -477,6 +477,7 @@ fn write_path(above: &PathNode, path: &mut [PathEntry; PATH_LEN_MAX]) -> usize {
                 Hold::Serial => extension::Hold::Serial,
             },
             method: node.method.into(),
+            partition: node.partition.into(),
         };
     }
     len
@@ -524,6 +525,7 @@ const ROOT: PathEntry = PathEntry {
     call: zerocopy::little_endian::U128::ZERO,
     hold: extension::Hold::Shared,
     method: zerocopy::little_endian::U32::ZERO,
+    partition: zerocopy::little_endian::U16::ZERO,
 };
 
 /// Room for a payload that is tried first, in bytes, and how fast it grows when that is too little.

@@ -20,7 +20,7 @@
 //! with epochs below 2^35.
 
 use crate::key::{KEY_LENGTH_MAX as KEY_LEN_MAX, KeyKind, KeyView};
-use zerocopy::little_endian::{U32, U128};
+use zerocopy::little_endian::{U16, U32, U128};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, Unaligned};
 
 /// What a frame says beyond its header. Borrows path and key from the frame (or from whoever writes it).
@@ -87,6 +87,8 @@ pub struct PathEntry {
     pub hold: Hold,
     /// Id of its method.
     pub method: U32,
+    /// The partition of the object: calls below it run while that moves.
+    pub partition: U16,
 }
 
 /// How a running call holds its object.
@@ -486,7 +488,7 @@ const KEY: u16 = 1 << 5;
 const HOPS: u16 = 1 << 6;
 const PRESENCE_KNOWN: u16 = (1 << 7) - 1;
 
-const _: () = assert!(size_of::<PathEntry>() == 37);
+const _: () = assert!(size_of::<PathEntry>() == 39);
 const _: () = assert!(KEY_LEN_MAX <= u16::MAX as usize && PATH_LEN_MAX <= u8::MAX as usize);
 
 #[cfg(test)]

@@ -406,6 +406,7 @@ fn path_of(path: &[PathEntry]) -> Option<Arc<PathNode>> {
                 extension::Hold::Serial => Hold::Serial,
             },
             method: entry.method.get(),
+            partition: entry.partition.get(),
             label: String::new(),
             parent,
         }))

@@ -102,6 +102,30 @@ fn a_call_by_path_runs_where_its_callers_object_is_held() {
     world.end();
 }
 
+/// Two partitions move, of one node or of two, and methods in each wait for objects of the other: none has to wait for the other's
+/// move.
+#[test]
+fn partitions_that_move_at_the_same_time_do_not_wait_for_each_other() {
+    for second_owner in [1, 0] {
+        let mut world = World::new(3);
+        let one = world.key_on(1, 0);
+        let two = world.key_on(second_owner, 1);
+        let mut calls = [(one, neighbour(two)), (two, neighbour(one))].map(|(key, other)| {
+            let path = vec![other];
+            world.start(0, async move { post(key).call(Linger { ms: 10, path }).await })
+        });
+        world.settle();
+        for node in 0..3 {
+            world.show_move(node, one, 1, 1, 2);
+            world.show_move(node, two, second_owner, 1, 2);
+        }
+        world.pass_ms(15);
+        assert!(calls.iter_mut().all(|call| call.result() == Some(Ok(1))));
+        assert!(world.has_drained(1, one) && world.has_drained(second_owner, two));
+        world.end();
+    }
+}
+
 /// Calls that were queued when the move began run before it; calls of others within the node wait for it.
 #[test]
 fn what_is_queued_runs_and_what_comes_later_is_parked() {

@@ -49,11 +49,13 @@ fn any_varint() -> impl Strategy<Value = u64> {
 
 fn any_entry() -> impl Strategy<Value = PathEntry> {
     let hold = prop_oneof![Just(Hold::Shared), Just(Hold::Exclusive), Just(Hold::Serial)];
-    (any::<u128>(), any::<u128>(), hold, any::<u32>()).prop_map(|(object, call, hold, method)| PathEntry {
+    let parts = (any::<u128>(), any::<u128>(), hold, any::<u32>(), any::<u16>());
+    parts.prop_map(|(object, call, hold, method, partition)| PathEntry {
         object: object.into(),
         call: call.into(),
         hold,
         method: method.into(),
+        partition: partition.into(),
     })
 }
 
@@ -140,7 +142,13 @@ fn an_ordinary_request_takes_32_bytes() {
 #[test]
 fn the_longest_block_has_the_named_length() {
     let text = "x".repeat(KEY_LEN_MAX);
-    let entry = PathEntry { object: 1.into(), call: 2.into(), hold: Hold::Serial, method: 3.into() };
+    let entry = PathEntry {
+        object: 1.into(),
+        call: 2.into(),
+        hold: Hold::Serial,
+        method: 3.into(),
+        partition: 4.into(),
+    };
     let extension = Extension {
         origin: Some(Origin { node: 1, incarnation: 2, core: 3, slot: 4, generation: 5 }),
         budget_us: Some(1),
@@ -161,6 +169,7 @@ fn the_bytes_are_pinned() {
         call: (u128::MAX / 0xff * 0xbb).into(),
         hold: Hold::Exclusive,
         method: 0x0403_0201.into(),
+        partition: 0x0605.into(),
     };
     let extension = Extension {
         origin: Some(Origin { node: 0x11, incarnation: 0x22, core: 0x33, slot: 0x44, generation: 0x55 }),
@@ -180,7 +189,7 @@ fn the_bytes_are_pinned() {
     expected.push(1);
     expected.extend([0xaa; 16]);
     expected.extend([0xbb; 16]);
-    expected.extend([1, 1, 2, 3, 4]);
+    expected.extend([1, 1, 2, 3, 4, 5, 6]);
     expected.extend([0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     expected.extend([0x88, 0, 0, 0, 0, 0, 0, 0, 2, 3, 0, b'B', b'o', b'b']);
     expected.push(9);
@@ -242,7 +251,13 @@ fn what_does_not_fit_is_refused_and_leaves_the_output_alone() {
         ..Extension::default()
     };
     assert_eq!(odd.append(&mut out), Err(ExtensionError::KeyNumber(1)));
-    let entry = PathEntry { object: 0.into(), call: 0.into(), hold: Hold::Shared, method: 0.into() };
+    let entry = PathEntry {
+        object: 0.into(),
+        call: 0.into(),
+        hold: Hold::Shared,
+        method: 0.into(),
+        partition: 0.into(),
+    };
     let deep = Extension { path: &[entry; 33], ..Extension::default() };
     assert_eq!(deep.append(&mut out), Err(ExtensionError::PathTooLong(33)));
 }

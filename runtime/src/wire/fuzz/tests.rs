@@ -111,7 +111,13 @@ fn run_seeds(seeds: u64, generate: fn(&mut Rng) -> Vec<u8>, fuzz: fn(&[u8])) {
 /// A valid block, then often a flipped bit, a cut end or noise.
 fn extension_block(random: &mut Rng) -> Vec<u8> {
     let key: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(b'a'..=b'z')).collect();
-    let entry = PathEntry { object: 1.into(), call: 2.into(), hold: Hold::Serial, method: 3.into() };
+    let entry = PathEntry {
+        object: 1.into(),
+        call: 2.into(),
+        hold: Hold::Serial,
+        method: 3.into(),
+        partition: 4.into(),
+    };
     let path = vec![entry; random.usize(..33)];
     let extension = Extension {
         budget_us: random.bool().then(|| random.u32(..)),
