@@ -18,6 +18,7 @@
 //! on the wire (`wire`).
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,10 +34,12 @@ use crate::registry::Desk;
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
 use crate::script::Tape;
-use crate::slot::{Away, SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
+use crate::slot::{SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
+use crate::sync::ring::{Producer, Taken};
 use crate::timer::{TimerKey, TimerWheel};
 
 mod admission;
+mod away;
 mod calls;
 mod cancel;
 mod carried;
@@ -57,8 +60,12 @@ mod turn;
 #[cfg(test)]
 pub(crate) use turn::IN_PLACE_MAX;
 
+pub(crate) use cycle::Probe;
 pub(crate) use lease::released;
 pub use operations::{EdgeFuture, Work};
+pub(crate) use remote::Settle;
+
+pub use crate::parcel::CoreMessage;
 pub(crate) use turn::InPlaceEnd;
 
 /// How a core is set up.
@@ -197,54 +204,6 @@ pub enum Action {
     Drained(Box<crate::shipment::Drained>),
 }
 
-/// What a core wants done, sorted.
-#[derive(Debug, Default)]
-pub(crate) struct Wanted {
-    /// In order for each core.
-    pub(crate) messages: Vec<(u16, CoreMessage)>,
-    /// Everything else.
-    pub(crate) actions: Vec<Action>,
-}
-
-/// What one core says to another. It fits the 64-byte slots of their ring.
-#[derive(Debug)]
-pub struct CoreMessage(pub(crate) CoreWord);
-
-impl CoreMessage {
-    /// Has what the message is about brought here while other things are done.
-    #[inline]
-    pub(crate) fn prefetch(&self) {
-        if let CoreWord::Call(slot) | CoreWord::Reply(slot) = self.0 {
-            slot.prefetch();
-        }
-    }
-}
-
-/// One pointer each, so that a message is a pair of words and never copied by way of memory: between two cores such copies
-/// wait for the lines written before them.
-#[derive(Debug)]
-pub(crate) enum CoreWord {
-    /// A call for an object of the receiving core, and the batch number it depends on.
-    Call(SlotPtr),
-    /// The slot comes home with the reply.
-    Reply(SlotPtr),
-    /// The caller no longer waits.
-    Cancel(Box<TaskRef>),
-    /// A frame of another node that came to the wrong core.
-    Frame(Box<crate::remote::PeerFrame>),
-    /// A probe for cycles of waiting calls.
-    Probe(Box<cycle::Probe>),
-    /// What became of calls for objects that left the node, asked or answered.
-    Settle(Box<remote::Settle>),
-}
-
-impl CoreMessage {
-    /// Whether it may be left out when there is no room for it: it is asked again in a while.
-    pub(crate) fn may_be_left_out(&self) -> bool {
-        matches!(self.0, CoreWord::Probe(_))
-    }
-}
-
 impl std::fmt::Debug for SlotPtr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SlotPtr({:p})", self.as_raw())
@@ -372,7 +331,7 @@ pub(crate) struct CoreState {
     random: RefCell<fastrand::Rng>,
     chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
-    messages: RefCell<Vec<(u16, CoreMessage)>>,
+    ways: away::Ways,
     saving: save::Saving,
     probes: cycle::ProbeLog,
     remote: remote::Remote,
@@ -444,7 +403,7 @@ impl Core {
         script: Option<Tape>,
     ) -> Self {
         let number = config.number;
-        assert_ne!(number, crate::slot::UNDER_WAY, "take the set-up of a core from `CoreConfig::for_node`");
+        assert_ne!(number, crate::slot::NO_CORE, "take the set-up of a core from `CoreConfig::for_node`");
         let places = entities.iter().map(|bound| bound.number + 1).max().unwrap_or(0);
         let mut table: Vec<Option<CatalogEntry>> = (0..places).map(|_| None).collect();
         for bound in entities {
@@ -478,7 +437,7 @@ impl Core {
             unarmed: RefCell::new(Vec::new()),
             arm_at: Cell::new(u64::MAX),
             actions: RefCell::new(Vec::new()),
-            messages: RefCell::new(Vec::new()),
+            ways: away::Ways::default(),
             saving: save::Saving::default(),
             probes: cycle::ProbeLog::default(),
             remote: remote::Remote::default(),
@@ -499,40 +458,51 @@ impl Core {
 
     /// Tells the core that something happened at `now`, and appends what it wants done to `actions`.
     ///
-    /// Events are handled at once; turns of user code run only on [`Event::Turns`]. `now` must not fall.
+    /// Events are handled at once; turns of user code run only on [`Event::Turns`], and on an [`Event::Message`] that is a call
+    /// with nothing in its way. `now` must not fall.
     pub fn step(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
-        self.advance(now, event);
-        let core = &*self.state;
-        let mut messages = core.messages.borrow_mut();
-        actions.extend(messages.drain(..).map(|(core, message)| Action::Message(core, message)));
-        actions.append(&mut core.actions.borrow_mut());
+        self.state.note_lease(&event);
+        self.advance(now, |core| core.handle(event));
+        let mut acted = self.state.actions.borrow_mut();
+        if !acted.is_empty() {
+            actions.append(&mut acted);
+        }
     }
 
-    /// As [`step`](Self::step), with the messages to other cores apart from everything else, as there are more of them than
-    /// of all else and they are small. What is given back of [`Wanted`] is used again.
+    /// Adds the way to another core of the node. What is said to a core without one is an [`Action::Message`].
+    pub(crate) fn connect(&mut self, core: u16, ring: Producer<CoreMessage>) {
+        self.state.ways.add(core, ring);
+    }
+
+    /// Brings what another core said, as [`Event::Message`] does.
     #[inline]
-    pub(crate) fn step_apart(&mut self, now: u64, event: Event, wanted: &mut Wanted) {
-        self.advance(now, event);
-        let core = &*self.state;
-        let mut messages = core.messages.borrow_mut();
-        if wanted.messages.is_empty() {
-            std::mem::swap(&mut *messages, &mut wanted.messages);
-        } else {
-            wanted.messages.append(&mut messages);
-        }
-        let mut actions = core.actions.borrow_mut();
-        if !actions.is_empty() {
-            wanted.actions.append(&mut actions);
-        }
+    pub(crate) fn deliver(&mut self, now: u64, message: Taken<'_, CoreMessage>) {
+        self.advance(now, |core| core.handle_message(message));
     }
 
-    fn advance(&mut self, now: u64, event: Event) {
+    /// Whether messages to other cores wait for room.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.state.ways.has_waiting()
+    }
+
+    /// Sends what waited for room, as far as there is some, and has the cores woken that were sent something.
+    pub(crate) fn flush_ways(&mut self, wake: impl FnMut(u16)) {
+        self.state.ways.flush(wake);
+    }
+
+    /// Asks for room for what waits; `true` if there is some already.
+    pub(crate) fn want_room(&mut self) -> bool {
+        self.state.ways.want_room()
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, now: u64, handle: impl FnOnce(&CoreState)) {
         let core = &*self.state;
         debug_assert!(now >= core.now.get(), "the clock fell");
         core.now.set(now);
         let entered = Entered::new(core);
-        core.look_at_lease(&event);
-        core.handle(event);
+        core.look_at_lease();
+        handle(core);
         if core.is_moving() {
             core.look_at_drains();
         }
@@ -602,7 +572,7 @@ impl CoreState {
     fn handle(&self, event: Event) {
         match event {
             Event::Turns(turns_max) => self.run_turns(turns_max),
-            Event::Message(message) => self.handle_message(message.0),
+            Event::Message(message) => self.handle_message(Taken::of(&mut ManuallyDrop::new(message))),
             Event::Desk => self.clear_desk(),
             Event::Tick => {
                 // First those that were set before: the end of a caller comes before that of its calls.
@@ -628,41 +598,8 @@ impl CoreState {
         }
     }
 
-    fn handle_message(&self, word: CoreWord) {
-        match word {
-            CoreWord::Call(slot) => {
-                slot.exec.store(self.number, std::sync::atomic::Ordering::Relaxed);
-                if slot.home.get() == self.number {
-                    // It comes back unrun, because its object left the node.
-                    slot.caller.away.set(Away::Here);
-                    slot.cancelled.set(slot.cancelled.get() || slot.caller.gone.get());
-                    if self.is_moving() && self.stays(slot) {
-                        return;
-                    }
-                }
-                self.arrive(slot);
-            }
-            CoreWord::Reply(slot) => {
-                slot.exec.store(self.number, std::sync::atomic::Ordering::Relaxed);
-                if self.saving.is_failed(slot.depends_on.get()) {
-                    self.spoil_reply(slot);
-                }
-                self.pass_to(slot.depends_on.get());
-                self.hand_back(slot);
-            }
-            CoreWord::Cancel(task) => {
-                if let Some(slot) = task.live() {
-                    self.cancel_here(slot);
-                }
-            }
-            CoreWord::Frame(frame) => self.handle_frame(*frame),
-            CoreWord::Probe(probe) => self.continue_probe(*probe),
-            CoreWord::Settle(settle) => self.handle_settle(settle),
-        }
-    }
-
     /// Takes a call from another core or node in, behind those that came before it.
-    fn arrive(&self, slot: SlotPtr) {
+    pub(crate) fn arrive(&self, slot: SlotPtr) {
         if self.saving.is_failed(slot.depends_on.get()) {
             return self.refuse(slot, CallError::SaveFailed);
         }
@@ -704,10 +641,6 @@ impl CoreState {
         self.actions.borrow_mut().push(action);
     }
 
-    fn tell(&self, core: u16, word: CoreWord) {
-        self.messages.borrow_mut().push((core, CoreMessage(word)));
-    }
-
     #[inline]
     fn next_counter(&self) -> u64 {
         self.counter.set(self.counter.get() + 1);
@@ -719,11 +652,11 @@ impl CoreState {
     }
 
     fn call_id(&self, slot: SlotPtr) -> CallId {
-        // The cores of a node have numbers that follow each other. The core's place in its node, as core numbers count up
-        // with every node of the process.
-        let home = slot.home.get().wrapping_sub(self.number - u32::from(self.config.index));
-        let place = u64::from(home) | self.routes.borrow().place_bits();
-        CallId::new(slot.root_ms.get(), place, slot.counter.get())
+        // A guest is the call that its caller made.
+        let call = slot.origin().unwrap_or(slot);
+        // The core's place in its node, as core numbers count up with every node of the process.
+        let place = u64::from(self.index_of(call)) | self.routes.borrow().place_bits();
+        CallId::new(call.root_ms.get(), place, call.counter.get())
     }
 
     #[inline]

@@ -46,6 +46,8 @@ pub mod key;
 pub mod lent;
 pub mod membership;
 mod node;
+#[expect(unsafe_code, reason = "messages and replies are moved without their types")]
+mod parcel;
 mod path;
 mod pool;
 mod registry;

@@ -13,7 +13,7 @@ use epicserver_storage::{
 };
 
 use crate::cluster::remote_store::ClusterStore;
-use crate::core::{Core, CoreConfig};
+use crate::core::{Core, CoreConfig, CoreMessage};
 use crate::driver::clock::Clock;
 use crate::driver::cluster::{ClusterConfig, ClusterReach, ClusterSeed, CoreDoors, StorageLine, ToCluster};
 use crate::driver::control_port::{LinksHandle, control_port};
@@ -29,6 +29,7 @@ use crate::routes::Routes;
 use crate::sync::batch_clock::{CoreClock, batch_clock};
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::{Parker, Unparker};
+use crate::sync::ring::Producer;
 use crate::sync::{pin, ring};
 
 mod cluster;
@@ -546,7 +547,7 @@ struct CoreSeed {
     yields: bool,
     processor: Option<usize>,
     parker: Parker,
-    neighbours: Vec<Neighbour>,
+    neighbours: Vec<(Neighbour, Producer<CoreMessage>)>,
     batches: CoreClock,
     storage: Arc<StorageDesk>,
     answers: Arc<Inbox<crate::driver::storage_thread::FromStorage>>,
@@ -567,7 +568,12 @@ impl CoreSeed {
         {
             tracing::warn!(%error, processor, "a core cannot be pinned to its processor");
         }
-        let core = Core::new(self.clock.now(), self.config, &self.entities, self.routes);
+        let mut core = Core::new(self.clock.now(), self.config, &self.entities, self.routes);
+        let connect = |(neighbour, way): (Neighbour, Producer<CoreMessage>)| {
+            core.connect(neighbour.index, way);
+            neighbour
+        };
+        let neighbours = self.neighbours.into_iter().map(connect).collect();
         let unparker = self.unparker;
         core.desk().set_ring(Box::new(move || {
             unparker.unpark_if_parked();
@@ -584,7 +590,7 @@ impl CoreSeed {
             spin_ns: self.spin_ns,
             yields: self.yields,
             parker: self.parker,
-            neighbours: self.neighbours,
+            neighbours,
             batches: self.batches,
             storage: self.storage,
             answers: self.answers,
@@ -603,24 +609,21 @@ fn port(answers: &Arc<Inbox<crate::driver::storage_thread::FromStorage>>, unpark
     CorePort { answers: answers.clone(), unparker: unparker.clone() }
 }
 
-/// A ring in each direction between every two cores.
-fn mesh(unparkers: &[Unparker]) -> Vec<Vec<Neighbour>> {
+/// A ring in each direction between every two cores: for each core its neighbours and the ways to them.
+fn mesh(unparkers: &[Unparker]) -> Vec<Vec<(Neighbour, Producer<CoreMessage>)>> {
     let cores = unparkers.len();
-    let mut mesh: Vec<Vec<Neighbour>> = (0..cores).map(|_| Vec::new()).collect();
+    let mut mesh: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
     for a in 0..cores {
         for b in a + 1..cores {
             let (to_b, from_a) = ring::ring(RING_LEN);
             let (to_a, from_b) = ring::ring(RING_LEN);
-            let neighbour = |index: usize, outgoing, incoming| Neighbour {
+            let neighbour = |index: usize, incoming| Neighbour {
                 index: index as u16,
-                outgoing,
                 incoming,
                 unparker: unparkers[index].clone(),
-                waiting: VecDeque::new(),
-                told: false,
             };
-            mesh[a].push(neighbour(b, to_b, from_b));
-            mesh[b].push(neighbour(a, to_a, from_a));
+            mesh[a].push((neighbour(b, from_b), to_b));
+            mesh[b].push((neighbour(a, from_a), to_a));
         }
     }
     mesh

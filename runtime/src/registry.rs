@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::core::CoreState;
-use crate::slot::{SlotPtr, UNDER_WAY};
+use crate::slot::{NO_CORE, SlotPtr};
 use crate::sync::inbox::Inbox;
 
 /// Where threads that are not its core leave work for a core.
@@ -117,7 +117,7 @@ pub(crate) fn desk(core: u32) -> Option<Arc<Desk>> {
 
 /// Wakes the task in a slot that this core has, from anywhere; nothing happens if such a wake is under way.
 pub(crate) fn wake_from_outside(core: u32, slot: SlotPtr) {
-    if core == UNDER_WAY || slot.woken.swap(true, Ordering::AcqRel) {
+    if core == NO_CORE || slot.woken.swap(true, Ordering::AcqRel) {
         return;
     }
     match desk(core) {
@@ -125,7 +125,7 @@ pub(crate) fn wake_from_outside(core: u32, slot: SlotPtr) {
         None => {
             // Of a core that has ended. Another may have the slot by now, and leave wakes out because of this one.
             slot.woken.swap(false, Ordering::AcqRel);
-            let now = slot.exec.load(Ordering::Relaxed);
+            let now = slot.home();
             if now != core {
                 wake_from_outside(now, slot);
             }

@@ -265,7 +265,7 @@ impl<E: Methods> Script<E> {
                     self.step(Event::Recycled(images));
                 }
                 // A call that waited for the test's answer was dropped.
-                Action::Message(_, message) => self.enter(|core| core.forget_scripted(message)),
+                Action::Message(_, message) => self.enter(|core| core.forget_scripted(&message)),
                 Action::Passed(_) | Action::Frame(_) | Action::Drained(_) => {}
             }
         }

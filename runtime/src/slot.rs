@@ -1,23 +1,28 @@
 //! Slots: the recycled memory in which calls live.
 //!
 //! One slot carries one call from beginning to end: first the message (key and arguments), then the method's future,
-//! then its reply, one after the other in the same *body*. The slot travels: a call to another core of the node moves
-//! the slot there, and the reply brings it back. So a call between two objects costs no allocation and no copy beyond
-//! the arguments themselves.
+//! then its reply, one after the other in the same *body*. So a call between two objects costs no allocation and no copy
+//! beyond the arguments themselves.
+//!
+//! A call to another core of the node has two slots, each on its own core: that of the caller stays where it is, and a *guest*
+//! runs the method there. What goes between them is in `parcel.rs`. A cache line that both cores write costs as much as the
+//! rest of a call, so that no line of a header is shared on the usual way.
 //!
 //! ```text
-//!   home core: allocate -> write message -> [ring] -> exec core: admit -> start -> poll.. -> reply -> [ring] -> home core: read -> free
+//!   home core: allocate -> [parcel] -> the object's core: guest: admit -> start -> poll.. -> [parcel] -> home core: read -> free
 //! ```
 //!
 //! Who may touch what (the reason why a slot pointer may cross threads):
 //!
 //! | fields | touched by |
 //! |---|---|
-//! | `exec`, `woken` | any thread (wakers); atomics |
-//! | `caller` | the home core only |
-//! | all other fields, the body | the core that has the slot: home until it is sent, then the executing core, then home again |
+//! | `home`, `woken` | any thread (wakers); atomics |
+//! | `guest` | the core that runs the call; others may look at it (atomic), and believe it only if the guest says the same |
+//! | `body`, `vtable`, `reply_to`, `root_ms`, `counter`, `path` | the home core; while the call is with another core nobody writes them, and that core may read them |
+//! | the memory that `body` points to | the home core; while the call is with another core that core only |
+//! | all other fields | the home core only |
 //!
-//! The ring or inbox a slot crosses orders the two owners' accesses. Slots are never returned to the system: a waker
+//! The parcels that a call crosses in order the two cores' accesses. Slots are never returned to the system: a waker
 //! that outlives its call reads a valid header and at worst wakes a stranger once for nothing.
 
 use std::alloc::Layout;
@@ -25,7 +30,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
@@ -35,6 +40,7 @@ use crate::codec::{CodecError, Encoder};
 use crate::core::{CoreState, Located};
 use crate::error::CallError;
 use crate::key::KeyView;
+use crate::parcel::Visit;
 use crate::path::PathNode;
 use crate::remote::Inbound;
 use crate::task::Polled;
@@ -44,12 +50,9 @@ use crate::timer::TimerKey;
 pub(crate) const BODY_LENS: [usize; 6] = [96, 224, 480, 992, 2016, 4064];
 const SLOTS_PER_CHUNK: usize = 64;
 const BODY_ALIGN: usize = 16;
-/// The header and the beginning of the body behind it.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const LINES_PREFETCHED: usize = size_of::<Slot>() / 64 + 3;
 
-/// The number of no core: in `exec` while a slot is between two cores, when there is nothing in it to wake.
-pub(crate) const UNDER_WAY: u32 = 0;
+/// The number of no core: that of a slot which no core has taken yet.
+pub(crate) const NO_CORE: u32 = 0;
 
 /// The header of a slot. What every call touches comes first and lies together.
 #[repr(C, align(64))]
@@ -69,7 +72,7 @@ pub(crate) struct Slot {
     pub(crate) polled: Cell<bool>,
     class: Cell<u8>,
     pub(crate) depth: Cell<u8>,
-    /// A wake from another thread is already on its way to the executing core.
+    /// A wake from another thread is already on its way to the slot's core.
     pub(crate) woken: AtomicBool,
     /// Which use of this memory it is; a stale pointer is told by it.
     pub(crate) generation: Cell<u32>,
@@ -79,10 +82,12 @@ pub(crate) struct Slot {
     pub(crate) depends_on: Cell<u64>,
     /// Which use of the object's memory the caller found.
     pub(crate) object_generation: Cell<u32>,
-    pub(crate) exec: AtomicU32,
-    pub(crate) home: Cell<u32>,
+    /// The core that the slot belongs to.
+    home: AtomicU32,
+    /// Of a guest: the slot of its caller.
+    origin: Cell<Option<SlotPtr>>,
     pub(crate) timer: Cell<Option<TimerKey>>,
-    /// The caller's task, while it is on the core that has the slot.
+    /// The caller's task, unless the call left the core.
     pub(crate) parent: Cell<Option<TaskRef>>,
     /// Links in the object's list of running or waiting calls, or in the core's list of tasks without an object.
     pub(crate) list_prev: Cell<Option<SlotPtr>>,
@@ -90,6 +95,8 @@ pub(crate) struct Slot {
     pub(crate) caller: CallerSide,
     pub(crate) root_ms: Cell<u64>,
     pub(crate) counter: Cell<u64>,
+    /// Of a call that another core has: its guest there, once it waits or is suspended.
+    guest: AtomicPtr<Slot>,
     /// The ancestors of a call whose parent is elsewhere.
     pub(crate) path: Cell<Option<Arc<PathNode>>>,
     /// This task as an ancestor, made when the first call leaves the core.
@@ -110,8 +117,6 @@ pub(crate) struct CallerSide {
     pub(crate) timer: Cell<Option<TimerKey>>,
     /// The slot is on its core's list of those that may need a timer soon, in this use or in an earlier one.
     pub(crate) unarmed: Cell<bool>,
-    /// When the wait of a call that is away ends: the slot's own deadline is the other core's to read.
-    pub(crate) deadline: Cell<u64>,
     /// The task that made the call.
     pub(crate) parent: Cell<Option<TaskRef>>,
     /// Where the slot is: on this core, on another core of the node, or its request is with another node.
@@ -138,14 +143,18 @@ pub(crate) enum State {
     /// Holds its object; its future is not made yet.
     Granted,
     Running,
+    /// Its call is with another core of the node; the body is lent to that core.
+    Lent,
     Reply,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReplyTo {
-    /// A `Call` on the home core.
+    /// A `Call` on this core.
     Caller,
     Nobody,
+    /// A slot of another core of the node; `origin` says which.
+    Core,
     /// Another node; `inbound` says where.
     Node,
 }
@@ -185,6 +194,11 @@ pub(crate) struct TaskVtable {
     pub(crate) name: &'static str,
     pub(crate) id: u32,
     pub(crate) layout: u64,
+    /// Whether messages and replies are small enough to travel in a parcel.
+    pub(crate) message_travels: bool,
+    pub(crate) reply_travels: bool,
+    /// A message has come from another core: runs it, or leaves it for dispatch.
+    pub(crate) arrive: unsafe fn(&CoreState, &Visit, *const u8),
     /// Message to future.
     pub(crate) start: unsafe fn(*mut u8, ObjectPtr),
     /// Polls the future.
@@ -235,14 +249,13 @@ impl TaskRef {
     /// The slot, if the running core has it and it is still the same use of it.
     #[inline]
     pub(crate) fn live(self) -> Option<SlotPtr> {
-        // The rest of the header is another core's while it has the slot.
-        let here = crate::current::with(|core| core.number()) == Some(self.slot.exec.load(Ordering::Relaxed));
+        // The rest of the header is its own core's.
+        let here = crate::current::with(|core| core.number()) == Some(self.slot.home());
         (here && self.slot.generation.get() == self.generation && self.slot.state.get() != State::Free)
             .then_some(self.slot)
     }
 
-    /// The slot, if it is still the same use of it. Only on its home core, wherever the slot is: nobody else changes its
-    /// generation.
+    /// The slot, if it is still the same use of it. Only on its home core.
     pub(crate) fn at_home(self) -> Option<SlotPtr> {
         (self.slot.generation.get() == self.generation).then_some(self.slot)
     }
@@ -264,6 +277,54 @@ impl SlotPtr {
     pub(crate) unsafe fn from_raw(raw: *const ()) -> Self {
         // SAFETY: not null, as it came from a `SlotPtr`.
         Self(unsafe { NonNull::new_unchecked(raw.cast_mut().cast()) })
+    }
+
+    /// The core that the slot belongs to. Any thread may ask.
+    #[inline]
+    pub(crate) fn home(self) -> u32 {
+        self.home.load(Ordering::Relaxed)
+    }
+
+    /// The slot of the caller, if this one is a guest.
+    #[inline]
+    pub(crate) fn origin(self) -> Option<SlotPtr> {
+        self.origin.get().filter(|_| self.reply_to.get() == ReplyTo::Core)
+    }
+
+    /// Makes a slot of this core the guest of a call that came from another one.
+    #[inline]
+    pub(crate) fn host(self, caller: SlotPtr) {
+        self.reply_to.set(ReplyTo::Core);
+        self.origin.set(Some(caller));
+    }
+
+    /// The guest does not end at once: whoever has something to say of the call finds it here.
+    pub(crate) fn announce(self) {
+        if let Some(origin) = self.origin() {
+            origin.guest.store(self.0.as_ptr(), Ordering::Relaxed);
+        }
+    }
+
+    /// The guest of this call, if it is on the core with this number, which asks. What is read may be of another use of the
+    /// caller's slot; so the guest must say that it is that call's.
+    pub(crate) fn guest_on(self, core: u32) -> Option<SlotPtr> {
+        let guest = SlotPtr(NonNull::new(self.guest.load(Ordering::Relaxed))?);
+        (guest.home() == core && guest.state.get() != State::Free && guest.origin() == Some(self))
+            .then_some(guest)
+    }
+
+    /// The ancestors of a call whose parent is elsewhere; a guest has them from its caller.
+    pub(crate) fn path_above(self) -> Option<Arc<PathNode>> {
+        let call = self.origin().unwrap_or(self);
+        // SAFETY: the cell is this core's; or the caller's, which does not write it while the call is here. The clone runs no
+        // code that could come back to it.
+        unsafe { (*call.path.as_ptr()).clone() }
+    }
+
+    /// Whether a `Call` waits for this, here or on another core.
+    pub(crate) fn is_awaited(self) -> bool {
+        let call = self.origin().unwrap_or(self);
+        call.reply_to.get() == ReplyTo::Caller
     }
 
     /// Puts an error where the message, the future or the reply was. Nothing of the caller's is left in the body.
@@ -330,18 +391,6 @@ impl SlotPtr {
         // SAFETY: the body is empty now.
         unsafe { (self.vtable.get().decode_reply)(self.body.get(), bytes) };
         self.state.set(State::Reply);
-    }
-
-    /// Asks for the lines of a slot that comes from another core, all at once. Read one after the other, as they are
-    /// needed, each would be waited for.
-    #[inline]
-    pub(crate) fn prefetch(self) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in 0..LINES_PREFETCHED {
-            let place = self.as_raw().cast::<u8>().wrapping_add(line * 64);
-            // SAFETY: a hint that touches no memory, whatever the address; processors without it take it for nothing.
-            unsafe { std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags)) };
-        }
     }
 
     fn boxed_body(self) -> bool {
@@ -476,8 +525,7 @@ fn refill(list: &Cell<Option<SlotPtr>>, class: u8, home: u32, taken: &mut Vec<Sl
     let keep = spare.len().saturating_sub(SLOTS_PER_CHUNK);
     for slot in spare.drain(keep..) {
         taken.push(slot);
-        slot.home.set(home);
-        slot.exec.store(home, Ordering::Relaxed);
+        slot.home.store(home, Ordering::Relaxed);
         // A wake that went to the core which had the slot before may never have been taken.
         slot.woken.store(false, Ordering::Relaxed);
         slot.caller.unarmed.set(false);
@@ -509,13 +557,18 @@ impl Slot {
     #[inline]
     pub(crate) fn clear_extras(&self) {
         // SAFETY: nothing borrows what is in these cells beyond a read like this one.
-        let has_extras = unsafe {
-            (*self.path.as_ptr()).is_some()
-                || (*self.own_path.as_ptr()).is_some()
+        let (has_path, has_extras) = unsafe {
+            let has_path = (*self.path.as_ptr()).is_some();
+            let has_extras = (*self.own_path.as_ptr()).is_some()
                 || (*self.inbound.as_ptr()).is_some()
                 || (*self.cancel_waker.as_ptr()).is_some()
-                || (*self.caller.waker.as_ptr()).is_some()
+                || (*self.caller.waker.as_ptr()).is_some();
+            (has_path, has_extras)
         };
+        if has_path {
+            // Every call that left its core has one: to count down is all there is to it.
+            self.path.take();
+        }
         if has_extras {
             self.drop_extras();
         }
@@ -523,7 +576,6 @@ impl Slot {
 
     #[cold]
     fn drop_extras(&self) {
-        self.path.take();
         self.own_path.take();
         self.inbound.take();
         let wakers = [self.cancel_waker.take(), self.caller.waker.take()];
@@ -555,9 +607,10 @@ impl Slot {
             parent: Cell::new(None),
             list_prev: Cell::new(None),
             list_next: Cell::new(None),
-            exec: AtomicU32::new(0),
+            home: AtomicU32::new(NO_CORE),
             woken: AtomicBool::new(false),
-            home: Cell::new(0),
+            origin: Cell::new(None),
+            guest: AtomicPtr::new(std::ptr::null_mut()),
             timer: Cell::new(None),
             path: Cell::new(None),
             own_path: Cell::new(None),
@@ -570,7 +623,6 @@ impl Slot {
                 early: Cell::new(None),
                 timer: Cell::new(None),
                 unarmed: Cell::new(false),
-                deadline: Cell::new(u64::MAX),
                 parent: Cell::new(None),
                 away: Cell::new(Away::Here),
             },

@@ -19,6 +19,7 @@ use crate::current;
 use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
 use crate::error::{CallError, Rejection};
 use crate::key::{KeyView, StoredKey};
+use crate::parcel::{self, CoreMessage, Visit};
 use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPool, SlotPtr, State, TaskVtable, class_of};
 
 /// What the body of a fresh call holds.
@@ -71,6 +72,9 @@ const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
         name: M::NAME,
         id: method_id(M::NAME),
         layout: M::LAYOUT,
+        message_travels: parcel::message_travels::<Message<M>>(),
+        reply_travels: parcel::reply_travels::<Reply<M>>(),
+        arrive: arrive::<M>,
         start: start::<M>,
         poll: poll::<M, F>,
         drop: drop_content::<Message<M>, F, Reply<M>>,
@@ -304,38 +308,103 @@ pub(crate) fn make_call<M: Method>(
     if let Some(object) = found
         && core.may_run_in_place(slot, object, hold_of::<M>())
     {
-        if let Some(value) = run_in_place(core, slot, object, message, run::<M>) {
+        let arguments = || message.take().expect(TAKEN_ONCE).arguments;
+        if let Some((value, depends_on)) = run_in_place(core, slot, object, arguments, run::<M>) {
+            core.adopt(depends_on);
             return Made::Answered(value);
         }
         if slot.caller.done.get() {
             return Made::Replied(slot);
         }
-    } else {
-        let message = message.take().expect(TAKEN_ONCE);
-        // SAFETY: just allocated with this vtable.
-        unsafe { put_message(slot, message) };
-        // Before it leaves: the slot is another core's then, but for the caller's part.
         slot.caller.waker.set(Some(crate::waker::copy(waker)));
-        match whereabouts {
-            Whereabouts::Core(index) if core.send_at_once(slot, index) => {}
-            _ => core.queue_call(slot),
-        }
         return Made::UnderWay(slot);
     }
     slot.caller.waker.set(Some(crate::waker::copy(waker)));
+    let mut message = || message.take().expect(TAKEN_ONCE);
+    match whereabouts {
+        Whereabouts::Core(index) if core.may_leave_at_once(slot) => send_call(core, slot, index, message),
+        _ => {
+            // SAFETY: just allocated with this vtable.
+            unsafe { put_message(slot, message()) };
+            core.queue_call(slot);
+        }
+    }
     Made::UnderWay(slot)
 }
 
-/// Runs a method inside its caller's poll, as far as it goes. A value is handed over as it is, and the slot was given back
-/// then; without one the slot is what it would be after the method's first turn.
+/// Sends a call that was just posted to another core. Its message goes from where the caller has it into the parcel, and
+/// nowhere in between.
+#[inline(always)]
+fn send_call<M: Method>(core: &CoreState, slot: SlotPtr, index: u16, message: impl FnOnce() -> Message<M>) {
+    if const { parcel::message_travels::<Message<M>>() } {
+        core.depart(slot, index);
+        core.send(index, |place| {
+            // SAFETY: the slot was allocated with the vtable of `M`, whose messages travel.
+            unsafe {
+                CoreMessage::call_with(place, slot, core.index(), |words| {
+                    words.cast::<Message<M>>().write(message());
+                })
+            }
+        });
+    } else {
+        // SAFETY: just allocated with this vtable.
+        unsafe { put_message(slot, message()) };
+        core.send_to_core(slot, index);
+    }
+}
+
+/// Takes in a call that has come from another core: runs it at once, as a call in place that nobody's poll is around; or
+/// leaves it for dispatch.
+///
+/// # Safety
+/// `message` is a `Message<M>`, which is moved out.
+unsafe fn arrive<M: Method>(core: &CoreState, visit: &Visit, message: *const u8) {
+    let message = message.cast::<Message<M>>();
+    let guest = core.host(visit);
+    // SAFETY: see above.
+    let key = unsafe { &(*message).key };
+    let Some(object) = core.may_run_on_arrival::<M::Entity>(guest, key, hold_of::<M>()) else {
+        // SAFETY: see above; the guest was just allocated with this vtable.
+        unsafe { put_message(guest, message.read()) };
+        guest.announce();
+        return core.arrive(guest);
+    };
+    // SAFETY: see above; this is called once.
+    let arguments = || unsafe { message.read() }.arguments;
+    if let Some((value, depends_on)) = run_in_place(core, guest, object, arguments, run::<M>) {
+        answer::<M>(core, visit, depends_on, value);
+    }
+}
+
+/// Sends the value of a call back to the core that it came from. Its guest is free already.
+#[inline(always)]
+fn answer<M: Method>(core: &CoreState, visit: &Visit, depends_on: u64, value: M::Value) {
+    core.send(visit.from, |place| {
+        // SAFETY: the call's vtable is that of `M`, and nothing was answered yet; the body at home is of this vtable, empty,
+        // and lent.
+        unsafe {
+            if const { parcel::reply_travels::<Reply<M>>() } {
+                CoreMessage::reply_with(place, visit.home, depends_on, |words| {
+                    words.cast::<Reply<M>>().write(Ok(value));
+                })
+            } else {
+                visit.home.body.get().cast::<Reply<M>>().write(Ok(value));
+                CoreMessage::reply_with(place, visit.home, depends_on, |_| {})
+            }
+        }
+    });
+}
+
+/// Runs a method inside its caller's poll, as far as it goes. A value is handed over as it is, with the batch that it depends
+/// on, and the slot was given back then; without one the slot is what it would be after the method's first turn.
 #[inline]
 fn run_in_place<M: Method, F: Future<Output = M::Value>>(
     core: &CoreState,
     slot: SlotPtr,
     object: ObjectPtr,
-    message: &mut Option<Message<M>>,
+    arguments: impl FnOnce() -> M,
     run: fn(M, M::Receiver<'static>) -> F,
-) -> Option<M::Value> {
+) -> Option<(M::Value, u64)> {
     let body = slot.body.get();
     let waker = ManuallyDrop::new(crate::waker::of(slot));
     let mut context = Context::from_waker(&waker);
@@ -348,8 +417,7 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
             let state = (*object.activation::<M::Entity>().state.get()).as_mut_ptr();
             let granted = BorrowedObject { state, granted: std::marker::PhantomData };
             // Not before: the arguments go from where the caller has them into the future, and nowhere in between.
-            let Message { arguments, .. } = message.take().expect(TAKEN_ONCE);
-            write_future(body, run(arguments, M::Receiver::borrow(granted)));
+            write_future(body, run(arguments(), M::Receiver::borrow(granted)));
             started = true;
             Pin::new_unchecked(&mut *body.cast::<F>()).poll(&mut context)
         }
@@ -361,10 +429,7 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
             Ok(value) => match core.finish_in_place(slot, object, hold_of::<M>()) {
                 Some(depends_on) => {
                     drop(nested);
-                    if !M::UNGATED {
-                        core.adopt(depends_on);
-                    }
-                    return Some(value);
+                    return Some((value, if M::UNGATED { 0 } else { depends_on }));
                 }
                 None => {
                     drop_guarded(value);
@@ -555,6 +620,9 @@ pub(crate) const NOTHING: TaskVtable = TaskVtable {
     name: "",
     id: 0,
     layout: 0,
+    message_travels: false,
+    reply_travels: false,
+    arrive: |_, _, _| {},
     start: |_, _| {},
     poll: |_, _| Polled::Ready,
     drop: |_, _| {},

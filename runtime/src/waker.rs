@@ -4,7 +4,6 @@
 //! is polled once for nothing, which every future must allow.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use crate::core::CoreState;
@@ -30,7 +29,7 @@ pub(crate) fn copy(waker: &Waker) -> Waker {
 #[inline]
 pub(crate) fn wake_on(core: &CoreState, waker: Waker) {
     match slot_of(&waker) {
-        Some(slot) if slot.exec.load(Ordering::Relaxed) == core.number() => {
+        Some(slot) if slot.home() == core.number() => {
             // Owns nothing.
             std::mem::forget(waker);
             core.wake(slot);
@@ -80,7 +79,7 @@ fn clone(data: *const ()) -> RawWaker {
 fn wake_slot(data: *const ()) {
     // SAFETY: `of` put a slot's address there.
     let slot = unsafe { SlotPtr::from_raw(data) };
-    let core = slot.exec.load(Ordering::Relaxed);
+    let core = slot.home();
     let here = crate::current::with(|current| {
         let here = current.number() == core;
         if here {

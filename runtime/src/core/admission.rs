@@ -53,9 +53,7 @@ impl CoreState {
     fn enqueued(&self, slot: SlotPtr, object: ObjectPtr) {
         slot.state.set(State::Waiting);
         object.waiting_len.set(object.waiting_len.get() + 1);
-        if slot.home.get() == self.number {
-            self.arm_deadline(slot);
-        }
+        self.arm_deadline(slot);
         let look_at = slot.deadline.get().min(self.now.get() + PROBE_INTERVAL_NS);
         slot.timer.set(Some(self.set_timer(look_at, Timer::Queued(slot.task()))));
     }
@@ -126,7 +124,7 @@ impl CoreState {
         if let Some(path) = peek(&task.own_path) {
             return Some(path);
         }
-        let above = peek(&task.path).or_else(|| self.own_path(task.parent.get()?.live()?));
+        let above = task.path_above().or_else(|| self.own_path(task.parent.get()?.live()?));
         let Some(object) = task.object.get().filter(|_| task.vtable.get().holds) else { return above };
         let node = Arc::new(PathNode {
             object: object.hash(),
@@ -167,7 +165,7 @@ impl CoreState {
             }
             at = parent;
         }
-        if let Some(path) = peek(&at.path) {
+        if let Some(path) = at.path_above() {
             let hash = object.hash();
             for node in path.chain().filter(|node| node.object == hash) {
                 holders.extend(object.running.iter().find(|holder| self.call_id(*holder) == node.call));
@@ -184,7 +182,7 @@ impl CoreState {
             steps.extend(parent.object.get().map(|object| label(object, parent)));
             at = parent;
         }
-        if let Some(path) = peek(&at.path) {
+        if let Some(path) = at.path_above() {
             steps.extend(path.chain().map(ToString::to_string));
         }
         steps.reverse();
@@ -208,7 +206,6 @@ impl CoreState {
         if slot.reply_to.get() != ReplyTo::Caller {
             return;
         }
-        slot.caller.deadline.set(slot.deadline.get());
         if !slot.caller.unarmed.get() || slot.deadline.get() < self.arm_at.get() {
             self.note_unarmed(slot);
         }
@@ -232,7 +229,7 @@ impl CoreState {
         for slot in self.unarmed.take() {
             slot.caller.unarmed.set(false);
             let waits = slot.caller.away.get() != Away::Here && !slot.caller.gone.get();
-            let deadline = slot.caller.deadline.get();
+            let deadline = slot.deadline.get();
             if waits && slot.caller.timer.get().is_none() && deadline != u64::MAX {
                 let timer = self.set_timer(deadline, Timer::Deadline(slot.task()));
                 slot.caller.timer.set(Some(timer));

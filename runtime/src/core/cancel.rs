@@ -1,6 +1,6 @@
 //! The ends of waiting: cancelled calls, passed deadlines, methods that outlive their grace.
 
-use super::{CoreState, CoreWord, Timer};
+use super::{CoreMessage, CoreState, Timer};
 use crate::call::Early;
 use crate::error::{CallError, Loss, Rejection};
 use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State, TaskRef};
@@ -26,7 +26,7 @@ impl CoreState {
         }
         match slot.caller.away.get() {
             Away::Here => self.cancel_here(slot),
-            Away::Core(core) => self.tell(core, CoreWord::Cancel(Box::new(slot.task()))),
+            Away::Core(core) => self.tell(core, CoreMessage::cancel(slot.task())),
             Away::Node(place) => self.cancel_remote(slot, place),
         }
         true
@@ -138,7 +138,7 @@ impl CoreState {
     /// Sets the timer that ends a method which nobody on this node waits for: a hook, a one-way call, a call of another
     /// node. Without it one that hangs would hold its object for ever.
     pub(super) fn arm_overdue(&self, slot: SlotPtr) {
-        if slot.reply_to.get() == ReplyTo::Caller || slot.timer.get().is_some() || slot.cancelled.get() {
+        if slot.is_awaited() || slot.timer.get().is_some() || slot.cancelled.get() {
             return;
         }
         let hook = self.now.get().saturating_add(HOOK_NS);
@@ -171,14 +171,6 @@ impl CoreState {
         if !slot.cancelled.get() {
             slot.cancel_waker.set(Some(waker.clone()));
         }
-        slot.cancelled.get()
-            || slot.reply_to.get() == ReplyTo::Caller && slot.caller_is_gone_here(self.number)
-    }
-}
-
-impl SlotPtr {
-    /// Whether the caller is on this core and no longer waits.
-    fn caller_is_gone_here(self, core: u32) -> bool {
-        self.home.get() == core && self.caller.gone.get()
+        slot.cancelled.get() || slot.reply_to.get() == ReplyTo::Caller && slot.caller.gone.get()
     }
 }

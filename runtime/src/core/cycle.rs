@@ -18,7 +18,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{CoreState, CoreWord};
+use super::{CoreMessage, CoreState};
 use crate::error::CallError;
 use crate::id::CallId;
 use crate::path::conflict;
@@ -121,7 +121,7 @@ impl CoreState {
 
     /// A search goes on at a call of this core.
     pub(super) fn continue_probe(&self, probe: Probe) {
-        let Some(slot) = probe.at.live() else { return };
+        let Some(slot) = self.here(probe.at) else { return };
         if self.is_initiator(&probe, slot) {
             return self.break_cycle(slot, &probe.way);
         }
@@ -157,12 +157,11 @@ impl CoreState {
     }
 
     fn follow(&self, from: &Probe, next: SlotPtr, stack: &mut Vec<Probe>) {
-        let away = if next.home.get() == self.number { next.caller.away.get() } else { Away::Here };
         let further = Probe { at: next.task(), hops: from.hops + 1, ..from.clone() };
-        match away {
+        match next.caller.away.get() {
             Away::Here => stack.push(from.step(next)),
             _ if further.hops >= HOPS_MAX => {}
-            Away::Core(core) => self.tell(core, CoreWord::Probe(Box::new(further))),
+            Away::Core(core) => self.tell(core, CoreMessage::probe(further)),
             Away::Node(place) => self.send_probe(place, &further),
         }
     }
@@ -178,8 +177,7 @@ impl CoreState {
     }
 
     fn is_queued_here(&self, slot: SlotPtr) -> bool {
-        let here = slot.home.get() != self.number || slot.caller.away.get() == Away::Here;
-        here && slot.state.get() == State::Waiting
+        slot.state.get() == State::Waiting
     }
 
     /// The calls that `slot` waits for.
@@ -208,9 +206,7 @@ impl CoreState {
     fn children(&self) -> Children {
         let mut children = Children::new();
         for slot in self.slots.all() {
-            // The state of a slot that is away is another core's to read.
-            let taken = slot.caller.away.get() != Away::Here || slot.state.get() != State::Free;
-            let waits = taken && !slot.caller.done.get() && !slot.caller.gone.get();
+            let waits = slot.state.get() != State::Free && !slot.caller.done.get() && !slot.caller.gone.get();
             if waits && let Some(parent) = slot.caller.parent.get().and_then(TaskRef::live) {
                 children.entry(parent.as_raw() as usize).or_default().push(slot);
             }

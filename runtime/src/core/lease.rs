@@ -49,16 +49,21 @@ impl Lease {
 }
 
 impl CoreState {
-    /// Decides for this step whether calls may start.
+    /// Learns of a renewal. Before the lease is looked at: one that was on its way when the lease before it ended is as good as
+    /// one that came in time.
     #[inline]
-    pub(super) fn look_at_lease(&self, event: &Event) {
-        // First: a renewal that was on its way when the lease before it ended is as good as one that came in time.
+    pub(super) fn note_lease(&self, event: &Event) {
         if let Event::Lease(until) = event {
             self.lease.until.set(*until);
         }
         if matches!(event, Event::StoreLost) {
             self.lease.is_store_lost.set(true);
         }
+    }
+
+    /// Decides for this step whether calls may start.
+    #[inline]
+    pub(super) fn look_at_lease(&self) {
         let now = self.now.get();
         if now < self.lease.until.get() && !self.lease.is_store_lost.get() {
             self.admits_after.set(now);

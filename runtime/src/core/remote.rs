@@ -19,14 +19,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use epicserver_storage::NodeId;
 use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, HEADER_LEN};
 
-use super::{Action, CoreState, CoreWord};
+use super::{Action, CoreState};
 use crate::codec::{self, CodecError, Encoder};
 use crate::error::{CallError, Executed, Loss, Rejection};
 use crate::id::EntityId;
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
 use crate::session::intern::{Handle, Handles};
-use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, UNDER_WAY};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr};
 use crate::wire::extension::{
     self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
 };
@@ -77,11 +77,8 @@ impl CoreState {
         if slot.reply_to.get() == ReplyTo::Node {
             return self.answer_moved(slot, partition);
         }
-        if slot.home.get() != self.number {
-            // Its object went away while it came here: only its home core may send it to another node.
-            let first = self.number - u32::from(self.config.index);
-            slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
-            return self.tell((slot.home.get() - first) as u16, CoreWord::Call(slot));
+        if let Some(home) = slot.origin() {
+            return self.send_back(slot, home);
         }
         super::count(&self.counters.remote_calls);
         self.detach_from_parent(slot);

@@ -2,7 +2,7 @@
 
 use rkyv::util::AlignedVec;
 
-use super::{CoreMessage, CoreState, CoreWord};
+use super::{CoreMessage, CoreState};
 use crate::codec::{CodecError, Encoder};
 use crate::entity::{Entity, Methods, Stored};
 use crate::error::{CallError, Rejection};
@@ -71,9 +71,9 @@ impl CoreState {
     }
 
     /// The object dropped a call that waited for the test.
-    pub(crate) fn forget_scripted(&self, message: CoreMessage) {
-        let (Some(tape), CoreWord::Cancel(task)) = (self.tape(), message.0) else { return };
-        if let Some(slot) = tape.take_task(*task) {
+    pub(crate) fn forget_scripted(&self, message: &CoreMessage) {
+        let (Some(tape), Some(task)) = (self.tape(), message.cancelled()) else { return };
+        if let Some(slot) = tape.take_task(task) {
             self.end_scripted(slot, Err(CallError::NotSent));
         }
     }

@@ -76,7 +76,7 @@ impl CoreState {
     /// been left out because of this note: so it goes on there. The swap sees all that those who left it out had seen.
     fn woken(&self, slot: SlotPtr) {
         slot.woken.swap(false, Ordering::AcqRel);
-        match slot.exec.load(Ordering::Relaxed) {
+        match slot.home() {
             core if core == self.number => self.wake(slot),
             core => crate::registry::wake_from_outside(core, slot),
         }

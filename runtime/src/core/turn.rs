@@ -7,11 +7,11 @@ use std::task::Context;
 use epicserver_storage::KEY_LENGTH_MAX;
 
 use super::trace::is_traced;
-use super::{CoreState, CoreWord, Located, count, is_started};
+use super::{CoreState, Located, count, is_started};
 use crate::activation::{ObjectPtr, Status};
 use crate::call::DEPTH_MAX;
 use crate::error::{CallError, Rejection};
-use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State, UNDER_WAY};
+use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State};
 use crate::task::{Polled, panic_text};
 
 impl CoreState {
@@ -133,12 +133,13 @@ impl CoreState {
         {
             return self.admit(slot, object);
         }
-        // Not a pointer that may be another core's by then.
         slot.object.set(None);
         match slot.locate(self) {
             Located::Here(object) => self.admit(slot, object),
-            Located::Core(_) if slot.home.get() != self.number => self.send_back(slot),
-            Located::Core(core) => self.send_to_core(slot, core),
+            Located::Core(core) => match slot.origin() {
+                None => self.send_to_core(slot, core),
+                Some(home) => self.send_back(slot, home),
+            },
             Located::Node(node, partition) => self.send_to_node(slot, node, partition),
             Located::Nowhere => {
                 let entity = slot.vtable.get().entity.to_owned();
@@ -159,40 +160,6 @@ impl CoreState {
                 self.refuse(slot, CallError::Unavailable(text));
             }
         }
-    }
-
-    /// Sends a call that was just posted to the core where its object is known to be, unless something waits for dispatch
-    /// before it or it will not be run; `false`: it goes the long way.
-    #[inline]
-    pub(crate) fn send_at_once(&self, slot: SlotPtr, core: u16) -> bool {
-        let may_leave = self.outbox.is_empty()
-            && !self.is_moving()
-            && self.running.get().is_some()
-            && self.script.is_none();
-        let in_time = slot.deadline.get() > self.admits_after.get() && slot.depth.get() <= DEPTH_MAX;
-        if may_leave && in_time {
-            self.send_to_core(slot, core);
-        }
-        may_leave && in_time
-    }
-
-    fn send_to_core(&self, slot: SlotPtr, core: u16) {
-        count(&self.counters.cross_core_calls);
-        self.detach_from_parent(slot);
-        if slot.home.get() == self.number {
-            slot.caller.away.set(Away::Core(core));
-            self.arm_deadline_later(slot);
-        }
-        slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
-        self.tell(core, CoreWord::Call(slot));
-    }
-
-    /// A call was sent here by mistake. Its home sends it to the right core, as a cancel goes to where the home has sent it.
-    #[cold]
-    pub(super) fn send_back(&self, slot: SlotPtr) {
-        let first = self.number - u32::from(self.config.index);
-        slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
-        self.tell((slot.home.get() - first) as u16, CoreWord::Call(slot));
     }
 
     /// Runs a call that was just granted its object: now, if this pass may still do so directly, or in its turn.
@@ -273,7 +240,10 @@ impl CoreState {
         }
         object.running.push_back(slot);
         match end {
-            InPlaceEnd::Suspended => self.suspend(slot),
+            InPlaceEnd::Suspended => {
+                slot.announce();
+                self.suspend(slot);
+            }
             InPlaceEnd::Broken(text) => self.broken(slot, text),
             InPlaceEnd::BrokenAtStart(text) => self.broken_at_start(slot, object, text),
             InPlaceEnd::Outgrown => {}
@@ -282,7 +252,7 @@ impl CoreState {
 
     /// Scripts see each call as a syscall; of a simulated run the seed decides.
     #[inline]
-    fn keeps_polls_apart(&self) -> bool {
+    pub(super) fn keeps_polls_apart(&self) -> bool {
         self.script.is_some() || self.chaos.as_ref().is_some_and(|chaos| chaos.borrow_mut().bool())
     }
 
@@ -369,9 +339,7 @@ impl CoreState {
             self.drop_hold(object, slot);
             return self.outgrown(slot, object);
         }
-        if slot.home.get() == self.number {
-            self.arm_deadline(slot);
-        }
+        self.arm_deadline(slot);
         self.arm_overdue(slot);
     }
 
@@ -479,23 +447,14 @@ impl CoreState {
             self.cancel_timer(key);
         }
         match slot.reply_to.get() {
+            ReplyTo::Caller | ReplyTo::Nobody => self.hand_back(slot),
             ReplyTo::Node => self.reply_to_node(slot),
-            _ if slot.home.get() == self.number => self.hand_back(slot),
-            _ => self.send_home(slot),
+            ReplyTo::Core => {
+                if let Some(home) = slot.origin() {
+                    self.send_home(slot, home);
+                }
+            }
         }
-    }
-
-    /// The slot goes back to the core that its caller is on.
-    #[inline(never)]
-    fn send_home(&self, slot: SlotPtr) {
-        slot.object.set(None);
-        // The path stays: it is counted at home, and to let go of it here would move the counter's line to and fro.
-        slot.own_path.take();
-        crate::waker::discard(slot.cancel_waker.take());
-        // The cores of a node have numbers that follow each other.
-        let first = self.number - u32::from(self.config.index);
-        slot.exec.store(UNDER_WAY, std::sync::atomic::Ordering::Relaxed);
-        self.tell((slot.home.get() - first) as u16, CoreWord::Reply(slot));
     }
 
     /// Nobody waits for the reply.

@@ -1,7 +1,7 @@
 //! The thread of one core: brings it what happened, does what it wants, and waits when there is nothing to do.
 //!
 //! ```text
-//!   pass: drain rings, desk, answers -> observe batches -> step events -> run turns -> push actions -> wake others
+//!   pass: rings -> turns they made ready -> batches, links, answers, desk, timers -> turns -> actions -> wake others
 //!         nothing to do: look out for a while, hand over, go idle, park
 //! ```
 
@@ -17,23 +17,19 @@ use super::cluster::ToCluster;
 use super::edge::EdgeHandle;
 use super::links::{CoreLinks, InlineLinks};
 use super::storage_thread::{FromStorage, StorageDesk, ToStorage};
-use crate::core::{Action, Core, CoreMessage, Counters, Event, Wanted};
+use crate::core::{Action, Core, CoreMessage, Counters, Event};
 use crate::saving::SaveNews;
 use crate::shipment::Drained;
 use crate::sync::batch_clock::{CoreClock, Observation};
 use crate::sync::inbox::Inbox;
 use crate::sync::parker::{Parker, Unparker};
-use crate::sync::ring::{Consumer, Producer};
+use crate::sync::ring::Consumer;
 
 /// The way to another core of the node.
 pub(crate) struct Neighbour {
     pub(crate) index: u16,
-    pub(crate) outgoing: Producer<CoreMessage>,
     pub(crate) incoming: Consumer<CoreMessage>,
     pub(crate) unparker: Unparker,
-    /// Messages that found the ring full, in order. As many as there are calls under way at most.
-    pub(crate) waiting: VecDeque<CoreMessage>,
-    pub(crate) told: bool,
 }
 
 /// What the node may look at while the core runs. It has lines of its own: the core writes it while others wait for its messages,
@@ -85,8 +81,7 @@ pub(crate) struct CoreThread {
 /// Vectors that are used again in every pass.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    wanted: Wanted,
-    messages: Vec<CoreMessage>,
+    actions: Vec<Action>,
     answers: Vec<FromStorage>,
     /// Requests that the storage thread had no room for, in order.
     storage: VecDeque<ToStorage>,
@@ -133,7 +128,10 @@ impl CoreThread {
     }
 
     /// Spins until something comes, and not for long: timers and orders are looked at in passes. The clock is not read
-    /// here, so that what comes is handled at once, at a time that is about a microsecond old.
+    /// here, so that what comes is handled at once, at a time that is some microseconds old.
+    ///
+    /// Most looks are at the rings, where a message is seen the sooner the shorter the way round is; and without a pause, which
+    /// takes longer than it takes a message to come.
     fn look_out(&mut self) {
         if self.links.as_ref().is_some_and(CoreLinks::is_inline) {
             // To look at the sockets is a pass.
@@ -143,23 +141,26 @@ impl CoreThread {
             return;
         }
         for _ in 0..LOOKS_MAX {
-            if self.sees_input() {
+            let mut looks = 0..RING_LOOKS;
+            if looks.any(|_| self.sees_messages()) || self.sees_input() {
                 return;
             }
             if self.yields {
                 std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
             }
         }
+    }
+
+    #[inline]
+    fn sees_messages(&mut self) -> bool {
+        self.neighbours.iter_mut().any(|neighbour| !neighbour.incoming.is_empty())
     }
 
     /// Whether a pass would find something; loads of lines that rarely change hands.
     #[inline]
     fn sees_input(&mut self) -> bool {
-        let ring =
-            |neighbour: &mut Neighbour| !neighbour.incoming.is_empty() || !neighbour.waiting.is_empty();
-        self.neighbours.iter_mut().any(ring)
+        self.sees_messages()
+            || self.core.has_waiting()
             || self.links.as_mut().is_some_and(CoreLinks::has_input)
             || !self.core.desk().is_empty()
             || !self.answers.is_empty()
@@ -169,25 +170,27 @@ impl CoreThread {
 
     /// One round; `false` if there was nothing to do.
     fn pass(&mut self, now: u64) -> bool {
-        self.drain_rings();
-        // After the rings: whatever number a message carries, the batch clock shows by now.
-        self.observe_batches(now);
         let mut worked = self.deliver_messages(now);
+        if worked && self.core.is_ready() {
+            // Before the look at everything else: whoever waits for their calls does not wait for that.
+            self.step(now, Event::Turns(TURNS_PER_PASS));
+        }
+        self.observe_batches(now);
         worked |= self.deliver_links(now);
         worked |= self.deliver_answers(now);
         if !self.core.desk().is_empty() {
-            self.core.step_apart(now, Event::Desk, &mut self.buffers.wanted);
+            self.step(now, Event::Desk);
             worked = true;
         }
         if self.core.next_timer().is_some_and(|at| at <= now) {
-            self.core.step_apart(now, Event::Tick, &mut self.buffers.wanted);
+            self.step(now, Event::Tick);
             worked = true;
         }
         if self.orders.drain.load(Ordering::Relaxed) && !std::mem::replace(&mut self.buffers.draining, true) {
-            self.core.step_apart(now, Event::Drain, &mut self.buffers.wanted);
+            self.step(now, Event::Drain);
         }
         if self.core.is_ready() {
-            self.core.step_apart(now, Event::Turns(TURNS_PER_PASS), &mut self.buffers.wanted);
+            self.step(now, Event::Turns(TURNS_PER_PASS));
             worked = true;
         }
         if worked {
@@ -197,38 +200,47 @@ impl CoreThread {
         worked
     }
 
-    fn drain_rings(&mut self) {
-        for neighbour in &mut self.neighbours {
+    fn step(&mut self, now: u64, event: Event) {
+        self.core.step(now, event, &mut self.buffers.actions);
+    }
+
+    /// Takes in what other cores said; `false` if there was nothing.
+    fn deliver_messages(&mut self, now: u64) -> bool {
+        let mut worked = false;
+        for place in 0..self.neighbours.len() {
             for _ in 0..MESSAGES_PER_PASS {
-                let Some(message) = neighbour.incoming.try_pop() else { break };
-                message.prefetch();
-                self.buffers.messages.push(message);
+                if self.neighbours[place].incoming.is_empty() {
+                    break;
+                }
+                // After the look into the ring: whatever number the message carries, the batch clock shows by now.
+                self.observe_batches(now);
+                let core = &mut self.core;
+                self.neighbours[place].incoming.try_pop_with(|message| core.deliver(now, message));
+                worked = true;
             }
+            let neighbour = &mut self.neighbours[place];
             if neighbour.incoming.room_wanted() {
                 neighbour.unparker.unpark_if_parked();
             }
         }
+        worked
     }
 
+    #[inline]
     fn observe_batches(&mut self, now: u64) {
         let seen = self.batches.observe();
-        if self.buffers.seen == Some(seen) {
-            return;
+        if self.buffers.seen != Some(seen) {
+            self.tell_of_batches(now, seen);
         }
+    }
+
+    fn tell_of_batches(&mut self, now: u64, seen: Observation) {
         let failed_before = self.buffers.seen.map_or(0, |before| before.failure_generation);
         let failed =
             if seen.failure_generation == failed_before { Vec::new() } else { self.batches.take_failures() };
         self.buffers.seen = Some(seen);
         let news = SaveNews { open: seen.open, durable: seen.durable, failed };
-        self.core.step_apart(now, Event::Save(news), &mut self.buffers.wanted);
-    }
-
-    fn deliver_messages(&mut self, now: u64) -> bool {
-        let worked = !self.buffers.messages.is_empty();
-        for message in self.buffers.messages.drain(..) {
-            self.core.step_apart(now, Event::Message(message), &mut self.buffers.wanted);
-        }
-        worked
+        self.step(now, Event::Save(news));
     }
 
     fn deliver_links(&mut self, now: u64) -> bool {
@@ -236,7 +248,7 @@ impl CoreThread {
         let mut worked = links.drive(now);
         for _ in 0..MESSAGES_PER_PASS {
             let Some(event) = links.next_event() else { break };
-            self.core.step_apart(now, event, &mut self.buffers.wanted);
+            self.core.step(now, event, &mut self.buffers.actions);
             worked = true;
         }
         worked
@@ -247,7 +259,8 @@ impl CoreThread {
             return false;
         }
         self.answers.drain_into(&mut self.buffers.answers);
-        for answer in self.buffers.answers.drain(..) {
+        let mut answers = std::mem::take(&mut self.buffers.answers);
+        for answer in answers.drain(..) {
             let event = match answer {
                 FromStorage::Loaded(ticket, answer) => Event::Loaded(ticket, answer),
                 FromStorage::Recycled(images) => Event::Recycled(images),
@@ -259,21 +272,19 @@ impl CoreThread {
                     continue;
                 }
             };
-            self.core.step_apart(now, event, &mut self.buffers.wanted);
+            self.step(now, event);
         }
+        self.buffers.answers = answers;
         true
     }
 
     /// Does what the core wants, and wakes whom it concerns, once each.
     fn perform(&mut self, now: u64) {
-        let mut wanted = std::mem::take(&mut self.buffers.wanted);
-        for (core, message) in wanted.messages.drain(..) {
-            self.send(core, message);
-        }
+        let mut actions = std::mem::take(&mut self.buffers.actions);
         let mut to_storage = false;
-        for action in wanted.actions.drain(..) {
+        for action in actions.drain(..) {
             match action {
-                Action::Message(core, message) => self.send(core, message),
+                Action::Message(core, _) => unreachable!("the way to core {core} is a ring"),
                 Action::HandOver(images) => {
                     self.buffers.storage.push_back(ToStorage::Images(images));
                     to_storage = true;
@@ -296,7 +307,7 @@ impl CoreThread {
                 }
             }
         }
-        self.buffers.wanted = wanted;
+        self.buffers.actions = actions;
         if to_storage || !self.buffers.storage.is_empty() {
             self.flush_storage();
         }
@@ -315,33 +326,13 @@ impl CoreThread {
         }
     }
 
-    fn send(&mut self, core: u16, message: CoreMessage) {
-        let Some(neighbour) = self.neighbours.iter_mut().find(|neighbour| neighbour.index == core) else {
-            return;
-        };
-        neighbour.told = true;
-        if !neighbour.waiting.is_empty() {
-            if !message.may_be_left_out() {
-                neighbour.waiting.push_back(message);
-            }
-        } else if let Err(message) = neighbour.outgoing.try_push(message) {
-            neighbour.waiting.push_back(message);
-        }
-    }
-
     fn flush_neighbours(&mut self) {
-        for neighbour in &mut self.neighbours {
-            while let Some(message) = neighbour.waiting.pop_front() {
-                if let Err(message) = neighbour.outgoing.try_push(message) {
-                    neighbour.waiting.push_front(message);
-                    break;
-                }
-                neighbour.told = true;
-            }
-            if std::mem::take(&mut neighbour.told) {
+        let neighbours = &self.neighbours;
+        self.core.flush_ways(|core| {
+            if let Some(neighbour) = neighbours.iter().find(|neighbour| neighbour.index == core) {
                 neighbour.unparker.unpark_if_parked();
             }
-        }
+        });
     }
 
     fn flush_storage(&mut self) {
@@ -377,7 +368,7 @@ impl CoreThread {
     /// Hands over, declares itself idle, and sleeps until something comes or a timer is due.
     fn sleep(&mut self, now: u64) {
         self.publish();
-        self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
+        self.step(now, Event::Rest);
         self.perform(now);
         if !self.buffers.storage.is_empty() || !self.buffers.drained.is_empty() {
             // Another thread has no room; it is awake, so look again at once.
@@ -406,11 +397,11 @@ impl CoreThread {
             if neighbour.incoming.room_wanted() {
                 neighbour.unparker.unpark_if_parked();
             }
-            // What waits for room needs no look: the neighbour wakes this core when there is some, unless there is already.
-            let room = !neighbour.waiting.is_empty() && neighbour.outgoing.want_room();
-            !neighbour.incoming.is_empty() || room
+            !neighbour.incoming.is_empty()
         };
         seen || self.neighbours.iter_mut().any(ring)
+            // What waits for room needs no look: the neighbour wakes this core when there is some, unless there is already.
+            || self.core.want_room()
             || !self.answers.is_empty()
             || !self.core.desk().is_empty()
             || self.orders.stop.load(Ordering::Acquire)
@@ -444,7 +435,7 @@ impl CoreThread {
     /// The last images go to the storage thread, which commits them before it ends.
     fn finish(mut self) -> Option<Box<InlineLinks>> {
         let now = self.clock.now();
-        self.core.step_apart(now, Event::Rest, &mut self.buffers.wanted);
+        self.step(now, Event::Rest);
         self.perform(now);
         self.batches.idle();
         match self.links.take() {
@@ -472,7 +463,9 @@ const TURNS_PER_PASS: u32 = 256;
 const MESSAGES_PER_PASS: usize = 256;
 /// Passes that did something until the gauge is brought up to date although more comes.
 const PASSES_PER_PUBLISHING: u32 = 64;
-/// Looks between two passes of a core that spins.
-const LOOKS_MAX: u32 = 64;
+/// Looks at everything between two passes of a core that spins.
+const LOOKS_MAX: u32 = 32;
+/// Looks at the rings between two looks at everything.
+const RING_LOOKS: u32 = 32;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.
 const SLEEP_NS: u64 = if cfg!(test) { 3_600_000_000_000 } else { 1_000_000_000 };

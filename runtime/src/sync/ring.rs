@@ -1,7 +1,8 @@
-//! Bounded single-producer single-consumer ring of 64-byte slots with the sequence number inside the slot.
+//! Bounded single-producer single-consumer ring of 128-byte slots with the sequence number inside the slot.
 //!
-//! A message and its "is here" mark share one cache line, so a hand-over moves one line, where a ring with separate head
-//! and tail indices moves two. Not a queue for many producers (that is [`inbox`](super::inbox)), and it never sleeps:
+//! A message and its "is here" mark share a cache line, so a hand-over moves one line, where a ring with separate head
+//! and tail indices moves two; a message of more than 56 bytes moves the neighbouring line too. It is written and read where it
+//! lies: a copy would wait for the lines that it is made from. Not a queue for many producers (that is [`inbox`](super::inbox)), and it never sleeps:
 //! waiting is [`parker`](super::parker)'s business. Start at [`ring`].
 //!
 //! | field | written by | read by | ordering |
@@ -22,7 +23,9 @@
 //! own `Parker::prepare` (a fence) and its sleep. One of the two sees the other's store; nothing is fenced on the hot path.
 
 use std::fmt;
-use std::mem::{MaybeUninit, align_of, size_of};
+use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
+use std::ptr::NonNull;
 
 use super::padded::Padded;
 use super::shim::{Arc, AtomicBool, AtomicU64, Ordering, UnsafeCell, fence};
@@ -74,14 +77,17 @@ impl<T> Producer<T> {
         if self.tail - self.head_seen == self.shared.capacity() && !self.has_room() {
             return Err(value);
         }
-        let slot = self.shared.slot(self.tail);
-        // SAFETY: the consumer moved the slot's former value out before it published the `head` that makes this slot free,
-        // `head_seen` was read with Acquire, and `sequence` keeps the consumer away until the store below. This is the
-        // only producer: `Producer` is not Clone and this takes `&mut self`.
-        slot.value.with_mut(|place| unsafe { (*place).write(value) });
-        self.tail += 1;
-        slot.sequence.store(self.tail, Ordering::Release);
+        Vacant(self).fill(|place| place.write(value));
         Ok(())
+    }
+
+    /// The next free slot, if there is one.
+    #[inline(always)]
+    pub(crate) fn vacant(&mut self) -> Option<Vacant<'_, T>> {
+        if self.tail - self.head_seen == self.shared.capacity() && !self.has_room() {
+            return None;
+        }
+        Some(Vacant(self))
     }
 
     /// Is there room for one more value? Reads what the consumer published; [`Self::try_push`] does it only when it must.
@@ -116,6 +122,66 @@ impl<T> Drop for Producer<T> {
     }
 }
 
+/// A free slot of a ring, to be written in place.
+pub(crate) struct Vacant<'a, T>(&'a mut Producer<T>);
+
+impl<T> Vacant<'_, T> {
+    /// Has `write` put a value into the slot and sends it.
+    ///
+    /// # Panics
+    /// If what `write` returns is not what it wrote to its argument.
+    #[inline(always)]
+    pub(crate) fn fill(self, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
+        let producer = self.0;
+        let slot = producer.shared.slot(producer.tail);
+        // SAFETY: the consumer moved the slot's former value out before it published the `head` that makes this slot free,
+        // `head_seen` was read with Acquire, and `sequence` keeps the consumer away until the store below. This is the
+        // only producer: `Producer` is not Clone and this has it by `&mut`.
+        slot.value.with_mut(|place| unsafe {
+            let written: *const T = write(&mut *place);
+            assert_eq!(written, (*place).as_ptr(), "a value was written elsewhere");
+        });
+        producer.tail += 1;
+        slot.sequence.store(producer.tail, Ordering::Release);
+        producer.shared.slot(producer.tail).want_rest_for_writing();
+    }
+}
+
+/// A value that was popped and lies where it was pushed: the right to take it, once. Dropping it drops the value.
+pub(crate) struct Taken<'a, T> {
+    place: NonNull<T>,
+    value: PhantomData<&'a mut ManuallyDrop<T>>,
+}
+
+impl<'a, T> Taken<'a, T> {
+    /// As if this value had been popped.
+    pub(crate) fn of(value: &'a mut ManuallyDrop<T>) -> Self {
+        Self { place: NonNull::from(&mut **value), value: PhantomData }
+    }
+
+    /// Moves the value out.
+    #[inline(always)]
+    pub(crate) fn take(self) -> T {
+        // SAFETY: the value is there for `'a`, and this was the only right to it.
+        unsafe { self.into_raw().read() }
+    }
+
+    /// Where the value lies for `'a`. It is the caller's to move out or to drop.
+    #[inline(always)]
+    pub(crate) fn into_raw(self) -> *const T {
+        let place = self.place.as_ptr();
+        std::mem::forget(self);
+        place
+    }
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: as in `take`.
+        unsafe { self.place.drop_in_place() };
+    }
+}
+
 /// The end that pops. Dropping it drops what it had not popped.
 pub(crate) struct Consumer<T> {
     shared: Arc<Shared<T>>,
@@ -130,17 +196,27 @@ impl<T> Consumer<T> {
     /// Takes the oldest value, or `None` if the ring is empty.
     #[inline]
     pub(crate) fn try_pop(&mut self) -> Option<T> {
+        self.try_pop_with(|value| value.take())
+    }
+
+    /// Has `take` take the oldest value where it lies, or gives `None` if the ring is empty.
+    #[inline]
+    pub(crate) fn try_pop_with<R>(&mut self, take: impl FnOnce(Taken<'_, T>) -> R) -> Option<R> {
         let slot = self.shared.slot(self.head);
         if slot.sequence.load(Ordering::Acquire) != self.head + 1 {
             self.publish_head();
             return None;
         }
-        // SAFETY: the producer wrote the value before it stored this sequence number, which was read with Acquire, and
-        // writes the slot again only after `head` was published past it. The value is moved out once: `head` grows past
-        // it here, this is the only consumer (not Clone, `&mut self`), and `Shared::drop` starts at the published head,
-        // which `Consumer::drop` brings up to `head`.
-        let value = slot.value.with(|place| unsafe { (*place).assume_init_read() });
+        slot.want_rest();
         self.head += 1;
+        let value = slot.value.with_mut(|place| {
+            // SAFETY: the producer wrote the value before it stored this sequence number, which was read with Acquire, and
+            // writes the slot again only after `head` was published past it, which is below. The value is taken once: `head`
+            // grew past it, this is the only consumer (not Clone, `&mut self`), and `Shared::drop` starts at the published
+            // head, which `Consumer::drop` brings up to `head`. Only the value's own drop writes through the pointer.
+            let place = unsafe { NonNull::from((*place).assume_init_mut()) };
+            take(Taken { place, value: PhantomData })
+        });
         if self.head - self.head_published >= self.publish_every {
             self.publish_head();
         }
@@ -245,7 +321,8 @@ impl<T> Drop for Shared<T> {
     }
 }
 
-#[repr(C, align(64))]
+/// Two lines that processors fetch as a pair.
+#[repr(C, align(128))]
 struct Slot<T> {
     /// 1 + the position of the value last written here; 0 before the first.
     sequence: AtomicU64,
@@ -256,10 +333,50 @@ impl<T> Slot<T> {
     fn vacant() -> Self {
         #[cfg(not(loom))]
         const {
-            assert!(size_of::<Self>() == 64, "a slot is one cache line")
+            assert!(size_of::<Self>() == 128, "a slot is a pair of cache lines")
         };
         Self { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) }
     }
+
+    /// Whether values lie in the second line too.
+    const HAS_REST: bool = size_of::<T>() > LINE_LEN - size_of::<u64>();
+
+    /// Asks for the second line of a slot whose first has come: it comes while the first is looked at.
+    #[inline(always)]
+    fn want_rest(&self) {
+        if Self::HAS_REST {
+            prefetch::<false>(self.rest());
+        }
+    }
+
+    /// Asks for the second line of a slot that is written next. Not for the first, which the consumer looks at again and again.
+    #[inline(always)]
+    fn want_rest_for_writing(&self) {
+        if Self::HAS_REST {
+            prefetch::<true>(self.rest());
+        }
+    }
+
+    #[inline(always)]
+    fn rest(&self) -> *const u8 {
+        std::ptr::from_ref(self).cast::<u8>().wrapping_add(LINE_LEN)
+    }
+}
+
+/// Asks for a cache line, and does not wait for it.
+#[inline(always)]
+fn prefetch<const FOR_WRITING: bool>(line: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: hints that touch no memory, whatever the address; processors without the second take it for nothing.
+    unsafe {
+        if FOR_WRITING {
+            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags));
+        } else {
+            std::arch::asm!("prefetcht0 [{}]", in(reg) line, options(nostack, preserves_flags));
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
 }
 
 impl<T> fmt::Debug for Producer<T> {
@@ -274,9 +391,10 @@ impl<T> fmt::Debug for Consumer<T> {
     }
 }
 
-/// Bytes of the largest value that fits beside the sequence number in a 64-byte slot.
-pub(crate) const VALUE_BYTES_MAX: usize = 56;
-/// Most slots a ring may have: 64 MiB of them.
+const LINE_LEN: usize = 64;
+/// Bytes of the largest value that fits beside the sequence number in a slot.
+pub(crate) const VALUE_BYTES_MAX: usize = 120;
+/// Most slots a ring may have: 128 MiB of them.
 pub(crate) const CAPACITY_MAX: usize = 1 << 20;
 /// Pops after which the consumer publishes `head` at the latest.
 const PUBLISH_EVERY_MAX: u64 = 64;

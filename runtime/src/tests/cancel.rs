@@ -137,7 +137,12 @@ fn a_queued_call_is_dropped_unrun() {
         start_and_drop(&mut cluster, 2, never(key).call(queued));
         let mut behind = cluster.start(0, never(key).call(shared(async |_| 7)));
         cluster.pass_ms(5);
-        assert_eq!(cluster.live(), 4, "the queued call has gone: two calls and their callers are left");
+        let left = if cluster.cores.len() == 1 { 4 } else { 6 };
+        assert_eq!(
+            cluster.live(),
+            left,
+            "the queued call has gone: two calls, their callers and guests are left"
+        );
         cluster.pass_ms(10);
         assert_eq!((holder.result(), behind.result()), (Some(Ok(0)), Some(Ok(7))));
         assert_eq!(notes(), ["gone"]);

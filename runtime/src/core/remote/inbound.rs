@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use zerocopy::IntoBytes;
 
 use crate::codec::CodecError;
-use crate::core::{Action, CoreState, CoreWord, Timer};
+use crate::core::{Action, CoreMessage, CoreState, Timer};
 use crate::entity::MethodEntry;
 use crate::error::{CallError, Rejection};
 use crate::id::{CallId, EntityId, ObjectHash};
@@ -76,7 +76,7 @@ impl CoreState {
                 );
             }
             Place::Here(core) if core != self.config.index => {
-                self.tell(core, CoreWord::Frame(Box::new(frame)));
+                self.tell(core, CoreMessage::frame(frame));
             }
             Place::Here(_) => self.accept(header, &from, method, target, &extension, deadline, &frame.frame),
             // One that nobody hears of is passed on by whoever knows better, at a higher epoch each time.

@@ -19,7 +19,7 @@ use epicserver_transport::FrameHeader;
 use zerocopy::FromBytes;
 
 use super::Outgoing;
-use crate::core::{CoreState, CoreWord};
+use crate::core::{CoreMessage, CoreState};
 use crate::error::{CallError, Loss, Rejection};
 use crate::remote::{CallRef, MovedBytes, PeerFrame};
 use crate::routes::{Place, Routes};
@@ -95,7 +95,7 @@ impl CoreState {
     /// Keeps a call that is about to be dispatched, if its partition is in motion; gives whether it did.
     pub(in crate::core) fn holds_back(&self, slot: SlotPtr, partition: u16) -> bool {
         // Others order their own calls.
-        if slot.home.get() != self.number || slot.reply_to.get() == ReplyTo::Node {
+        if matches!(slot.reply_to.get(), ReplyTo::Core | ReplyTo::Node) {
             return false;
         }
         let mut motions = self.remote.moves.motions.borrow_mut();
@@ -274,7 +274,7 @@ impl CoreState {
                 }
             }
             let (asker, views) = (self.config.index, self.remote.moves.views.get());
-            self.tell(core, CoreWord::Settle(Box::new(Settle { asker, views, partitions })));
+            self.tell(core, CoreMessage::settle(Box::new(Settle { asker, views, partitions })));
         }
     }
 
@@ -286,22 +286,22 @@ impl CoreState {
             self.remote.moves.early.borrow_mut().push(*settle);
         } else {
             self.send_home_what_left(&settle);
-            self.tell(settle.asker, CoreWord::Settle(settle));
+            self.tell(settle.asker, CoreMessage::settle(settle));
         }
     }
 
     /// Calls of a core for objects that left the node, and that wait for dispatch here, go back to it.
     fn send_home_what_left(&self, settle: &Settle) {
         let home = self.number - u32::from(self.config.index) + u32::from(settle.asker);
-        let is_its = |slot: &SlotPtr| {
-            let partition = (slot.home.get() == home).then(|| self.partition_of_message(*slot)).flatten();
-            partition.is_some_and(|partition| settle.partitions.contains(&partition))
+        let origin_of_its = |slot: SlotPtr| {
+            let origin = slot.origin().filter(|origin| origin.home() == home)?;
+            let partition = self.partition_of_message(slot)?;
+            settle.partitions.contains(&partition).then_some((slot, origin))
         };
-        let back: Vec<SlotPtr> = self.outbox.iter().filter(is_its).collect();
-        for slot in back {
-            self.outbox.remove(slot);
-            slot.object.set(None);
-            self.send_back(slot);
+        let back: Vec<(SlotPtr, SlotPtr)> = self.outbox.iter().filter_map(origin_of_its).collect();
+        for (guest, origin) in back {
+            self.outbox.remove(guest);
+            self.send_back(guest, origin);
         }
     }
 }
