@@ -153,7 +153,7 @@ impl Fabric {
             return self.refuse(core, &header, frame.peer);
         }
         peer.queue(now, core, &header, frame.frame);
-        self.settle(now, frame.peer.id);
+        peer.report_unsent(&mut self.outputs);
     }
 
     /// Does what is due.
@@ -313,41 +313,49 @@ impl Fabric {
     fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
         if let Some(id) = self.links.get(&link).copied() {
             let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
-            peer.session.handle_frame(now, frame);
-            return self.settle(now, id);
+            let Some(event) = peer.session.pass_frame(now, frame) else { return self.settle(now, id) };
+            if matches!(event, SessionEvent::Control(_)) {
+                return self.handle_session_event(id, event);
+            }
+            return peer.take_frame(event, self.config.cores, &self.removed, &mut self.outputs);
         }
         self.receive_of_stranger(now, link, &frame);
     }
 
     /// Takes what a session has to tell after an input.
     fn settle(&mut self, now: u64, id: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        while let Some(event) = peer.session.poll_event() {
-            match event {
-                SessionEvent::Up { peer: identity, .. } => {
-                    let there = peer.come_up(&identity, &mut self.outputs);
-                    self.controls.note_up(there);
-                }
-                SessionEvent::Down(reason) => {
-                    self.controls.note_down(id);
-                    peer.go_down(&reason);
-                }
-                SessionEvent::Control(frame) => match peer.present {
-                    Some(there) if self.config.guests_max > 0 => self.controls.take(there, frame),
-                    _ => peer.session.release_controls(1),
-                },
-                SessionEvent::Lost(lost) => {
-                    let loss = match lost.reason {
-                        LostReason::LinkLost => Loss::LinkLost,
-                        LostReason::OwnerLost => Loss::OwnerLost,
-                    };
-                    peer.lose_calls(loss, &lost.not_sent, &mut self.outputs);
-                }
-                frame => peer.take_frame(frame, self.config.cores, &self.removed, &mut self.outputs),
-            }
+        while let Some(event) = self.peers.get_mut(&id).and_then(|peer| peer.session.poll_event()) {
+            self.handle_session_event(id, event);
         }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.flush(now);
         peer.report_unsent(&mut self.outputs);
+    }
+
+    fn handle_session_event(&mut self, id: u64, event: SessionEvent) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match event {
+            SessionEvent::Up { peer: identity, .. } => {
+                let there = peer.come_up(&identity, &mut self.outputs);
+                self.controls.note_up(there);
+            }
+            SessionEvent::Down(reason) => {
+                self.controls.note_down(id);
+                peer.go_down(&reason);
+            }
+            SessionEvent::Control(frame) => match peer.present {
+                Some(there) if self.config.guests_max > 0 => self.controls.take(there, frame),
+                _ => peer.session.release_controls(1),
+            },
+            SessionEvent::Lost(lost) => {
+                let loss = match lost.reason {
+                    LostReason::LinkLost => Loss::LinkLost,
+                    LostReason::OwnerLost => Loss::OwnerLost,
+                };
+                peer.lose_calls(loss, &lost.not_sent, &mut self.outputs);
+            }
+            frame => peer.take_frame(frame, self.config.cores, &self.removed, &mut self.outputs),
+        }
     }
 
     /// A frame for nobody: its core is told if it waits for an answer.

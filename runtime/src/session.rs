@@ -108,8 +108,8 @@ impl SessionConfig {
     pub fn new(stream: u64, frame_len_max: u32) -> Self {
         Self {
             stream,
-            window_calls: 256,
-            window_answers: 256,
+            window_calls: 1024,
+            window_answers: 1024,
             window_controls: 16,
             frame_len_max,
             payload_len_max: PAYLOAD_LEN_MAX,
@@ -276,18 +276,16 @@ impl Session {
 
     /// Takes a frame from the link that was handed in last. Without a link it is ignored.
     pub fn handle_frame(&mut self, now: u64, frame: Frame) {
-        match &mut self.state {
-            State::Opening(handshake) => {
-                handshake.handle_frame(now, &frame);
-                self.advance_handshake(now);
-            }
-            State::Up(..) => {
-                if let Err(error) = self.receive(now, frame) {
-                    self.break_link(now, error);
-                }
-            }
-            State::Down | State::Closed => {}
+        if let Some(event) = self.take_frame(now, frame) {
+            self.events.push_back(event);
         }
+    }
+
+    /// As [`Session::handle_frame`], for a driver that has drained [`Session::poll_event`]: a call or an answer that came whole
+    /// is given at once. What else happened is to be drained.
+    pub fn pass_frame(&mut self, now: u64, frame: Frame) -> Option<SessionEvent> {
+        debug_assert!(self.events.is_empty(), "what waits would be overtaken");
+        self.take_frame(now, frame)
     }
 
     /// Does what is due at this time. Earlier or later than asked for does no harm.
@@ -336,9 +334,30 @@ impl Session {
         }
         match &mut self.state {
             State::Opening(handshake) => handshake.poll_transmit(),
-            State::Up(..) => self.own_word().or_else(|| self.next_of_lanes(now)),
+            State::Up(..) => {
+                self.note_blocked(now);
+                self.own_word().or_else(|| self.next_of_lanes())
+            }
             State::Down | State::Closed => None,
         }
+    }
+
+    /// As [`Session::poll_transmit`], for as many frames as there are, up to `len_max` in `frames` with those that are there.
+    pub fn poll_transmits(&mut self, now: u64, frames: &mut VecDeque<Frame>, len_max: usize) {
+        while frames.len() < len_max {
+            let word = match &self.state {
+                State::Up(..) if self.parting.is_empty() => self.own_word(),
+                _ => self.poll_transmit(now),
+            };
+            let Some(word) = word else { break };
+            frames.push_back(word);
+        }
+        while frames.len() < len_max
+            && let Some(frame) = self.next_of_lanes()
+        {
+            frames.push_back(frame);
+        }
+        self.note_blocked(now);
     }
 
     /// What happened, in order.
@@ -372,6 +391,21 @@ impl Session {
     /// Whether the peer is proven and frames flow.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up(..))
+    }
+
+    fn take_frame(&mut self, now: u64, frame: Frame) -> Option<SessionEvent> {
+        match &mut self.state {
+            State::Up(..) => match self.receive(now, frame) {
+                Ok(event) => return event,
+                Err(error) => self.break_link(now, error),
+            },
+            State::Opening(handshake) => {
+                handshake.handle_frame(now, &frame);
+                self.advance_handshake(now);
+            }
+            State::Down | State::Closed => {}
+        }
+        None
     }
 
     fn advance_handshake(&mut self, now: u64) {
@@ -519,11 +553,17 @@ impl Session {
         self.events.push_back(SessionEvent::Down(reason));
     }
 
-    fn next_of_lanes(&mut self, now: u64) -> Option<Frame> {
+    /// The link is to know since when lanes have no credits.
+    fn note_blocked(&mut self, now: u64) {
+        if let State::Up(link, _) = &mut self.state {
+            let blocked = [self.calls.is_blocked(), self.answers.is_blocked(), self.controls.is_blocked()];
+            link.note_blocked(now, blocked);
+        }
+    }
+
+    fn next_of_lanes(&mut self) -> Option<Frame> {
         let State::Up(link, _) = &mut self.state else { return None };
         let (frame_len_max, pool) = (link.frame_len_max, self.pool.as_ref());
-        let blocked = [self.calls.is_blocked(), self.answers.is_blocked(), self.controls.is_blocked()];
-        link.note_blocked(now, blocked);
         let turn = link.turn;
         link.turn = (turn + 1) % Lane::ALL.len();
         for step in 0..Lane::ALL.len() {

@@ -83,10 +83,11 @@ impl FrameHeader {
     ///
     /// # Errors
     /// [`HeaderError`] names the first thing that is wrong.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<&Self, HeaderError> {
         let (header, _) =
             Self::ref_from_prefix(bytes).map_err(|_| HeaderError::Short { len: bytes.len() })?;
-        if FrameKind::from_u8(header.kind_number).is_none() {
+        if !FrameKind::is_known(header.kind_number) {
             return Err(HeaderError::UnknownKind { kind_number: header.kind_number });
         }
         if header.zero != 0 {
@@ -114,6 +115,7 @@ impl FrameHeader {
     ///
     /// # Errors
     /// [`HeaderError`] names the first thing that is wrong.
+    #[inline]
     pub fn parse_frame(frame: &[u8]) -> Result<&Self, HeaderError> {
         let header = Self::parse(frame)?;
         let announced = header.total_len();
@@ -236,8 +238,15 @@ impl FrameKind {
         Self::Probe,
     ];
 
+    /// Whether a kind has this wire number.
+    #[inline]
+    const fn is_known(kind_number: u8) -> bool {
+        kind_number.wrapping_sub(1) < Self::ALL.len() as u8
+    }
+
     /// The kind with this wire number, if there is one.
     #[must_use]
+    #[inline]
     pub fn from_u8(kind_number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(kind_number).checked_sub(1)?).copied()
     }

@@ -201,16 +201,15 @@ impl Peer {
     pub(super) fn transmit(&mut self, now: u64, send: &mut impl FnMut(LinkId, &mut VecDeque<Frame>)) {
         let Some(link) = self.link else { return };
         while !self.blocked {
-            while self.transmits.len() < TRANSMITS_MAX
-                && let Some(frame) = self.session.poll_transmit(now)
-            {
-                self.transmits.push_back(frame);
+            self.session.poll_transmits(now, &mut self.transmits, TRANSMITS_MAX);
+            let is_all = self.transmits.len() < TRANSMITS_MAX;
+            if !self.transmits.is_empty() {
+                send(link, &mut self.transmits);
+                self.blocked = !self.transmits.is_empty();
             }
-            if self.transmits.is_empty() {
+            if is_all {
                 break;
             }
-            send(link, &mut self.transmits);
-            self.blocked = !self.transmits.is_empty();
         }
         self.flush(now);
     }
@@ -412,6 +411,9 @@ impl Peer {
 
     /// Tells the cores which requests the session would not take.
     pub(super) fn report_unsent(&mut self, outputs: &mut [VecDeque<Output>]) {
+        if self.unsent.is_empty() && self.unbound.is_empty() {
+            return;
+        }
         let node = NodeId { id: self.id, incarnation: 0 };
         for core in std::mem::take(&mut self.unbound) {
             outputs[usize::from(core)].push_back(Output::News(Box::new(LinkNews::Unbound(node))));
@@ -438,4 +440,4 @@ fn request_name(frame: &Frame) -> Option<(u8, u32, u32)> {
 /// ask about.
 const PROBES_BEHIND_MAX: usize = crate::remote::WINDOW_MAX;
 /// Frames taken from a session before the link is asked again.
-const TRANSMITS_MAX: usize = 64;
+const TRANSMITS_MAX: usize = 256;

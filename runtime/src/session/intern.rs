@@ -12,7 +12,7 @@
 //!
 //! Nothing here looks at a link. Start with [`Handles::handle`].
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use epicserver_transport::{Frame, FrameHeader};
@@ -120,10 +120,13 @@ impl SentHandles {
     pub(crate) fn fit(&mut self, frame: Frame, number: u32) -> Result<Frame, (InternError, Frame)> {
         let Some(index) = index_of(number) else { return Err((InternError::Range(number), frame)) };
         let bytes = FrameHeader::ext_bytes(&frame).unwrap_or_default();
+        let known = self.targets.get(index).and_then(Option::as_ref);
+        if !Extension::may_have_key(bytes) && known.is_some_and(|known| known.bound_in == Some(self.round)) {
+            return Ok(frame);
+        }
         let Ok(extension) = Extension::parse(bytes) else {
             return Err((InternError::Unbound(number), frame));
         };
-        let known = self.targets.get(index).and_then(Option::as_ref);
         match (extension.key, known) {
             (Some(key), Some(known)) if known.target.borrow() != key => {
                 Err((InternError::Bound(number), frame))
@@ -137,7 +140,6 @@ impl SentHandles {
                 self.targets[index] = Some(SentHandle { target, bound_in: None });
                 Ok(frame)
             }
-            (None, Some(known)) if known.bound_in == Some(self.round) => Ok(frame),
             (None, Some(known)) => Ok(spelled_out(&frame, &known.target, number)),
             (None, None) => Err((InternError::Unbound(number), frame)),
         }
@@ -286,9 +288,11 @@ impl HashToIndex {
 
 fn hash_of(target: &TargetKey<'_>) -> u64 {
     let mut hasher = FixedState::default().build_hasher();
-    target.entity.hash(&mut hasher);
-    target.key.kind.hash(&mut hasher);
-    target.key.bytes.hash(&mut hasher);
+    hasher.write_u64(target.entity ^ target.key.kind as u64);
+    match <[u8; 8]>::try_from(target.key.bytes) {
+        Ok(number) => hasher.write_u64(u64::from_le_bytes(number)),
+        Err(_) => hasher.write(target.key.bytes),
+    }
     hasher.finish()
 }
 

@@ -136,11 +136,11 @@ impl Session {
         Some(status.frame(self.pool.as_ref(), kind))
     }
 
-    /// Takes a frame of the link that is up.
-    pub(super) fn receive(&mut self, now: u64, frame: Frame) -> Result<(), LinkError> {
-        let State::Up(link, _) = &mut self.state else { return Ok(()) };
+    /// Takes a frame of the link that is up; gives what came with it.
+    pub(super) fn receive(&mut self, now: u64, frame: Frame) -> Result<Option<SessionEvent>, LinkError> {
+        let State::Up(link, _) = &mut self.state else { return Ok(None) };
         link.received_at = now;
-        let header = FrameHeader::parse_frame(&frame).map_err(LinkError::Malformed)?;
+        let header = *FrameHeader::parse_frame(&frame).map_err(LinkError::Malformed)?;
         if frame.len() > self.config.frame_len_max as usize {
             let (len, frame_len_max) = (frame.len() as u64, self.config.frame_len_max as usize);
             return Err(LinkError::Malformed(epicserver_transport::HeaderError::TooLong {
@@ -151,17 +151,20 @@ impl Session {
         let kind = header.kind();
         if let Some(lane) = Lane::of(kind) {
             self.take_credit(lane)?;
-            return self.deliver(lane, kind, frame);
+            return self.deliver(lane, &header, frame).map(Some);
         }
         match kind {
             FrameKind::Fragment => self.receive_fragment(&frame),
-            FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => self.receive_status(kind, &frame),
+            FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => {
+                self.receive_status(kind, &frame)?;
+                Ok(None)
+            }
             FrameKind::Close => {
                 let payload = FrameHeader::payload_bytes(&frame).unwrap_or_default();
                 let reason = CloseBytes::read_from_bytes(payload)
                     .map_or(CloseReason::Session, |body| CloseReason::from_u8(body.reason));
                 self.lose_link(now, DownReason::ClosedByPeer(reason));
-                Ok(())
+                Ok(None)
             }
             kind => Err(LinkError::Unexpected(kind)),
         }
@@ -171,15 +174,15 @@ impl Session {
         if self.receive_lane(lane).take() { Ok(()) } else { Err(LinkError::CreditBreach) }
     }
 
-    fn deliver(&mut self, lane: Lane, kind: FrameKind, frame: Frame) -> Result<(), LinkError> {
+    fn deliver(&mut self, lane: Lane, header: &FrameHeader, frame: Frame) -> Result<SessionEvent, LinkError> {
         if self.partials[lane as usize].is_partial() {
             return Err(LinkError::Fragment(FragmentError::Order));
         }
-        let target = self.target(kind, &frame)?;
+        let target = self.target(header, &frame)?;
         if lane == Lane::Calls {
             self.received += 1;
         }
-        self.events.push_back(match kind {
+        Ok(match header.kind() {
             FrameKind::Request => SessionEvent::Request(frame, target),
             FrameKind::OneWay => SessionEvent::OneWay(frame, target),
             FrameKind::Cancel => SessionEvent::Cancel(frame),
@@ -189,24 +192,25 @@ impl Session {
             FrameKind::Control => SessionEvent::Control(frame),
             FrameKind::Probe => SessionEvent::Probe(frame),
             kind => return Err(LinkError::Unexpected(kind)),
-        });
-        Ok(())
+        })
     }
 
     /// What a call is for whose frame has a handle and no key.
-    fn target(&mut self, kind: FrameKind, frame: &Frame) -> Result<Option<Arc<Target>>, LinkError> {
-        let handle = FrameHeader::parse(frame).map_err(LinkError::Malformed)?.handle.get();
-        if handle == 0 || !matches!(kind, FrameKind::Request | FrameKind::OneWay) {
+    fn target(&mut self, header: &FrameHeader, frame: &Frame) -> Result<Option<Arc<Target>>, LinkError> {
+        let handle = header.handle.get();
+        if handle == 0 || !matches!(header.kind(), FrameKind::Request | FrameKind::OneWay) {
             return Ok(None);
         }
+        let bytes = FrameHeader::ext_bytes(frame).unwrap_or_default();
+        if !Extension::may_have_key(bytes) {
+            return self.bound.take(handle, None).map_err(LinkError::Handle);
+        }
         // One that cannot be read binds nothing, and is refused by the core that it is for.
-        let Ok(extension) = Extension::parse(FrameHeader::ext_bytes(frame).unwrap_or_default()) else {
-            return Ok(None);
-        };
+        let Ok(extension) = Extension::parse(bytes) else { return Ok(None) };
         self.bound.take(handle, extension.key).map_err(LinkError::Handle)
     }
 
-    fn receive_fragment(&mut self, frame: &Frame) -> Result<(), LinkError> {
+    fn receive_fragment(&mut self, frame: &Frame) -> Result<Option<SessionEvent>, LinkError> {
         let header = FrameHeader::parse_frame(frame).map_err(LinkError::Malformed)?;
         let lane = Lane::from_number(header.method.get()).ok_or(LinkError::MalformedWhole)?;
         self.take_credit(lane)?;
@@ -215,13 +219,13 @@ impl Session {
         let partial = &mut self.partials[lane as usize];
         let Some(whole) = partial.take(header, piece, whole_max).map_err(LinkError::Fragment)? else {
             self.receive_lane(lane).release(1);
-            return Ok(());
+            return Ok(None);
         };
-        let kind = FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?.kind();
-        if Lane::of(kind) != Some(lane) {
+        let header = *FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?;
+        if Lane::of(header.kind()) != Some(lane) {
             return Err(LinkError::MalformedWhole);
         }
-        self.deliver(lane, kind, whole)
+        self.deliver(lane, &header, whole).map(Some)
     }
 
     fn receive_status(&mut self, kind: FrameKind, frame: &Frame) -> Result<(), LinkError> {

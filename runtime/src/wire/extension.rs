@@ -146,9 +146,19 @@ impl<'a> Extension<'a> {
         Ok(extension)
     }
 
+    /// Whether a block that can be read has a key, from its first bytes alone.
+    #[inline]
+    pub(crate) fn may_have_key(bytes: &[u8]) -> bool {
+        bytes.first_chunk().is_some_and(|presence| u16::from_le_bytes(*presence) & KEY != 0)
+    }
+
     /// Bytes that [`Extension::write`] takes, padding included: a multiple of [`UNIT`].
     pub fn encoded_len(&self) -> usize {
-        if self.presence() == 0 {
+        self.encoded_len_of(self.presence())
+    }
+
+    fn encoded_len_of(&self, presence: u16) -> usize {
+        if presence == 0 {
             return 0;
         }
         let mut len = 2;
@@ -183,13 +193,14 @@ impl<'a> Extension<'a> {
     /// [`ExtensionError::Room`] if `out` is shorter than [`Extension::encoded_len`]. Then `out` is untouched.
     pub fn write(&self, out: &mut [u8]) -> Result<usize, ExtensionError> {
         self.check()?;
-        let len = self.encoded_len();
+        let presence = self.presence();
+        let len = self.encoded_len_of(presence);
         let out = out.get_mut(..len).ok_or(ExtensionError::Room { needed: len })?;
         if len == 0 {
             return Ok(0);
         }
         let mut writer = Writer { rest: out };
-        writer.put(&self.presence().to_le_bytes());
+        writer.put(&presence.to_le_bytes());
         if let Some(origin) = &self.origin {
             writer.origin(origin);
         }
