@@ -161,6 +161,35 @@ impl CoreState {
     }
 
     fn encode_request(&self, call: Outgoing, name: Option<CallRef>) -> Result<Frame, CodecError> {
+        let Some(above) = call.slot.path.take() else { return self.encode_below(call, name, &[]) };
+        let result = if above.chain().nth(PATH_LEN_USUAL).is_none() {
+            self.encode_with_path::<PATH_LEN_USUAL>(call, name, &above)
+        } else {
+            self.encode_with_path::<PATH_LEN_MAX>(call, name, &above)
+        };
+        call.slot.path.set(Some(above));
+        result
+    }
+
+    /// Encodes a request of a call below these, which are `N` at most.
+    fn encode_with_path<const N: usize>(
+        &self,
+        call: Outgoing,
+        name: Option<CallRef>,
+        above: &PathNode,
+    ) -> Result<Frame, CodecError> {
+        let mut path = [ROOT; N];
+        let len = write_path(above, &mut path);
+        self.encode_below(call, name, &path[..len])
+    }
+
+    /// Encodes a request of a call below these.
+    fn encode_below(
+        &self,
+        call: Outgoing,
+        name: Option<CallRef>,
+        path: &[PathEntry],
+    ) -> Result<Frame, CodecError> {
         let slot = call.slot;
         let vtable = slot.vtable.get();
         let kind = if name.is_some() { FrameKind::Request } else { FrameKind::OneWay };
@@ -172,10 +201,6 @@ impl CoreState {
             header.slot.set(name.slot);
             header.generation.set(name.generation);
         }
-        let mut path = [ROOT; PATH_LEN_MAX];
-        let above = slot.path.take();
-        let path_len = above.as_deref().map_or(0, |above| write_path(above, &mut path));
-        slot.path.set(above);
         let (version, epoch) = {
             let routes = self.routes.borrow();
             header.target_core = routes.core_at(call.node, call.partition);
@@ -189,7 +214,7 @@ impl CoreState {
             let extension = Extension {
                 budget_us: Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get()))),
                 view: Some(ViewStamp { version, epoch }),
-                path: &path[..path_len],
+                path,
                 key: (!handle.is_some_and(|handle| handle.is_known)).then_some(target),
                 ..Extension::default()
             };
@@ -461,9 +486,9 @@ impl Draft {
 }
 
 /// Writes the ancestors, the root first; gives how many there are.
-fn write_path(above: &PathNode, path: &mut [PathEntry; PATH_LEN_MAX]) -> usize {
+fn write_path(above: &PathNode, path: &mut [PathEntry]) -> usize {
     // Calls nest no deeper than the path has room for.
-    let len = above.chain().count().min(PATH_LEN_MAX);
+    let len = above.chain().count().min(path.len());
     for (place, node) in path[..len].iter_mut().rev().zip(above.chain()) {
         *place = PathEntry {
             object: node.object.0.into(),
@@ -517,6 +542,8 @@ fn shortened(error: &CallError) -> CallError {
     }
 }
 
+/// Most calls have fewer ancestors, which then take little room.
+const PATH_LEN_USUAL: usize = 4;
 const ROOT: PathEntry = PathEntry {
     object: zerocopy::little_endian::U128::ZERO,
     call: zerocopy::little_endian::U128::ZERO,

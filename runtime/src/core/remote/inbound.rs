@@ -24,7 +24,31 @@ use crate::wire::extension::{self, Extension, PathEntry, TargetKey};
 
 /// The calls of other nodes that are under way here, for their cancels.
 #[derive(Default)]
-pub(super) struct InboundCalls(RefCell<CallMap>);
+pub(super) struct InboundCalls {
+    by_name: RefCell<CallMap>,
+    /// Memory of calls that have ended, for those to come.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    spare: RefCell<Vec<Box<Inbound>>>,
+}
+
+impl InboundCalls {
+    fn boxed(&self, inbound: Inbound) -> Box<Inbound> {
+        match self.spare.borrow_mut().pop() {
+            Some(mut spare) => {
+                *spare = inbound;
+                spare
+            }
+            None => Box::new(inbound),
+        }
+    }
+
+    fn recycle(&self, inbound: Box<Inbound>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(inbound);
+        }
+    }
+}
 
 #[expect(
     clippy::disallowed_types,
@@ -102,11 +126,11 @@ impl CoreState {
         let Some(entry) = self.entry_of(EntityId(target.entity)) else {
             return Err(CallError::Rejected(Rejection::NotBound(format!("number {:016x}", target.entity))));
         };
-        let entity = entry.vtable.name.to_owned();
+        let entity = || entry.vtable.name.to_owned();
         let number = header.method.get();
         let Ok(place) = entry.methods.binary_search_by_key(&number, |method| method.vtable.id) else {
             let method = format!("number {number:08x}");
-            return Err(CallError::Rejected(Rejection::UnknownMethod { entity, method }));
+            return Err(CallError::Rejected(Rejection::UnknownMethod { entity: entity(), method }));
         };
         let method = entry.methods[place];
         let same =
@@ -115,7 +139,7 @@ impl CoreState {
             Some(partition) => Ok((method, target, partition)),
             None => {
                 let method = method.vtable.name.to_owned();
-                Err(CallError::Rejected(Rejection::Layout { entity, method }))
+                Err(CallError::Rejected(Rejection::Layout { entity: entity(), method }))
             }
         }
     }
@@ -161,8 +185,8 @@ impl CoreState {
         slot.caller.gone.set(false);
         slot.caller.early.set(None);
         if !one_way {
-            slot.inbound.set(Some(Box::new(Inbound { lent, ..*from })));
-            self.remote.inbound.0.borrow_mut().insert(name_of(from), slot.task());
+            slot.inbound.set(Some(self.remote.inbound.boxed(Inbound { lent, ..*from })));
+            self.remote.inbound.by_name.borrow_mut().insert(name_of(from), slot.task());
         }
         self.outbox.push_back(slot);
     }
@@ -208,12 +232,13 @@ impl CoreState {
             let answer = Action::Frame(PeerFrame::new(inbound.peer, frame));
             self.act_gated(slot.depends_on.get(), slot.deadline.get(), answer);
         }
+        self.remote.inbound.recycle(inbound);
         self.drop_safely(slot, Content::Reply);
         self.release(slot);
     }
 
     fn forget_inbound(&self, inbound: &Inbound) {
-        self.remote.inbound.0.borrow_mut().remove(&name_of(inbound));
+        self.remote.inbound.by_name.borrow_mut().remove(&name_of(inbound));
         self.return_lent(inbound.lent);
     }
 
@@ -354,13 +379,13 @@ impl CoreState {
     /// The call under way here that a frame of its caller's node names.
     pub(super) fn find_inbound(&self, header: &FrameHeader, peer: NodeId) -> Option<TaskRef> {
         let name = (peer, header.source_core, header.slot.get(), header.generation.get());
-        self.remote.inbound.0.borrow().get(&name).copied()
+        self.remote.inbound.by_name.borrow().get(&name).copied()
     }
 
     /// A process is gone: what it asked is cancelled.
     pub(super) fn cancel_calls_of(&self, peer: NodeId) {
         let mut calls: Vec<(Name, TaskRef)> = {
-            let inbound = self.remote.inbound.0.borrow();
+            let inbound = self.remote.inbound.by_name.borrow();
             inbound.iter().filter(|(name, _)| name.0 == peer).map(|(name, task)| (*name, *task)).collect()
         };
         calls.sort_by_key(|(name, _)| *name);
@@ -418,6 +443,8 @@ fn root_ms(path: &[PathEntry]) -> Option<u64> {
     path.first().map(|root| (root.call.get() >> 84) as u64)
 }
 
+/// Records of ended calls that are kept: as many as may be under way from a few nodes.
+const SPARE_MAX: usize = 1024;
 /// Requests that may wait for the view.
 const PARKED_MAX: usize = 1024;
 /// Bytes that these may take together.
