@@ -59,50 +59,39 @@ impl Outbox {
     }
 
     fn write_once(&self, socket: &mut impl Write, scratch: &mut Vec<u8>) -> io::Result<usize> {
-        if let [only] = self.frames.as_slices().0
-            && self.frames.len() == 1
-        {
-            return socket.write(&only[self.head_sent_len..]);
+        if self.frames.len() == 1 {
+            return socket.write(&self.frames[0][self.head_sent_len..]);
         }
-        let mut parts = Vec::with_capacity(PARTS_MAX);
-        self.gather(scratch, &mut parts);
+        let joined = self.join(scratch);
+        if joined > 0 {
+            return socket.write(scratch);
+        }
+        // A long frame is at the front.
         let mut slices: [_; PARTS_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
-        for (slice, part) in slices.iter_mut().zip(&parts) {
-            *slice = IoSlice::new(match *part {
-                Part::Joined { start, end } => &scratch[start..end],
-                Part::Frame(bytes) => bytes,
-            });
+        let mut count = 0;
+        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+            let skip = if count == 0 { self.head_sent_len } else { 0 };
+            *slice = IoSlice::new(&frame[skip..]);
+            count += 1;
         }
-        socket.write_vectored(&slices[..parts.len()])
+        socket.write_vectored(&slices[..count])
     }
 
-    /// Runs of short frames are joined in `scratch`, since the kernel's work for each part costs more than the copy; long
-    /// frames stay where they are.
-    fn gather<'a>(&'a self, scratch: &mut Vec<u8>, parts: &mut Vec<Part<'a>>) {
+    /// Copies short frames at the front into `scratch`, since the kernel's work for each part of a write costs more than that;
+    /// gives how many.
+    fn join(&self, scratch: &mut Vec<u8>) -> usize {
         scratch.clear();
         let mut skip = self.head_sent_len;
+        let mut joined = 0;
         for frame in &self.frames {
             let bytes = &frame[std::mem::take(&mut skip)..];
-            if bytes.len() > JOINED_FRAME_LEN_MAX {
-                if parts.len() == PARTS_MAX {
-                    return;
-                }
-                parts.push(Part::Frame(bytes));
-                continue;
-            }
-            let (start, end) = (scratch.len(), scratch.len() + bytes.len());
-            if end > SCRATCH_LEN_MAX {
-                return;
-            }
-            if let Some(Part::Joined { end: joined_end, .. }) = parts.last_mut() {
-                *joined_end = end;
-            } else if parts.len() < PARTS_MAX {
-                parts.push(Part::Joined { start, end });
-            } else {
-                return;
+            if bytes.len() > JOINED_FRAME_LEN_MAX || scratch.len() + bytes.len() > SCRATCH_LEN_MAX {
+                break;
             }
             scratch.extend_from_slice(bytes);
+            joined += 1;
         }
+        joined
     }
 
     fn drop_sent(&mut self, sent_len: usize) {
@@ -117,16 +106,8 @@ impl Outbox {
     }
 }
 
-/// One contiguous part of a write.
-enum Part<'a> {
-    /// A range of the scratch memory.
-    Joined { start: usize, end: usize },
-    /// A frame, or the rest of one.
-    Frame(&'a [u8]),
-}
-
 /// Frames up to this length are joined by copying.
-const JOINED_FRAME_LEN_MAX: usize = 1024;
+const JOINED_FRAME_LEN_MAX: usize = 2048;
 /// Bound on the memory for joining.
 pub(crate) const SCRATCH_LEN_MAX: usize = 64 << 10;
 /// Bound on the parts of one vectored write.

@@ -43,6 +43,10 @@ pub struct TcpTransport {
     dirty: Vec<LinkId>,
     /// Links in a stage that has a deadline.
     timed: Vec<LinkId>,
+    /// The links that were read last; see [`TcpTransport::look`].
+    hot: [Option<LinkId>; HOT_LINKS],
+    /// Looks at these since the kernel was asked for edges.
+    looks: u32,
     /// When to accept again: at once after an edge, later if the system had no descriptor left.
     accept_at: Option<u64>,
     /// A wake that a poll saw instead of a wait.
@@ -82,6 +86,8 @@ impl TcpTransport {
             starved: Vec::new(),
             dirty: Vec::new(),
             timed: Vec::new(),
+            hot: [None; HOT_LINKS],
+            looks: 0,
             accept_at: None,
             woken: false,
             scratch: Vec::with_capacity(SCRATCH_LEN_MAX),
@@ -101,6 +107,42 @@ impl TcpTransport {
             return Err(error);
         }
         Ok(link)
+    }
+
+    /// Learns what there is to do. While few links are in use these are simply read: to ask the kernel first is a second system
+    /// call in front of every frame. What edges alone can tell waits for a few looks, or until the driver sleeps.
+    fn look(&mut self) {
+        if !self.edges.is_empty() {
+            return;
+        }
+        if self.hot[0].is_some() && self.looks < LOOKS_PER_EDGES {
+            self.looks += 1;
+            for place in 0..HOT_LINKS {
+                let Some(id) = self.hot[place] else { continue };
+                match self.links.get_mut(id) {
+                    Some(connection) => {
+                        connection.readable = true;
+                        self.queue_read(id);
+                    }
+                    None => self.hot[place] = None,
+                }
+            }
+            return;
+        }
+        self.looks = 0;
+        if let Err(error) = self.epoll.wait(Duration::ZERO, &mut self.edges) {
+            tracing::error!(%error, "cannot ask for events");
+        }
+    }
+
+    /// Remembers that a link is in use; the place of the one whose use is longest ago is taken.
+    fn heat(&mut self, id: LinkId) {
+        if self.hot[0] == Some(id) {
+            return;
+        }
+        let place = self.hot.iter().position(|hot| *hot == Some(id)).unwrap_or(HOT_LINKS - 1);
+        self.hot[..=place].rotate_right(1);
+        self.hot[0] = Some(id);
     }
 
     fn handle_edges(&mut self) {
@@ -207,7 +249,13 @@ impl TcpTransport {
                 }
                 continue;
             }
-            match receive(connection, id, events, events_max) {
+            let before = events.len();
+            let progress = receive(connection, id, events, events_max);
+            if events.len() > before {
+                self.heat(id);
+            }
+            let Some(connection) = self.links.get_mut(id) else { continue };
+            match progress {
                 Progress::Down(reason) => {
                     self.links.remove(id);
                     events.push(Event::LinkDown { link: id, reason });
@@ -338,11 +386,7 @@ impl Transport for TcpTransport {
     fn poll(&mut self, now: u64, events: &mut Vec<Event>) {
         self.now = self.now.max(now);
         let events_max = events.len() + EVENTS_PER_POLL_MAX;
-        if self.edges.is_empty()
-            && let Err(error) = self.epoll.wait(Duration::ZERO, &mut self.edges)
-        {
-            tracing::error!(%error, "cannot ask for events");
-        }
+        self.look();
         self.handle_edges();
         self.accept();
         self.handle_deadlines();
@@ -465,6 +509,10 @@ const LISTEN_QUEUE_LEN: i32 = 4096;
 /// Not ids of links: their index is below `links_max`.
 const LISTENER_TOKEN: u64 = u64::MAX;
 const WAKE_TOKEN: u64 = u64::MAX - 1;
+/// Links that are read without being told that there is something.
+const HOT_LINKS: usize = 4;
+/// How often these are read before the kernel is asked for edges.
+const LOOKS_PER_EDGES: u32 = 31;
 const ACCEPTS_PER_POLL_MAX: usize = 64;
 const ACCEPT_RETRY_NS: u64 = 10_000_000;
 const SEND_BUFFER_LENS: [usize; 3] = [256, 2 << 10, 16 << 10];
