@@ -38,6 +38,9 @@ async fn it_shows_members_and_where_an_object_lives() {
         (Some(4096), Some(true)),
         "{text}"
     );
+    for count in ["frames_sent", "frames_received"] {
+        assert!(owner_line[count].as_u64() > Some(0), "{count}: {text}");
+    }
 
     let (good, text) = inspect(&["object", "game.Player", "player 1", "--data-dir", &folder, "--json"]).await;
     assert!(good && text.contains(&owner), "{text}");

@@ -297,12 +297,13 @@ impl ClusterThread {
 
     fn counters(&self) -> NodeCounters {
         let desk = &self.storage.desk;
+        let counts = self.links.counts();
         NodeCounters {
             batches: desk.batches.load(Ordering::Relaxed),
             refused_saves: desk.refused_saves.load(Ordering::Relaxed),
             links: self.seeking.links() as u64,
-            frames_sent: 0,
-            frames_received: 0,
+            frames_sent: counts.frames_sent,
+            frames_received: counts.frames_received,
         }
     }
 

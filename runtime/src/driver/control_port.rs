@@ -4,12 +4,14 @@
 //! frame may get lost; what comes from peers waits in the fabric while the cluster thread is behind, and holds its sender back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use epicserver_storage::{Member, NodeId};
 use epicserver_transport::{Addr, Frame};
 
 use super::cluster::{LineShared, ToCluster};
+use super::engine::LinkCounts;
 use crate::fabric::Fabric;
 use crate::sync::parker::Unparker;
 use crate::wire::control::ControlMessage;
@@ -32,6 +34,14 @@ pub(crate) enum LinksOrder {
 pub(crate) struct LinksHandle {
     orders: Sender<LinksOrder>,
     unparker: Unparker,
+    gauge: Arc<LinkGauge>,
+}
+
+/// What passed over the links, for other threads to look at.
+#[derive(Debug, Default)]
+struct LinkGauge {
+    frames_sent: AtomicU64,
+    frames_received: AtomicU64,
 }
 
 impl LinksHandle {
@@ -55,6 +65,14 @@ impl LinksHandle {
         self.order(LinksOrder::Rebirth(me));
     }
 
+    /// What passed over the links so far.
+    pub(crate) fn counts(&self) -> LinkCounts {
+        LinkCounts {
+            frames_sent: self.gauge.frames_sent.load(Ordering::Relaxed),
+            frames_received: self.gauge.frames_received.load(Ordering::Relaxed),
+        }
+    }
+
     fn order(&self, order: LinksOrder) {
         // What is not said may be lost, as on the way; all else must get there, and the links never wait for this thread.
         let given = match order {
@@ -76,6 +94,7 @@ pub(crate) struct ControlPort {
     orders: Receiver<LinksOrder>,
     cluster: Sender<ToCluster>,
     line: Arc<LineShared>,
+    gauge: Arc<LinkGauge>,
 }
 
 /// A port for the engine, and the handle to it. `unparker` wakes whoever drives the engine.
@@ -85,13 +104,21 @@ pub(crate) fn control_port(
     unparker: Unparker,
 ) -> (ControlPort, LinksHandle) {
     let (orders, port) = bounded(ORDERS_MAX);
-    (ControlPort { orders: port, cluster, line }, LinksHandle { orders, unparker })
+    let gauge = Arc::<LinkGauge>::default();
+    let handle = LinksHandle { orders, unparker, gauge: gauge.clone() };
+    (ControlPort { orders: port, cluster, line, gauge }, handle)
 }
 
 impl ControlPort {
     /// Whether there is no order.
     pub(crate) fn is_idle(&self) -> bool {
         self.orders.is_empty()
+    }
+
+    /// Tells others what passed over the links so far.
+    pub(crate) fn publish(&self, counts: LinkCounts) {
+        self.gauge.frames_sent.store(counts.frames_sent, Ordering::Relaxed);
+        self.gauge.frames_received.store(counts.frames_received, Ordering::Relaxed);
     }
 
     /// Does what was ordered; `false` if there was nothing.

@@ -118,7 +118,7 @@ impl CoreThread {
             }
             if self.wait == Wait::Spin || now - busy_at < self.spin_ns {
                 self.look_out();
-            } else if !worked {
+            } else if !worked || !self.sees_input() {
                 self.sleep(now);
                 now = self.clock.now();
                 busy_at = now;
@@ -246,7 +246,7 @@ impl CoreThread {
     fn deliver_links(&mut self, now: u64) -> bool {
         let Some(links) = &mut self.links else { return false };
         let mut worked = links.drive(now);
-        for _ in 0..MESSAGES_PER_PASS {
+        for _ in 0..FRAMES_PER_PASS {
             let Some(event) = links.next_event() else { break };
             self.core.step(now, event, &mut self.buffers.actions);
             worked = true;
@@ -461,6 +461,9 @@ impl Drop for CoreThread {
 const TURNS_PER_PASS: u32 = 256;
 /// Messages taken from one ring in one pass.
 const MESSAGES_PER_PASS: usize = 256;
+/// Frames taken from the links in one pass. What comes of them leaves before more are taken, so that the node that waits for it
+/// works meanwhile: a write costs as much as some ten calls, and twice as many frames would have both wait for each other.
+const FRAMES_PER_PASS: usize = 64;
 /// Passes that did something until the gauge is brought up to date although more comes.
 const PASSES_PER_PUBLISHING: u32 = 64;
 /// Looks at everything between two passes of a core that spins.

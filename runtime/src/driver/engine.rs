@@ -1,9 +1,9 @@
 //! The engine of the links: the transport, the fabric on it, and the rings to the cores that do not drive it themselves.
 //!
 //! ```text
+//!   receive:  poll -> fabric -> frames and news into rings
 //!   gather:   frames from rings -> fabric, what is due
 //!   transmit: frames of the fabric -> transport, one flush -> news of what was taken
-//!   receive:  poll -> fabric -> frames and news into rings
 //! ```
 //! Many frames of many cores leave in one flush: what came together goes together, and nothing waits for more. What does
 //! not fit into a core's ring stays in the fabric, in order, and the room of its peer is not given back meanwhile.
@@ -29,6 +29,18 @@ pub(crate) struct Engine {
     control: Option<ControlPort>,
     events: Vec<TransportEvent>,
     links: usize,
+    /// Something changed since frames were last sent: there may be more to send.
+    is_dirty: bool,
+    /// When the fabric wants to be called next, at the latest.
+    due: Option<u64>,
+    counts: LinkCounts,
+}
+
+/// What passed over the links of a node so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkCounts {
+    pub(crate) frames_sent: u64,
+    pub(crate) frames_received: u64,
 }
 
 /// The engine's ends of the rings to and from one core.
@@ -48,7 +60,17 @@ impl Engine {
         ports: Vec<LinkPort>,
         control: Option<ControlPort>,
     ) -> Self {
-        Self { transport, fabric, ports, control, events: Vec::new(), links: 0 }
+        Self {
+            transport,
+            fabric,
+            ports,
+            control,
+            events: Vec::new(),
+            links: 0,
+            is_dirty: true,
+            due: None,
+            counts: LinkCounts::default(),
+        }
     }
 
     /// Takes in what came from rings and time; `false` if there was nothing.
@@ -57,18 +79,32 @@ impl Engine {
         if let Some(control) = &self.control {
             worked |= control.take_orders(now, &mut self.fabric);
         }
-        let is_due = self.fabric.poll_timeout().is_some_and(|at| at <= now);
+        let is_due = self.due.is_some_and(|at| at <= now);
         if is_due {
             self.fabric.handle_timeout(now);
         }
+        self.is_dirty |= worked | is_due;
         worked | is_due
     }
 
     /// Sends what there is to send; `false` if there was nothing.
     pub(crate) fn transmit(&mut self, now: u64) -> bool {
+        if !std::mem::take(&mut self.is_dirty) {
+            return self.deliver();
+        }
         let worked = self.send(now) | self.obey(now);
         self.fabric.report_taken();
-        worked | self.deliver()
+        let delivered = self.deliver();
+        self.due = self.fabric.poll_timeout();
+        if let Some(control) = &self.control {
+            control.publish(self.counts);
+        }
+        worked | delivered
+    }
+
+    /// Whether the last [`pass`](Self::pass) has left nothing that another one would find, but for what came meanwhile.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.is_dirty
     }
 
     /// Takes in what came over links; `false` if there was nothing.
@@ -79,27 +115,33 @@ impl Engine {
             match event {
                 TransportEvent::LinkUp { .. } => self.links += 1,
                 TransportEvent::LinkDown { .. } => self.links = self.links.saturating_sub(1),
-                _ => {}
+                TransportEvent::Receive { .. } => self.counts.frames_received += 1,
+                TransportEvent::Writable { .. } => {}
             }
             self.fabric.handle_event(now, event);
         }
         let passed_on = self.control.as_ref().is_some_and(|control| control.pass_on(&mut self.fabric));
+        self.is_dirty |= worked | passed_on;
         worked | passed_on | self.deliver()
     }
 
-    /// One round of all of it; `false` if there was nothing.
+    /// One round of all of it; `false` if there was nothing. What a link is to hear of what came leaves at its end.
     pub(crate) fn pass(&mut self, now: u64) -> bool {
-        self.gather(now) | self.transmit(now) | self.receive(now)
+        self.receive(now) | self.gather(now) | self.transmit(now)
     }
 
     /// Takes a frame of a core that has no ring.
     pub(crate) fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
+        self.is_dirty = true;
         self.fabric.handle_frame(now, core, frame);
     }
 
     /// The next frame or news for a core that has no ring.
     pub(crate) fn poll_output(&mut self, core: u16) -> Option<LinkInput> {
-        self.fabric.poll_output(core)
+        let output = self.fabric.poll_output(core);
+        // Its peer may be told of the room.
+        self.is_dirty |= output.is_some();
+        output
     }
 
     /// Whether there is something for a core that has no ring.
@@ -122,7 +164,7 @@ impl Engine {
 
     /// Sleeps until something comes or is due, `timeout_ns` at most. Only after [`may_sleep`](Self::may_sleep) said so.
     pub(crate) fn sleep(&mut self, now: u64, timeout_ns: u64) {
-        let due = self.fabric.poll_timeout().into_iter().chain(self.transport.poll_timeout()).min();
+        let due = self.due.into_iter().chain(self.transport.poll_timeout()).min();
         let timeout_ns = due.map_or(timeout_ns, |at| at.saturating_sub(now).min(timeout_ns));
         self.transport.wait(Duration::from_nanos(timeout_ns));
     }
@@ -133,6 +175,7 @@ impl Engine {
         while clock() < deadline && self.pass(clock()) {}
         let now = clock();
         self.fabric.close(now);
+        self.is_dirty = true;
         self.transmit(now);
         while self.links > 0 && clock() < deadline {
             self.pass(clock());
@@ -158,7 +201,7 @@ impl Engine {
     }
 
     fn send(&mut self, now: u64) -> bool {
-        let mut worked = false;
+        let mut sent = 0;
         let transport = &mut self.transport;
         self.fabric.poll_transmit(now, |link, frames| {
             let before = frames.len();
@@ -166,10 +209,11 @@ impl Engine {
                 // The link's last event is on its way, and with it the end of what is left.
                 tracing::debug!(%error, "a link takes no frames");
             }
-            worked |= frames.len() < before;
+            sent += before - frames.len();
         });
         self.transport.flush();
-        worked
+        self.counts.frames_sent += sent as u64;
+        sent > 0
     }
 
     /// Does what the fabric wants of the transport; after its last words were sent.
@@ -201,6 +245,8 @@ impl Engine {
                 told = true;
             }
             if told {
+                // The peers may be told of the room.
+                self.is_dirty = true;
                 port.unparker.unpark_if_parked();
                 worked = true;
             }

@@ -368,7 +368,8 @@ impl LinkThread {
         let mut idle_since = None;
         while !self.stop.load(Ordering::Acquire) {
             let now = self.clock.now();
-            if self.engine.pass(now) {
+            let worked = self.engine.pass(now);
+            if worked && (self.spin_ns > 0 || !self.engine.is_settled()) {
                 idle_since = None;
                 continue;
             }
