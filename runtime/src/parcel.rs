@@ -14,6 +14,7 @@
 //! A parcel owns what it carries, so that one which nobody takes drops it.
 
 use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::core::{CoreState, Probe, Settle};
 use crate::remote::PeerFrame;
@@ -122,7 +123,7 @@ impl Message {
 impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: there is a message of this vtable, which nobody else has.
-        unsafe { (self.vtable.drop)(self.place().cast_mut(), Content::Message) };
+        drop_untaken(|| unsafe { (self.vtable.drop)(self.place().cast_mut(), Content::Message) });
     }
 }
 
@@ -132,7 +133,15 @@ impl Drop for Reply {
         let travels = vtable.reply_travels;
         let place = if travels { self.words.as_mut_ptr().cast() } else { self.home.body.get() };
         // SAFETY: there is a reply of this vtable, which nobody else has.
-        unsafe { (vtable.drop)(place, Content::Reply) };
+        drop_untaken(|| unsafe { (vtable.drop)(place, Content::Reply) });
+    }
+}
+
+/// Drops what nobody took: one of the cores has ended then, and a destructor that panics must not take their thread along.
+#[cold]
+fn drop_untaken(drop: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(drop)).is_err() {
+        tracing::warn!("a destructor panicked");
     }
 }
 
