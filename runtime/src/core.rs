@@ -462,7 +462,14 @@ impl Core {
     /// with nothing in its way. `now` must not fall.
     pub fn step(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
         self.state.note_lease(&event);
-        self.advance(now, |core| core.handle(event));
+        // Once a pass, and not for each message of it: a look goes over all objects that are to move.
+        let looks = !matches!(event, Event::Message(_) | Event::Frame(_) | Event::Link(_));
+        self.advance(now, |core| {
+            core.handle(event);
+            if looks && core.is_moving() {
+                core.look_at_drains();
+            }
+        });
         let mut acted = self.state.actions.borrow_mut();
         if !acted.is_empty() {
             actions.append(&mut acted);
@@ -503,9 +510,6 @@ impl Core {
         let entered = Entered::new(core);
         core.look_at_lease();
         handle(core);
-        if core.is_moving() {
-            core.look_at_drains();
-        }
         drop(entered);
     }
 
@@ -620,7 +624,7 @@ impl CoreState {
                 Timer::Behind(object, generation) => self.save_behind(object, generation),
                 Timer::Parked => self.expire_parked(),
                 Timer::Kept(task) => self.expire_kept(task),
-                // As after every step.
+                // As at the end of every pass.
                 Timer::Look => {}
                 Timer::Gate => self.end_late(),
                 Timer::SaveBound => self.end_late_turns(),
