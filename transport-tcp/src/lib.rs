@@ -5,7 +5,7 @@
 //! [`TcpOptions`]: what a link may queue for a slow reader, what it may hold of received blocks.
 //!
 //! What is not here: names (addresses are numbers and a port), encryption, keep-alive (the session pings).
-//! Start reading at `transport`; `connection` is one socket, `outbox` the batching of writes, `sys` the system calls.
+//! Start reading at `transport`; `connection` is one socket, `outbox` the batching of writes.
 //!
 //! ```
 //! use epicserver_transport::{Event, Frame, FrameHeader, FrameKind, Transport};
@@ -37,7 +37,6 @@
 mod connection;
 mod options;
 mod outbox;
-mod sys;
 mod transport;
 
 pub use options::TcpOptions;

@@ -8,10 +8,9 @@
 use crate::connection::{Connection, Progress, Stage, down_reason};
 use crate::options::TcpOptions;
 use crate::outbox::SCRATCH_LEN_MAX;
-use crate::sys::{Epoll, EventFd, Readiness};
 use epicserver_transport::{
-    Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Event, Frame, LinkId, LinkTable,
-    SendError, Shape, SizeClass, Transport, Wake,
+    Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame, LinkId,
+    LinkTable, Readiness, SendError, Shape, SizeClass, Transport, Wake,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::VecDeque;

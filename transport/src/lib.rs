@@ -8,7 +8,7 @@
 //! What is here:
 //! * the contract: [`Transport`], [`Caps`], [`Event`], [`LinkId`], [`Wake`];
 //! * frames: [`FrameHeader`] (32 bytes on the wire), [`FrameBuf`] (writable), [`Frame`] (shared, read only);
-//! * help for implementing it: [`LinkTable`], and the [`Deframer`] for byte streams;
+//! * help for implementing it: [`LinkTable`], the [`Deframer`] for byte streams, [`Epoll`] and [`EventFd`] to sleep with;
 //! * two transports of its own: [`LoopbackNetwork`] inside the process, with a strict mode that behaves like verbs, and
 //!   [`Faulty`], which adds faults to any other;
 //! * `conformance` (feature of that name): the suite that every transport passes; `fuzz` (likewise): fuzz targets.
@@ -61,6 +61,7 @@ mod header;
 mod link;
 mod loopback;
 mod pool;
+mod readiness;
 mod transport;
 mod wake;
 
@@ -71,5 +72,6 @@ pub use header::{FRAME_ALIGN, FrameHeader, FrameKind, HEADER_LEN, HeaderError, f
 pub use link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
 pub use loopback::{LoopbackNetwork, LoopbackOptions, LoopbackRaw, LoopbackTransport};
 pub use pool::{BufferPool, SizeClass};
+pub use readiness::{Epoll, EventFd, Readiness};
 pub use transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Transport};
 pub use wake::{Signal, Wake};

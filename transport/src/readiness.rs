@@ -1,15 +1,15 @@
-//! The two kernel objects that the standard library does not have: epoll and eventfd. The only module of this crate with
-//! `unsafe` code.
+//! For transports that sleep in the kernel: the two objects that the standard library does not have, epoll and eventfd.
 #![allow(unsafe_code)]
 
-use epicserver_transport::Wake;
+use crate::wake::Wake;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
 /// A set of descriptors watched for edges.
-pub(crate) struct Epoll {
+#[derive(Debug)]
+pub struct Epoll {
     fd: OwnedFd,
     buffer: Vec<libc::epoll_event>,
     /// The kernel is older than 5.11 and knows only whole milliseconds.
@@ -18,17 +18,23 @@ pub(crate) struct Epoll {
 
 /// What became of one descriptor since it was last reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Readiness {
+pub struct Readiness {
     /// The number it was added under.
-    pub(crate) token: u64,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
+    pub token: u64,
+    /// There is something to read, or reading tells why there never will be.
+    pub readable: bool,
+    /// There is room to write, or writing tells why there never will be.
+    pub writable: bool,
     /// The peer sends no more, or there is an error: reading will tell.
-    pub(crate) hangup: bool,
+    pub hangup: bool,
 }
 
 impl Epoll {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A set that watches nothing yet.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just made, nobody else closes it.
@@ -38,7 +44,10 @@ impl Epoll {
 
     /// Watches for edges of reading, writing and hanging up; what is there already counts as an edge. Closing the
     /// descriptor ends it.
-    pub(crate) fn add(&self, fd: &impl AsRawFd, token: u64) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The descriptor cannot be watched, or is watched already.
+    pub fn add(&self, fd: &impl AsRawFd, token: u64) -> io::Result<()> {
         let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` lives through the call, and the kernel checks the descriptors.
@@ -49,7 +58,10 @@ impl Epoll {
     }
 
     /// Waits for edges, at most `timeout`, and appends them. A signal counts as nothing happened.
-    pub(crate) fn wait(&mut self, timeout: Duration, readiness: &mut Vec<Readiness>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the system reports; with a set of our own none is expected.
+    pub fn wait(&mut self, timeout: Duration, readiness: &mut Vec<Readiness>) -> io::Result<()> {
         self.buffer.clear();
         let count = match self.wait_raw(timeout.min(TIMEOUT_MAX)) {
             Ok(count) => count as usize,
@@ -108,12 +120,17 @@ impl AsRawFd for Epoll {
 }
 
 /// A counter of the kernel that a watcher of edges sees every addition to; nobody needs to read it.
-pub(crate) struct EventFd {
+#[derive(Debug)]
+pub struct EventFd {
     fd: OwnedFd,
 }
 
 impl EventFd {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A counter at zero.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = checked(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: just made, nobody else closes it.
