@@ -14,6 +14,7 @@ mod report;
 mod steps;
 mod test_run;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Tidy => tidy::run(),
         Command::Fix => fix::run(),
+        Command::Vm(options) => vm::run(&options),
     };
     result.unwrap_or_else(|message| {
         eprintln!("error: {message}");
@@ -52,4 +54,5 @@ enum Command {
     ///
     /// Runs `cargo fmt --all`, then `cargo clippy --fix` on the whole workspace, over uncommitted changes too.
     Fix,
+    Vm(vm::Options),
 }

@@ -1,0 +1,137 @@
+//! `cargo ci vm`: runs a command in a guest whose kernel has what this machine's kernel lacks, TIPC and soft-RoCE.
+//!
+//! The guest has the host's own root, read-only below an overlay in its memory, so that every program and the build folder
+//! are simply there, and nothing that it does stays. What is needed for it is fetched once ([`kit`]).
+//!
+//! ```text
+//! vm: kit -> archive (busybox, modules, scripts) -> qemu -> guest 1..n, joined by the wire
+//!                                                            | four pipes each: console, control, output, errors
+//! ```
+//! Start reading at [`guest`] for how one guest is run and ends; [`scripts`] is what happens inside.
+
+mod accelerator;
+mod archive;
+mod guest;
+mod image;
+mod kit;
+mod modules;
+mod qemu;
+mod readers;
+mod scripts;
+mod stream;
+mod wire;
+
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::invocation::now;
+use accelerator::Accelerator;
+use guest::Guest;
+use kit::Kit;
+use readers::Happening;
+use scripts::Job;
+use wire::Wire;
+
+/// Run a command in a guest whose kernel has TIPC and soft-RoCE.
+///
+/// The guest sees the files of this machine; what it writes stays in its memory and is gone with it. The command runs as
+/// root in the current folder with the current environment, has this output and error output, and no input; its exit status
+/// is ours. It finds the modules tipc and rdma_rxe loaded, and the device rxe0 with the address 10.77.0.1.
+///
+/// With several guests each runs the command, with its number in VM_GUEST and their count in VM_GUESTS; each has 10.78.0.NUMBER
+/// on eth0, where TIPC and rxe0 are too, and its lines begin with its number. The status is that of the first that failed.
+///
+/// QEMU, kmod and iproute2 are installed if they are missing (which needs root and apt); a Debian kernel and busybox are downloaded once to
+/// the cache folder of the user. Where KVM does not work the guest is emulated, and runs 10 to 20 times slower.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How many guests, joined by one wire.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=GUESTS_MAX))]
+    guests: u8,
+    /// How long all of it may take, in seconds, before the guests are ended.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    deadline: u64,
+    /// Memory of each guest in MiB; half of it may hold files that the guest writes.
+    #[arg(long, default_value_t = 3072, value_name = "MIB", value_parser = clap::value_parser!(u32).range(512..))]
+    memory: u32,
+    /// Show the console of the guests' kernels on the error output.
+    #[arg(long)]
+    console: bool,
+    /// What is run.
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Runs the guests and returns the exit status of the command.
+pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+    let kit = Kit::complete()?;
+    let accelerator = accelerator::choose(&kit)?;
+    if accelerator == Accelerator::Emulation {
+        eprintln!("vm: KVM does not work here, so the guest is emulated and 10 to 20 times slower");
+    }
+    let plan = Plan {
+        guests: options.guests,
+        memory_mib: options.memory,
+        shows_console: options.console,
+        deadline: now() + Duration::from_secs(options.deadline),
+        job: Job::of_this_process(&options.command)?,
+    };
+    let statuses = plan.run(&kit, accelerator)?;
+    let status = statuses.into_iter().find(|&status| status != 0).unwrap_or(0);
+    Ok(ExitCode::from(status))
+}
+
+/// What is to be run, on how many guests, and until when.
+#[derive(Debug)]
+struct Plan {
+    guests: u8,
+    memory_mib: u32,
+    shows_console: bool,
+    deadline: Instant,
+    job: Job,
+}
+
+impl Plan {
+    /// Runs the guests to their end; the exit status of the command in each.
+    ///
+    /// # Errors
+    /// A guest cannot be started, ends without a status, or is not done at the deadline. None is left running.
+    fn run(&self, kit: &Kit, accelerator: Accelerator) -> Result<Vec<u8>, String> {
+        let wire = if self.guests > 1 { Some(Wire::new(self.guests)?) } else { None };
+        let (sender, happenings) = sync_channel(HAPPENINGS_MAX);
+        let mut guests = Vec::new();
+        for number in 1..=self.guests {
+            let port = wire.as_ref().map(|wire| wire.port(number));
+            guests.push(Guest::start(self, kit, accelerator, number, port, sender.clone())?);
+        }
+        drop(sender);
+        while guests.iter().any(|guest| guest.status().is_none()) {
+            let (number, happening) = self.next(&happenings, &guests)?;
+            guests[usize::from(number) - 1].handle(happening)?;
+        }
+        Ok(guests.iter().filter_map(Guest::status).collect())
+    }
+
+    fn next(
+        &self,
+        happenings: &Receiver<(u8, Happening)>,
+        guests: &[Guest],
+    ) -> Result<(u8, Happening), String> {
+        happenings.recv_timeout(self.deadline.saturating_duration_since(now())).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                let tails: String =
+                    guests.iter().filter(|guest| guest.status().is_none()).map(Guest::last_words).collect();
+                format!("not done at the deadline, and ended{tails}")
+            }
+            RecvTimeoutError::Disconnected => "all guests are gone".to_owned(),
+        })
+    }
+}
+
+/// More would share a processor with each other only.
+const GUESTS_MAX: i64 = 8;
+/// What the guests' readers have to say and nobody has heard yet; they wait above that.
+const HAPPENINGS_MAX: usize = 64;
