@@ -1,11 +1,9 @@
 //! Epic Server frames over TCP: [`TcpTransport`] implements the contract of `epicserver-transport`.
 //!
-//! One thread drives any number of links over non-blocking sockets and one epoll set. Many frames leave in one write and
-//! arrive in one read of up to a block; frames that came in one read are not copied, they share its block. Bounds are in
-//! [`TcpOptions`]: what a link may queue for a slow reader, what it may hold of received blocks.
+//! One thread drives any number of links; how is shared with other networks of the kernel, see `epicserver_transport::socket`. What
+//! is here is what TCP has of its own: how connections are made and end.
 //!
 //! What is not here: names (addresses are numbers and a port), encryption, keep-alive (the session pings).
-//! Start reading at `transport`; `connection` is one socket, `outbox` the batching of writes.
 //!
 //! ```
 //! use epicserver_transport::{Event, Frame, FrameHeader, FrameKind, Transport};
@@ -34,10 +32,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod connection;
-mod options;
-mod outbox;
-mod transport;
+mod network;
 
-pub use options::TcpOptions;
-pub use transport::TcpTransport;
+pub use network::{TcpNetwork, TcpOptions, TcpSocket};
+
+/// Frames over TCP: one listening socket and any number of connections.
+pub type TcpTransport = epicserver_transport::socket::SocketTransport<TcpNetwork>;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The conformance suite over real sockets of this machine.
 
 use epicserver_transport::conformance::{Fixture, RawPeer, suite};
+use epicserver_transport::socket::Bounds;
 use epicserver_transport::{Addr, Transport};
 use epicserver_transport_tcp::{TcpOptions, TcpTransport};
 use std::io::{ErrorKind, Read, Write};
@@ -8,31 +9,32 @@ use std::net::{TcpListener, TcpStream};
 
 #[test]
 fn tcp() {
-    suite(|| Tcp { options: TcpOptions { links_max: 32, ..TcpOptions::default() } });
+    suite(|| Tcp { bounds: Bounds { links_max: 32, ..Bounds::default() } });
 }
 
 #[test]
 fn tcp_with_little_memory() {
     suite(|| Tcp {
-        options: TcpOptions {
+        bounds: Bounds {
             links_max: 4,
             frame_len_max: 8 << 10,
             outbox_len_max: 16 << 10,
             receive_block_len: 8 << 10,
             receive_blocks_per_link_max: 4,
             send_buffers_max: 8,
-            ..TcpOptions::default()
+            ..Bounds::default()
         },
     });
 }
 
 struct Tcp {
-    options: TcpOptions,
+    bounds: Bounds,
 }
 
 impl Fixture for Tcp {
     fn transport(&mut self) -> Box<dyn Transport> {
-        Box::new(TcpTransport::bind(self.options.clone()).expect("a free port"))
+        let options = TcpOptions { bounds: self.bounds.clone(), ..TcpOptions::default() };
+        Box::new(TcpTransport::bind(options).expect("a free port"))
     }
 
     fn vacant_addr(&mut self) -> Addr {

@@ -20,6 +20,8 @@ use crate::pool::BufferPool;
 pub struct Deframer {
     pool: BufferPool,
     frame_len_max: usize,
+    /// Space that is shorter than this is not given out.
+    space_len_min: usize,
     block: Option<ReceiveBlock>,
     /// Where in the block the next frame starts.
     start: usize,
@@ -36,7 +38,17 @@ impl Deframer {
     pub fn new(pool: BufferPool, frame_len_max: usize) -> Self {
         assert!(frame_len_max <= pool.buffer_len_max(), "frames longer than a block of the pool");
         assert!(frame_len_max >= HEADER_LEN && frame_len_max.is_multiple_of(FRAME_ALIGN));
-        Self { pool, frame_len_max, block: None, start: 0, broken: None }
+        Self { pool, frame_len_max, space_len_min: 1, block: None, start: 0, broken: None }
+    }
+
+    /// The same for a network of packets of up to that many bytes: there is always space for a whole one between frames.
+    ///
+    /// # Panics
+    /// If a block cannot hold such a packet.
+    #[must_use]
+    pub fn with_space_len_min(self, space_len_min: usize) -> Self {
+        assert!(space_len_min <= self.pool.buffer_len_max(), "packets longer than a block of the pool");
+        Self { space_len_min, ..self }
     }
 
     /// Where to write the next bytes of the stream: never empty. `None` if the pool has no block: do not read until frames
@@ -95,6 +107,18 @@ impl Deframer {
         self.block.as_ref().map_or(0, |block| block.filled().len() - self.start)
     }
 
+    /// What is wrong with a packet that ends here, in the middle of a frame; `None` between frames.
+    #[must_use]
+    pub fn cut_off(&self) -> Option<HeaderError> {
+        let len = self.partial_len();
+        match self.announced_len() {
+            _ if len == 0 => None,
+            Ok(Some(announced)) => Some(HeaderError::LengthMismatch { announced: announced as u64, len }),
+            Ok(None) => Some(HeaderError::Short { len }),
+            Err(error) => Some(error),
+        }
+    }
+
     /// Length of the frame at `start`, if its header is complete.
     fn announced_len(&self) -> Result<Option<usize>, HeaderError> {
         let filled = self.block.as_ref().map_or(&[][..], ReceiveBlock::filled);
@@ -114,7 +138,7 @@ impl Deframer {
         let tail_len = block.capacity() - block.filled().len();
         // A read into a short tail costs more than moving the part once; at the start there is nothing to win by moving.
         let worth_a_read = self.start == 0 || tail_len >= block.capacity() / 8;
-        self.start + needed <= block.capacity() && tail_len > 0 && worth_a_read
+        self.start + needed <= block.capacity() && tail_len >= self.space_len_min && worth_a_read
     }
 
     /// Makes space behind the part of a frame that is there: in the same block if nobody uses it, else in a new one.
@@ -192,6 +216,24 @@ mod tests {
             assert!(deframer.next_frame().expect("a frame").is_some());
         }
         assert_eq!(pool.outstanding(), 1);
+    }
+
+    #[test]
+    fn between_packets_there_is_space_for_a_whole_one() {
+        let (deframer, pool) = deframer(2);
+        let mut deframer = deframer.with_space_len_min(200);
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            assert!(deframer.space().expect("a block").len() >= 200);
+            assert!(write(&mut deframer, &frame(96)).is_empty());
+            held.push(deframer.next_frame().expect("frames"));
+            assert_eq!((deframer.next_frame(), deframer.cut_off()), (Ok(None), None));
+        }
+        assert_eq!((deframer.space(), pool.outstanding()), (None, 2));
+        held.clear();
+        write(&mut deframer, &frame(96)[..40]);
+        assert_eq!(deframer.next_frame(), Ok(None));
+        assert_eq!(deframer.cut_off(), Some(HeaderError::LengthMismatch { announced: 128, len: 40 }));
     }
 
     #[test]

@@ -62,6 +62,7 @@ mod link;
 mod loopback;
 mod pool;
 mod readiness;
+pub mod socket;
 mod transport;
 mod wake;
 

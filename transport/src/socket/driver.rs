@@ -5,31 +5,32 @@
 //! ```
 //! A link's events keep their order because what is pending goes out before anything is read.
 
-use crate::connection::{Connection, Progress, Stage, down_reason};
-use crate::options::TcpOptions;
-use crate::outbox::SCRATCH_LEN_MAX;
-use epicserver_transport::{
-    Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame, LinkId,
-    LinkTable, Readiness, SendError, Shape, SizeClass, Transport, Wake,
-};
-use socket2::{Domain, Protocol, Socket, Type};
+use super::bounds::Bounds;
+use super::connection::{Connection, Progress, Stage, down_reason};
+use super::outbox::SCRATCH_LEN_MAX;
+use super::{LinkSocket, Network};
+use crate::frame::Frame;
+use crate::link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
+use crate::pool::{BufferPool, SizeClass};
+use crate::readiness::{Epoll, EventFd, Readiness};
+use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Transport};
+use crate::wake::Wake;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Frames over TCP: one listening socket and any number of connections, all non-blocking, driven by one thread.
-pub struct TcpTransport {
-    options: TcpOptions,
+/// Frames over sockets of a network: one that listens and any number of connections, driven by one thread.
+pub struct SocketTransport<N: Network> {
+    network: N,
+    bounds: Bounds,
     caps: Caps,
     local_addr: Addr,
     pool: BufferPool,
-    listener: TcpListener,
     epoll: Epoll,
     event_fd: Arc<EventFd>,
-    links: LinkTable<Connection>,
+    links: LinkTable<Connection<N::Socket>>,
     /// Events that were decided outside of reading: at most three a link.
     pending: VecDeque<Event>,
     /// Edges that `wait` has taken from the kernel.
@@ -42,7 +43,7 @@ pub struct TcpTransport {
     dirty: Vec<LinkId>,
     /// Links in a stage that has a deadline.
     timed: Vec<LinkId>,
-    /// The links that were read last; see [`TcpTransport::look`].
+    /// The links that were read last; see [`SocketTransport::look`].
     hot: [Option<LinkId>; HOT_LINKS],
     /// Looks at these since the kernel was asked for edges.
     looks: u32,
@@ -55,30 +56,38 @@ pub struct TcpTransport {
     now: u64,
 }
 
-impl TcpTransport {
-    /// Listens, and publishes the port in [`Transport::local_addr`].
+impl<N: Network> SocketTransport<N> {
+    /// Listens, and publishes the address in [`Transport::local_addr`].
     ///
     /// # Errors
-    /// The address is in use or not ours, or the system has no descriptors left.
+    /// The address is in use or not ours, or the system lacks something.
     ///
     /// # Panics
-    /// If a frame of the longest length does not fit a receive block.
-    pub fn bind(options: TcpOptions) -> io::Result<Self> {
-        assert!(options.frame_len_max <= options.receive_block_len, "frames longer than a receive block");
-        let listener = listen(options.listen)?;
-        let local_addr = Addr::new(&listener.local_addr()?.to_string());
+    /// If a frame of the longest length does not fit a receive block or a packet, or a packet no block.
+    pub fn bind(options: N::Options) -> io::Result<Self> {
+        let bounds = N::bounds(&options);
+        assert!(bounds.frame_len_max <= bounds.receive_block_len, "frames longer than a receive block");
+        if let Some(packet_len_max) = N::PACKET_LEN_MAX {
+            let frame_fits = bounds.frame_len_max <= packet_len_max;
+            assert!(
+                frame_fits && packet_len_max <= bounds.receive_block_len,
+                "a packet between frame and block"
+            );
+        }
+        let network = N::bind(&options)?;
+        let local_addr = network.local_addr()?;
         let epoll = Epoll::new()?;
         let event_fd = Arc::new(EventFd::new()?);
-        epoll.add(&listener, LISTENER_TOKEN)?;
+        epoll.add(&network, LISTENER_TOKEN)?;
         epoll.add(&*event_fd, WAKE_TOKEN)?;
         Ok(Self {
-            caps: caps(&options),
+            caps: caps::<N>(&bounds),
             local_addr,
-            pool: send_pool(&options),
-            listener,
+            pool: send_pool(&bounds),
+            network,
             epoll,
             event_fd,
-            links: LinkTable::new(options.links_max),
+            links: LinkTable::new(bounds.links_max),
             pending: VecDeque::new(),
             edges: Vec::new(),
             readable: VecDeque::new(),
@@ -91,17 +100,27 @@ impl TcpTransport {
             woken: false,
             scratch: Vec::with_capacity(SCRATCH_LEN_MAX),
             now: 0,
-            options,
+            bounds,
         })
     }
 
-    fn add_link(&mut self, stream: TcpStream, stage: Stage, peer: Addr) -> io::Result<LinkId> {
+    /// The sockets of all links, lingering ones included, to look at.
+    pub fn sockets(&self) -> impl Iterator<Item = &N::Socket> {
+        self.links.ids().filter_map(|link| self.links.get(link)).map(Connection::socket)
+    }
+
+    /// Bytes of a link that were taken and are not written.
+    pub fn unsent_len(&self, link: LinkId) -> Option<usize> {
+        self.links.get(link).map(|connection| connection.outbox.unsent_len())
+    }
+
+    fn add_link(&mut self, socket: N::Socket, stage: Stage, peer: Addr) -> io::Result<LinkId> {
         let wake: Arc<dyn Wake> = Arc::clone(&self.event_fd) as _;
-        let connection = Connection::new(stream, stage, peer, &self.options, wake);
+        let connection = Connection::new(socket, N::PACKET_LEN_MAX, stage, peer, &self.bounds, wake);
         let full = |_| io::Error::new(io::ErrorKind::QuotaExceeded, "no room for another link");
         let link = self.links.insert(connection).map_err(full)?;
         let connection = self.links.get(link).expect("just added");
-        if let Err(error) = self.epoll.add(connection.stream(), link.to_u64()) {
+        if let Err(error) = self.epoll.add(connection.socket(), link.to_u64()) {
             self.links.remove(link);
             return Err(error);
         }
@@ -179,8 +198,10 @@ impl TcpTransport {
         let Some(connection) = self.links.get_mut(id) else { return };
         connection.write(&mut self.scratch);
         if matches!(connection.stage, Stage::Lingering { .. }) {
-            connection.finish_writing();
-        } else if connection.blocked && connection.outbox.unsent_len() <= self.options.outbox_len_max / 2 {
+            if connection.finish_writing() {
+                self.links.remove(id);
+            }
+        } else if connection.blocked && connection.outbox.unsent_len() <= self.bounds.outbox_len_max / 2 {
             connection.blocked = false;
             self.pending.push_back(Event::Writable { link: id });
         }
@@ -201,8 +222,8 @@ impl TcpTransport {
             return;
         }
         for _ in 0..ACCEPTS_PER_POLL_MAX {
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.handle_accepted(stream, peer),
+            match self.network.accept() {
+                Ok((socket, peer)) => self.handle_accepted(socket, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.accept_at = None;
                     return;
@@ -217,10 +238,8 @@ impl TcpTransport {
         }
     }
 
-    fn handle_accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let peer = Addr::new(&peer.to_string());
-        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
-        match prepared.and_then(|()| self.add_link(stream, Stage::Up, peer.clone())) {
+    fn handle_accepted(&mut self, socket: N::Socket, peer: Addr) {
+        match self.add_link(socket, Stage::Up, peer.clone()) {
             Ok(link) => self.pending.push_back(Event::LinkUp { link, direction: Direction::Incoming, peer }),
             // Dropping the socket tells the peer.
             Err(error) => tracing::debug!(%peer, %error, "connection refused"),
@@ -296,7 +315,7 @@ impl TcpTransport {
     }
 }
 
-impl Transport for TcpTransport {
+impl<N: Network> Transport for SocketTransport<N> {
     fn caps(&self) -> &Caps {
         &self.caps
     }
@@ -311,23 +330,12 @@ impl Transport for TcpTransport {
 
     fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId> {
         self.now = self.now.max(now);
-        let target: SocketAddr = addr.as_str().parse().map_err(|_| {
-            let text = format!("`{addr}` is not an IP address and port, such as 127.0.0.1:7000");
-            io::Error::new(io::ErrorKind::InvalidInput, text)
-        })?;
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        let refused = match socket.connect(&target.into()) {
-            Ok(()) => None,
-            Err(error) if is_under_way(&error) => None,
-            Err(error) => Some(down_reason(error.kind())),
-        };
-        let deadline = self.now.saturating_add(self.options.connect_timeout_ns);
-        let link = self.add_link(socket.into(), Stage::Connecting { deadline }, addr.clone())?;
+        let (socket, refused) = self.network.connect(addr)?;
+        let deadline = self.now.saturating_add(self.bounds.connect_timeout_ns);
+        let link = self.add_link(socket, Stage::Connecting { deadline }, addr.clone())?;
         match refused {
             None => self.timed.push(link),
-            Some(reason) => self.end(link, reason),
+            Some(kind) => self.end(link, down_reason(kind)),
         }
         Ok(link)
     }
@@ -340,7 +348,7 @@ impl Transport for TcpTransport {
                 self.links.remove(link);
             }
             Stage::Up => {
-                let deadline = self.now.saturating_add(self.options.linger_ns_max);
+                let deadline = self.now.saturating_add(self.bounds.linger_ns_max);
                 connection.stage = Stage::Lingering { deadline };
                 self.timed.push(link);
                 self.write(link);
@@ -357,11 +365,11 @@ impl Transport for TcpTransport {
             Stage::Lingering { .. } => return Err(SendError::NoSuchLink),
         }
         while let Some(frame) = frames.front() {
-            SendError::check(frame, self.options.frame_len_max)?;
-            if connection.outbox.unsent_len() >= self.options.outbox_len_max {
+            SendError::check(frame, self.bounds.frame_len_max)?;
+            if connection.outbox.unsent_len() >= self.bounds.outbox_len_max {
                 connection.write(&mut self.scratch);
             }
-            if connection.outbox.unsent_len() >= self.options.outbox_len_max {
+            if connection.outbox.unsent_len() >= self.bounds.outbox_len_max {
                 connection.blocked = true;
                 break;
             }
@@ -429,18 +437,18 @@ impl Transport for TcpTransport {
     }
 }
 
-impl Drop for TcpTransport {
+impl<N: Network> Drop for SocketTransport<N> {
     fn drop(&mut self) {
         for (_, connection) in self.links.iter_mut() {
             connection.write(&mut self.scratch);
-            connection.finish_writing();
+            let _ = connection.finish_writing();
         }
     }
 }
 
 /// Gives out the frames that are there, or reads once and gives out what came.
-fn receive(
-    connection: &mut Connection,
+fn receive<S: LinkSocket>(
+    connection: &mut Connection<S>,
     link: LinkId,
     events: &mut Vec<Event>,
     events_max: usize,
@@ -464,28 +472,24 @@ fn receive(
     }
 }
 
-fn caps(options: &TcpOptions) -> Caps {
+fn caps<N: Network>(bounds: &Bounds) -> Caps {
     Caps {
-        name: "tcp",
-        frame_len_max: options.frame_len_max,
-        links_max: options.links_max,
+        name: N::NAME,
+        frame_len_max: bounds.frame_len_max,
+        links_max: bounds.links_max,
         send_window_frames: None,
         receive_window_frames: None,
-        receive_buffers_per_link: options.receive_blocks_per_link_max,
-        shape: Shape::Stream,
+        receive_buffers_per_link: bounds.receive_blocks_per_link_max,
+        shape: if N::PACKET_LEN_MAX.is_some() { Shape::Packet } else { Shape::Stream },
         zero_copy_send: true,
     }
 }
 
-fn send_pool(options: &TcpOptions) -> BufferPool {
-    let lens = SEND_BUFFER_LENS.into_iter().filter(|&len| len < options.frame_len_max);
-    let class = |buffer_len| SizeClass { buffer_len, buffers_max: options.send_buffers_max };
-    let classes: Vec<_> = lens.chain([options.frame_len_max]).map(class).collect();
+fn send_pool(bounds: &Bounds) -> BufferPool {
+    let lens = SEND_BUFFER_LENS.into_iter().filter(|&len| len < bounds.frame_len_max);
+    let class = |buffer_len| SizeClass { buffer_len, buffers_max: bounds.send_buffers_max };
+    let classes: Vec<_> = lens.chain([bounds.frame_len_max]).map(class).collect();
     BufferPool::new(&classes)
-}
-
-fn is_under_way(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINPROGRESS) || error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// Errors of `accept` that are about one connection, which is gone, and not about accepting.
@@ -494,17 +498,6 @@ fn is_peers_fault(kind: io::ErrorKind) -> bool {
     matches!(kind, ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// As [`TcpListener::bind`], with a longer queue: the kernel lets newcomers behind a full one wait for a second and more.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_QUEUE_LEN)?;
-    Ok(socket.into())
-}
-
-/// Connections that wait to be accepted; the kernel takes no more than `net.core.somaxconn`, 4096 by default.
-const LISTEN_QUEUE_LEN: i32 = 4096;
 /// Not ids of links: their index is below `links_max`.
 const LISTENER_TOKEN: u64 = u64::MAX;
 const WAKE_TOKEN: u64 = u64::MAX - 1;

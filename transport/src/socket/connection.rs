@@ -1,37 +1,43 @@
-//! One TCP connection: its socket, what waits to be written, what was read and is not yet cut into frames.
+//! One connection: its socket, what waits to be written, what was read and is not yet cut into frames.
 
-use crate::options::TcpOptions;
-use crate::outbox::{Outbox, Written};
-use epicserver_transport::{Addr, BufferPool, Deframer, DownReason, Frame, SizeClass, Wake};
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use super::LinkSocket;
+use super::bounds::Bounds;
+use super::outbox::{Outbox, SCRATCH_LEN_MAX, Written};
+use crate::deframer::Deframer;
+use crate::frame::Frame;
+use crate::link::{Addr, DownReason};
+use crate::pool::{BufferPool, SizeClass};
+use crate::wake::Wake;
+use std::io;
 use std::sync::Arc;
 
 /// A connection in one of the [`Stage`]s.
-pub(crate) struct Connection {
-    stream: TcpStream,
-    pub(crate) stage: Stage,
-    pub(crate) peer: Addr,
-    pub(crate) outbox: Outbox,
+pub(super) struct Connection<S> {
+    socket: S,
+    /// The network carries packets: each read gets one, and frames end where it ends.
+    in_packets: bool,
+    pub(super) stage: Stage,
+    pub(super) peer: Addr,
+    pub(super) outbox: Outbox,
     deframer: Deframer,
     receive_pool: BufferPool,
     /// What the last edges said, until the socket says otherwise.
-    pub(crate) readable: bool,
+    pub(super) readable: bool,
     writable: bool,
     hangup: bool,
     /// `send` left frames.
-    pub(crate) blocked: bool,
+    pub(super) blocked: bool,
     /// Writing failed: what the peer sent before may still be read, then the link is down.
     write_failed: Option<io::ErrorKind>,
     /// In the transport's list of links to read from.
-    pub(crate) queued: bool,
+    pub(super) queued: bool,
     /// In the transport's list of links to write to.
-    pub(crate) dirty: bool,
+    pub(super) dirty: bool,
 }
 
 /// Where a connection is in its life. Deadlines are in nanoseconds of the driver's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(super) enum Stage {
     /// Begun here, not answered.
     Connecting { deadline: u64 },
     /// A link.
@@ -43,7 +49,7 @@ pub(crate) enum Stage {
 
 /// What a read came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(super) enum Progress {
     /// A frame.
     Frame(Frame),
     /// Bytes, but no whole frame, or the turn of this connection is over; come again.
@@ -56,23 +62,29 @@ pub(crate) enum Progress {
     Down(DownReason),
 }
 
-impl Connection {
-    pub(crate) fn new(
-        stream: TcpStream,
+impl<S: LinkSocket> Connection<S> {
+    pub(super) fn new(
+        socket: S,
+        packet_len_max: Option<usize>,
         stage: Stage,
         peer: Addr,
-        options: &TcpOptions,
+        bounds: &Bounds,
         wake: Arc<dyn Wake>,
     ) -> Self {
-        let (buffer_len, buffers_max) = (options.receive_block_len, options.receive_blocks_per_link_max);
+        let (buffer_len, buffers_max) = (bounds.receive_block_len, bounds.receive_blocks_per_link_max);
         let receive_pool = BufferPool::new(&[SizeClass { buffer_len, buffers_max }]);
         receive_pool.wake_on_return(wake);
+        let deframer = Deframer::new(receive_pool.clone(), bounds.frame_len_max);
         Self {
-            stream,
+            socket,
+            in_packets: packet_len_max.is_some(),
             stage,
             peer,
-            outbox: Outbox::default(),
-            deframer: Deframer::new(receive_pool.clone(), options.frame_len_max),
+            outbox: Outbox::new(packet_len_max.unwrap_or(usize::MAX)),
+            deframer: match packet_len_max {
+                None => deframer,
+                Some(len) => deframer.with_space_len_min(len),
+            },
             receive_pool,
             // Only edges count: the socket was added to the watched ones after it was made.
             readable: false,
@@ -85,35 +97,38 @@ impl Connection {
         }
     }
 
-    pub(crate) fn handle_edges(&mut self, readable: bool, writable: bool, hangup: bool) {
+    pub(super) fn handle_edges(&mut self, readable: bool, writable: bool, hangup: bool) {
         self.readable |= readable;
         self.writable |= writable;
         self.hangup |= hangup;
     }
 
     /// Whether a connection that was begun here is there: `None` while it is not decided.
-    pub(crate) fn poll_connect(&mut self) -> Option<Result<(), DownReason>> {
+    pub(super) fn poll_connect(&mut self) -> Option<Result<(), DownReason>> {
         if !self.writable {
             return None;
         }
-        match self.stream.take_error() {
-            Ok(None) if self.stream.peer_addr().is_ok() => Some(Ok(())),
-            Ok(None) => None,
-            Ok(Some(error)) | Err(error) => Some(Err(down_reason(error.kind()))),
+        match self.socket.is_connected() {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+            Err(error) => Some(Err(down_reason(error.kind()))),
         }
     }
 
     /// The next whole frame that was read.
-    pub(crate) fn next_frame(&mut self) -> Option<Progress> {
+    pub(super) fn next_frame(&mut self) -> Option<Progress> {
         match self.deframer.next_frame() {
             Ok(Some(frame)) => Some(Progress::Frame(frame)),
+            Ok(None) if self.in_packets => {
+                self.deframer.cut_off().map(|error| Progress::Down(DownReason::Garbage(error)))
+            }
             Ok(None) => None,
             Err(error) => Some(Progress::Down(DownReason::Garbage(error))),
         }
     }
 
     /// Reads once. Only when [`Connection::next_frame`] has nothing.
-    pub(crate) fn read_once(&mut self) -> Progress {
+    pub(super) fn read_once(&mut self) -> Progress {
         let space = match self.deframer.space() {
             Some(space) => space,
             None => {
@@ -126,13 +141,14 @@ impl Connection {
             }
         };
         let space_len = space.len();
-        match self.stream.read(space) {
+        match self.socket.read(space) {
             Ok(0) => Progress::Down(DownReason::ClosedByPeer),
             Ok(len) => {
                 self.deframer.filled(len);
-                // Less than there was room for was all there is, and later bytes are a new edge; an end that has been
+                // Less than there was room for was all that a stream has, and later bytes are a new edge; an end that has been
                 // announced is not.
-                self.readable = len == space_len || self.hangup || self.write_failed.is_some();
+                self.readable =
+                    self.in_packets || len == space_len || self.hangup || self.write_failed.is_some();
                 Progress::Again
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -145,11 +161,11 @@ impl Connection {
     }
 
     /// Writes what waits, as far as the socket takes it. An error shows at the next read.
-    pub(crate) fn write(&mut self, scratch: &mut Vec<u8>) {
+    pub(super) fn write(&mut self, scratch: &mut Vec<u8>) {
         if !self.writable {
             return;
         }
-        match self.outbox.write_to(&mut self.stream, scratch) {
+        match self.outbox.write_to(&mut self.socket, scratch) {
             Ok(Written::All) => {}
             Ok(Written::Blocked) => self.writable = false,
             Err(error) => {
@@ -161,18 +177,16 @@ impl Connection {
         }
     }
 
-    /// Ends this direction once everything is written. Errors do not matter: the connection ends anyway.
-    pub(crate) fn finish_writing(&mut self) {
-        if self.outbox.is_empty() {
-            let _ = self.stream.shutdown(Shutdown::Write);
-        }
+    /// Ends this direction once everything is written; `true` when the socket has nothing left to do.
+    pub(super) fn finish_writing(&mut self) -> bool {
+        self.outbox.is_empty() && self.socket.finish_writing()
     }
 
     /// Reads and forgets. `true` when the peer has ended its direction too, or the connection is broken.
-    pub(crate) fn discard(&mut self, scratch: &mut Vec<u8>) -> bool {
-        scratch.resize(crate::outbox::SCRATCH_LEN_MAX, 0);
+    pub(super) fn discard(&mut self, scratch: &mut Vec<u8>) -> bool {
+        scratch.resize(SCRATCH_LEN_MAX, 0);
         for _ in 0..DISCARDS_PER_POLL_MAX {
-            match self.stream.read(scratch) {
+            match self.socket.read(scratch) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -186,18 +200,19 @@ impl Connection {
         false
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(super) fn socket(&self) -> &S {
+        &self.socket
     }
 }
 
 /// What an error of a socket says about the peer.
-pub(crate) fn down_reason(kind: io::ErrorKind) -> DownReason {
+pub(super) fn down_reason(kind: io::ErrorKind) -> DownReason {
     match kind {
         io::ErrorKind::ConnectionRefused => DownReason::Refused,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            DownReason::ClosedByPeer
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::BrokenPipe => DownReason::ClosedByPeer,
         io::ErrorKind::TimedOut => DownReason::TimedOut,
         other => DownReason::Failed(other),
     }

@@ -1,19 +1,16 @@
-//! The settings of a TCP transport.
+//! How much links may take.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
-/// Settings, with defaults for nodes of one cluster. Every bound is per link unless its name says otherwise.
+/// Bounds on links and their memory, with defaults for nodes of one cluster. Every bound is per link unless its name says
+/// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TcpOptions {
-    /// Address to be reached at; port 0 lets the kernel choose.
-    pub listen: SocketAddr,
-    /// Longest frame in bytes; a multiple of 16, not longer than a receive block.
+pub struct Bounds {
+    /// Longest frame in bytes; a multiple of 16, not longer than a receive block or a packet.
     pub frame_len_max: usize,
     /// Bound on the links of the transport, lingering ones included.
     pub links_max: usize,
     /// Bytes taken and not written, above which no further frame is taken.
     pub outbox_len_max: usize,
-    /// Bytes of one receive block, the most that one read gets.
+    /// Bytes of one receive block, the most that one read gets; not shorter than a packet.
     pub receive_block_len: usize,
     /// Bound on receive blocks. A block is in use while a frame of it is; without one the link is not read.
     pub receive_blocks_per_link_max: usize,
@@ -25,10 +22,9 @@ pub struct TcpOptions {
     pub linger_ns_max: u64,
 }
 
-impl Default for TcpOptions {
+impl Default for Bounds {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             frame_len_max: 64 << 10,
             links_max: 256,
             outbox_len_max: 1 << 20,

@@ -1,13 +1,14 @@
 //! Frames of one link that wait for the socket to take them, and the batching of what it is given.
 
-use epicserver_transport::Frame;
+use crate::frame::Frame;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 
 /// A bounded queue of frames, written many at a time.
-#[derive(Default)]
-pub(crate) struct Outbox {
+pub(super) struct Outbox {
     frames: VecDeque<Frame>,
+    /// Most bytes of one write of several frames.
+    write_len_max: usize,
     /// Bytes in `frames` that the socket has not taken.
     unsent_len: usize,
     /// Bytes of the first frame that the socket has taken.
@@ -16,7 +17,7 @@ pub(crate) struct Outbox {
 
 /// How a write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(super) enum Written {
     /// Nothing is left.
     All,
     /// The socket takes no more for now.
@@ -24,28 +25,34 @@ pub(crate) enum Written {
 }
 
 impl Outbox {
-    pub(crate) fn push(&mut self, frame: Frame) {
+    /// An empty outbox for a socket that takes up to that many bytes in one write, and all of them or none if that is less than
+    /// everything.
+    pub(super) fn new(write_len_max: usize) -> Self {
+        Self { frames: VecDeque::new(), write_len_max, unsent_len: 0, head_sent_len: 0 }
+    }
+
+    pub(super) fn push(&mut self, frame: Frame) {
         self.unsent_len += frame.len();
         self.frames.push_back(frame);
     }
 
-    pub(crate) fn unsent_len(&self) -> usize {
+    pub(super) fn unsent_len(&self) -> usize {
         self.unsent_len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.write_len_max);
     }
 
     /// Writes until nothing is left or the socket is full. `scratch` is memory for joining short frames.
     ///
     /// # Errors
     /// The socket's; what it took before is gone from the outbox.
-    pub(crate) fn write_to(&mut self, socket: &mut impl Write, scratch: &mut Vec<u8>) -> io::Result<Written> {
+    pub(super) fn write_to(&mut self, socket: &mut impl Write, scratch: &mut Vec<u8>) -> io::Result<Written> {
         while !self.is_empty() {
             match self.write_once(socket, scratch) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -68,9 +75,13 @@ impl Outbox {
         }
         // A long frame is at the front.
         let mut slices: [_; PARTS_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
-        let mut count = 0;
+        let (mut count, mut len) = (0, 0);
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
             let skip = if count == 0 { self.head_sent_len } else { 0 };
+            len += frame.len() - skip;
+            if count > 0 && len > self.write_len_max {
+                break;
+            }
             *slice = IoSlice::new(&frame[skip..]);
             count += 1;
         }
@@ -85,7 +96,9 @@ impl Outbox {
         let mut joined = 0;
         for frame in &self.frames {
             let bytes = &frame[std::mem::take(&mut skip)..];
-            if bytes.len() > JOINED_FRAME_LEN_MAX || scratch.len() + bytes.len() > SCRATCH_LEN_MAX {
+            if bytes.len() > JOINED_FRAME_LEN_MAX
+                || scratch.len() + bytes.len() > SCRATCH_LEN_MAX.min(self.write_len_max)
+            {
                 break;
             }
             scratch.extend_from_slice(bytes);
@@ -109,7 +122,7 @@ impl Outbox {
 /// Frames up to this length are joined by copying.
 const JOINED_FRAME_LEN_MAX: usize = 2048;
 /// Bound on the memory for joining.
-pub(crate) const SCRATCH_LEN_MAX: usize = 64 << 10;
+pub(super) const SCRATCH_LEN_MAX: usize = 64 << 10;
 /// Bound on the parts of one vectored write.
 const PARTS_MAX: usize = 64;
 
@@ -151,7 +164,7 @@ mod tests {
     #[test]
     fn any_socket_gets_every_byte_once_and_in_order() {
         for take_max in [1, 7, 100, 5_000, 1 << 20] {
-            let mut outbox = Outbox::default();
+            let mut outbox = Outbox::new(usize::MAX);
             let mut expected = Vec::new();
             for number in 0..if take_max < 100 { 30u32 } else { 300 } {
                 let len = if number % 7 == 0 { 3_000 } else { 16 + number as usize % 900 };
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_thousand_short_frames_are_one_write() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(usize::MAX);
         (0..1000).for_each(|_| outbox.push(Frame::copy_from(&[1; 64])));
         let mut socket = Narrow { taken: Vec::new(), take_max: 1 << 20, calls: 0 };
         assert_eq!(outbox.write_to(&mut socket, &mut Vec::new()).expect("no error"), Written::All);
@@ -179,8 +192,36 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_has_whole_frames_and_is_not_too_long() {
+        struct Packets(Vec<usize>);
+        impl Write for Packets {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.push(bytes.len());
+                Ok(bytes.len())
+            }
+
+            fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+                let len = parts.iter().map(|part| part.len()).sum();
+                self.0.push(len);
+                Ok(len)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut outbox = Outbox::new(10_000);
+        for len in [4_000, 4_000, 4_000, 9_984, 32, 2_000, 2_000, 2_000, 2_000, 2_000] {
+            outbox.push(Frame::copy_from(&vec![1; len]));
+        }
+        let mut packets = Packets(Vec::new());
+        assert_eq!(outbox.write_to(&mut packets, &mut Vec::new()).expect("no error"), Written::All);
+        assert_eq!(packets.0, [8_000, 4_000, 9_984, 8_032, 2_000]);
+    }
+
+    #[test]
     fn a_socket_that_takes_nothing_is_an_error() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(usize::MAX);
         outbox.push(Frame::copy_from(&[1; 64]));
         let mut socket = Narrow { taken: Vec::new(), take_max: 0, calls: 0 };
         let error = outbox.write_to(&mut socket, &mut Vec::new()).expect_err("nothing was taken");
