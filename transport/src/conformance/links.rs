@@ -173,6 +173,7 @@ pub(super) fn links_do_not_mix(fixture: &mut dyn Fixture) {
     world.b.seen(second.at_b).received.clear();
     world.b.transport.close(first.at_b);
     world.transfer(second, 50, |_| 256);
+    world.until("the peer hears of the close", |world| world.a.down(first.at_a).is_some());
     assert_eq!(world.a.down(first.at_a), Some(DownReason::ClosedByPeer));
     assert!(world.a.is_up(second.at_a) && world.b.is_up(second.at_b));
 }

@@ -1,0 +1,319 @@
+//! One link over its queue pair: frames into packets, packets into blocks, credits.
+
+use crate::credits::Credits;
+use crate::greeting::Introduction;
+use crate::options::{RECEIVE_LEN, RdmaOptions};
+use crate::sys::{CompletionQueue, Device, Outgoing, QueuePair, QueuePairSizes, Region};
+use epicserver_transport::{BufferPool, DownReason, Frame, ReceiveBlock, SizeClass, Wake};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+/// What all links of a transport send from.
+pub(crate) struct SendMemory {
+    /// Where frames lie that were allocated for this transport.
+    pub(crate) pool: BufferPool,
+    /// Where short frames are joined into packets.
+    pub(crate) joining: BufferPool,
+    pub(crate) regions: [Arc<Region>; 2],
+}
+
+/// A queue pair with its buffers and counts.
+pub(crate) struct Channel {
+    // First, so that it is gone before the memory is.
+    pair: QueuePair,
+    credits: Credits,
+    receive_pool: BufferPool,
+    /// Blocks on their way to being posted.
+    spare: Vec<ReceiveBlock>,
+    /// Receives of empty packets that are not posted again yet.
+    empty_received: u32,
+    /// Packets being made.
+    packets: Vec<Outgoing>,
+    /// Packets since the last one that the device reports.
+    unsignalled: usize,
+    sends_max: usize,
+}
+
+impl Channel {
+    /// A queue pair with all its receives posted, not connected to anything.
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        queue: &CompletionQueue,
+        options: &RdmaOptions,
+        tag: u32,
+        memory: &SendMemory,
+        wake: Arc<dyn Wake>,
+        port: u8,
+    ) -> io::Result<Self> {
+        let class = SizeClass { buffer_len: RECEIVE_LEN, buffers_max: options.receives };
+        let receive_pool = BufferPool::contiguous(&[class]);
+        receive_pool.wake_on_return(wake);
+        let region = Region::register(device, &receive_pool)?;
+        let sizes = QueuePairSizes {
+            sends: options.sends_max,
+            receives: options.receives,
+            inline_len: options.inline_len_max,
+        };
+        let regions = memory.regions.each_ref().map(Arc::clone);
+        let mut pair = QueuePair::create(queue, sizes, tag, regions, region)?;
+        pair.initialise(port)?;
+        let receives = options.receives as u32;
+        let mut channel = Self {
+            pair,
+            credits: Credits::new(receives, receives),
+            receive_pool,
+            spare: Vec::with_capacity(options.receives),
+            empty_received: 0,
+            packets: Vec::with_capacity(options.sends_max),
+            unsignalled: 0,
+            sends_max: options.sends_max,
+        };
+        channel.fill_spare();
+        channel.pair.post_receives(&mut channel.spare)?;
+        Ok(channel)
+    }
+
+    /// Number of the queue pair.
+    pub(crate) fn number(&self) -> u32 {
+        self.pair.number()
+    }
+
+    /// Joins it to the other end.
+    pub(crate) fn connect(
+        &mut self,
+        peer: &Introduction,
+        source_index: Option<u8>,
+        port: u8,
+        own: &Introduction,
+        ack_timeout: u8,
+    ) -> io::Result<()> {
+        let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let remote = peer.remote(source_index).map_err(refused)?;
+        let mtu = own.mtu.min(peer.mtu).into();
+        self.pair.connect(&remote, port, mtu, own.first_packet, ack_timeout)?;
+        self.credits = Credits::new(own.receives.into(), peer.receives.into());
+        Ok(())
+    }
+
+    /// Posts as many frames as credits, queue and memory allow, and an announcement if one is due and nothing else carried it.
+    /// Returns the bytes that left `outbox`.
+    pub(crate) fn send(&mut self, outbox: &mut VecDeque<Frame>, memory: &SendMemory) -> io::Result<usize> {
+        let mut taken_len = 0;
+        while !outbox.is_empty() && self.credits.allows_data() && self.has_room(SENDS_RESERVED) {
+            let Some(frame) = next_packet(outbox, &memory.joining, self.pair.inline_len_max(), &memory.pool)
+            else {
+                break;
+            };
+            taken_len += frame.len();
+            self.push(Some(frame));
+        }
+        if self.credits.wants_announcement() && self.has_room(0) {
+            self.push(None);
+        }
+        self.post()?;
+        Ok(taken_len)
+    }
+
+    /// Sees to it that the device reports the last packet: what is reported is delivered.
+    pub(crate) fn ask_for_last(&mut self) -> io::Result<()> {
+        if self.unsignalled > 0 && self.credits.allows_any() && self.has_room(0) {
+            self.push(None);
+            if let Some(last) = self.packets.last_mut() {
+                last.is_signalled = true;
+            }
+            self.unsignalled = 0;
+            self.post()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the peer has everything that was sent.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.pair.in_flight() == 0
+    }
+
+    fn has_room(&self, reserved: usize) -> bool {
+        self.pair.in_flight() + self.packets.len() + reserved < self.sends_max
+    }
+
+    fn push(&mut self, frame: Option<Frame>) {
+        self.unsignalled += 1;
+        // A quarter of the queue at most, so that packets nobody hears of never fill it.
+        let is_signalled = self.unsignalled >= SIGNAL_EVERY.min(self.sends_max / 4);
+        if is_signalled {
+            self.unsignalled = 0;
+        }
+        self.packets.push(Outgoing { frame, immediate: self.credits.send(), is_signalled });
+    }
+
+    fn post(&mut self) -> io::Result<()> {
+        let inline_len_max = self.pair.inline_len_max();
+        // What the device reads later is held until it reports: soon, so that buffers come back.
+        let is_long =
+            |packet: &Outgoing| packet.frame.as_ref().is_some_and(|frame| frame.len() > inline_len_max);
+        if self.packets.iter().any(is_long)
+            && let Some(last) = self.packets.last_mut()
+        {
+            last.is_signalled = true;
+            self.unsignalled = 0;
+        }
+        self.pair.post_sends(&mut self.packets)
+    }
+
+    /// Packets up to this one are with the peer. `false` if there was none such.
+    pub(crate) fn complete_sends(&mut self, sequence: u32) -> bool {
+        self.pair.complete_sends(sequence)
+    }
+
+    /// Takes a packet that came: a block of frames, or nothing if it was an announcement.
+    pub(crate) fn receive(
+        &mut self,
+        slot: u16,
+        len: u32,
+        immediate: u32,
+    ) -> Result<Option<ReceiveBlock>, DownReason> {
+        let broken = DownReason::Failed(io::ErrorKind::InvalidData);
+        let block = self.pair.take_received(slot, len).ok_or(broken)?;
+        self.credits.receive(immediate).map_err(|_| DownReason::WindowExceeded)?;
+        if len == 0 {
+            self.empty_received += 1;
+            return Ok(None);
+        }
+        Ok(Some(block))
+    }
+
+    /// Posts receives again whose frames were all dropped.
+    pub(crate) fn post_receives(&mut self) -> io::Result<()> {
+        if self.pair.free_receives() == 0 {
+            return Ok(());
+        }
+        self.fill_spare();
+        let posted = self.pair.post_receives(&mut self.spare)? as u32;
+        let of_empty = self.empty_received.min(posted);
+        self.empty_received -= of_empty;
+        self.credits.post(posted - of_empty, of_empty);
+        Ok(())
+    }
+
+    /// Asks for a wake when a receive buffer comes back, if the peer could be waiting for it.
+    pub(crate) fn arm_return(&mut self) -> io::Result<()> {
+        if self.pair.free_receives() > 0 {
+            self.receive_pool.arm_return();
+            // One may have come back before anybody could know that it is waited for.
+            self.post_receives()?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Channel::send`] has an announcement to make.
+    pub(crate) fn wants_announcement(&self) -> bool {
+        self.credits.wants_announcement() && self.has_room(0)
+    }
+
+    /// Sends a packet outside of all counts, as only a peer that lies does.
+    #[cfg(test)]
+    pub(crate) fn post_raw(&mut self, packet: Outgoing) {
+        self.pair.post_sends(&mut vec![packet]).expect("the queue pair works");
+    }
+
+    fn fill_spare(&mut self) {
+        while self.spare.len() < self.pair.free_receives()
+            && let Some(buffer) = self.receive_pool.alloc(RECEIVE_LEN)
+        {
+            self.spare.push(buffer.into());
+        }
+    }
+}
+
+/// Takes frames for one packet from the front of `outbox`. A long frame from the pool of the transport goes from where it lies;
+/// others are joined by copying while they fit, since the device's work for each packet costs more than that. `None`: there is no
+/// buffer to join them in until sends are done.
+fn next_packet(
+    outbox: &mut VecDeque<Frame>,
+    joining: &BufferPool,
+    inline_len_max: usize,
+    pool: &BufferPool,
+) -> Option<Frame> {
+    let first = outbox.front()?;
+    let is_registered = |frame: &Frame| {
+        pool.region().is_some_and(|(start, len)| {
+            frame.as_ptr().addr().checked_sub(start.addr()).is_some_and(|offset| offset + frame.len() <= len)
+        })
+    };
+    let (mut count, mut total_len) = (0, 0);
+    for frame in outbox.iter() {
+        let goes_alone = frame.len() > JOINED_FRAME_LEN_MAX && is_registered(frame);
+        if count > 0 && (goes_alone || total_len + frame.len() > RECEIVE_LEN) {
+            break;
+        }
+        (count, total_len) = (count + 1, total_len + frame.len());
+        if goes_alone {
+            break;
+        }
+    }
+    if count == 1 && (total_len <= inline_len_max || is_registered(first)) {
+        return outbox.pop_front();
+    }
+    let mut packet = joining.alloc(total_len)?;
+    let mut at = 0;
+    for frame in outbox.drain(..count) {
+        packet[at..at + frame.len()].copy_from_slice(&frame);
+        at += frame.len();
+    }
+    Some(packet.freeze())
+}
+
+/// A packet out of so many is reported by the device; a report says that all before it are done.
+const SIGNAL_EVERY: usize = 16;
+/// Places of the send queue that only announcements use.
+const SENDS_RESERVED: usize = 4;
+/// Longer frames of the transport's own pool are not copied.
+const JOINED_FRAME_LEN_MAX: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pools() -> (BufferPool, BufferPool) {
+        let pool =
+            |buffers_max| BufferPool::contiguous(&[SizeClass { buffer_len: RECEIVE_LEN, buffers_max }]);
+        (pool(8), pool(2))
+    }
+
+    fn frame(pool: Option<&BufferPool>, len: usize, byte: u8) -> Frame {
+        let Some(pool) = pool else { return Frame::copy_from(&vec![byte; len]) };
+        let mut buffer = pool.alloc(len).expect("a free buffer");
+        buffer.fill(byte);
+        buffer.freeze()
+    }
+
+    #[test]
+    fn short_frames_share_a_packet_and_long_ones_are_not_copied() {
+        let (pool, joining) = pools();
+        let long = frame(Some(&pool), 4096, 3);
+        let long_id = long.buffer_id();
+        let mut outbox = VecDeque::from([
+            frame(Some(&pool), 64, 1),
+            frame(None, 128, 2),
+            long,
+            frame(None, 4096, 4),
+            frame(None, 4096, 5),
+            frame(None, 16, 6),
+        ]);
+        let mut packets = Vec::new();
+        for _ in 0..2 {
+            packets.push(next_packet(&mut outbox, &joining, 200, &pool).expect("a buffer"));
+        }
+        assert_eq!(*packets[0], [&[1; 64][..], &[2; 128]].concat());
+        assert_eq!((packets[1].buffer_id(), packets[1].len()), (long_id, 4096));
+        let joined = next_packet(&mut outbox, &joining, 200, &pool).expect("a buffer");
+        assert_eq!(joined.len(), 8192);
+        // A frame alone that the device copies needs no buffer; without one to join in, the rest waits.
+        assert_eq!(joining.outstanding(), 2);
+        assert_eq!(next_packet(&mut outbox, &joining, 200, &pool).expect("short").len(), 16);
+        outbox.extend([frame(None, 64, 7), frame(None, 64, 8)]);
+        assert_eq!(next_packet(&mut outbox, &joining, 200, &pool), None);
+        assert_eq!(outbox.len(), 2);
+    }
+}

@@ -1,0 +1,570 @@
+//! Completion queues and queue pairs.
+#![allow(unsafe_code)]
+
+use super::device::{Device, Region, checked, non_null, set_nonblocking};
+use super::library::Library;
+use epicserver_transport::{Frame, ReceiveBlock};
+use rdma_sys::{
+    ibv_ah_attr, ibv_comp_channel, ibv_cq, ibv_gid, ibv_global_route, ibv_poll_cq, ibv_post_recv,
+    ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_cap, ibv_qp_init_attr, ibv_qp_state,
+    ibv_qp_type, ibv_recv_wr, ibv_req_notify_cq, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode,
+    ibv_wc_status, ibv_wr_opcode,
+};
+use std::collections::VecDeque;
+use std::ffi::{c_int, c_uint};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+/// Where the device reports what is done, for every queue pair of the transport, with a descriptor to sleep on.
+pub(crate) struct CompletionQueue {
+    shared: Arc<CqHandle>,
+    /// Notifications taken and not acknowledged: that takes a lock, and is done for many at once.
+    unacknowledged: c_uint,
+}
+
+/// The objects of the library; queue pairs hold them too.
+struct CqHandle {
+    cq: NonNull<ibv_cq>,
+    channel: NonNull<ibv_comp_channel>,
+    device: Arc<Device>,
+}
+
+// SAFETY: verbs objects may be used from any thread, the library locks where it must.
+unsafe impl Send for CqHandle {}
+// SAFETY: as above.
+unsafe impl Sync for CqHandle {}
+
+/// One thing that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    /// The tag of the queue pair.
+    pub(crate) tag: u32,
+    pub(crate) kind: CompletionKind,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CompletionKind {
+    /// This send, and every one before it on the same queue pair.
+    Sent { sequence: u32 },
+    /// A packet of `len` bytes with these immediate bits lies in this posted receive.
+    Received { slot: u16, len: u32, immediate: u32 },
+    /// The queue pair works no more. The number is one of `enum ibv_wc_status`.
+    Failed { status: u32 },
+}
+
+impl CompletionQueue {
+    /// A queue for `len` completions.
+    pub(crate) fn create(device: &Arc<Device>, len: usize) -> io::Result<Self> {
+        let library = device.context.library;
+        // SAFETY: an open device.
+        let channel = non_null(unsafe { (library.create_comp_channel)(device.context.raw()) })?;
+        let destroy_channel = |error| {
+            // SAFETY: just made, and nothing uses it.
+            unsafe { (library.destroy_comp_channel)(channel.as_ptr()) };
+            error
+        };
+        // SAFETY: a channel lives until it is destroyed.
+        set_nonblocking(unsafe { channel.as_ref().fd }).map_err(destroy_channel)?;
+        // SAFETY: an open device and a channel of it.
+        let cq = unsafe {
+            (library.create_cq)(device.context.raw(), len as c_int, ptr::null_mut(), channel.as_ptr(), 0)
+        };
+        let cq = non_null(cq).map_err(destroy_channel)?;
+        Ok(Self { shared: Arc::new(CqHandle { cq, channel, device: Arc::clone(device) }), unacknowledged: 0 })
+    }
+
+    /// Appends what is done, at most `count_max` of it; no system call.
+    pub(crate) fn poll(&mut self, completions: &mut Vec<Completion>, count_max: usize) -> io::Result<usize> {
+        let mut found = 0;
+        while found < count_max {
+            let mut batch = [const { MaybeUninit::<ibv_wc>::uninit() }; POLL_BATCH];
+            let wanted = POLL_BATCH.min(count_max - found);
+            // SAFETY: a queue, and room for as many as are asked for.
+            let count =
+                unsafe { ibv_poll_cq(self.shared.cq.as_ptr(), wanted as c_int, batch.as_mut_ptr().cast()) };
+            let count =
+                usize::try_from(count).map_err(|_| io::Error::other("the completion queue is broken"))?;
+            for wc in batch.iter().take(count) {
+                // SAFETY: the library has written the first `count`.
+                completions.push(completion(unsafe { wc.assume_init_ref() }));
+            }
+            found += count;
+            if count < wanted {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks for a notification at the next completion. Poll again before sleeping: what came before is not notified of.
+    pub(crate) fn arm(&self) -> io::Result<()> {
+        // SAFETY: a queue.
+        checked(unsafe { ibv_req_notify_cq(self.shared.cq.as_ptr(), 0) })
+    }
+
+    /// A descriptor that is readable while there are notifications.
+    pub(crate) fn event_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the channel keeps its descriptor open while it lives.
+        unsafe { BorrowedFd::borrow_raw(self.shared.channel.as_ref().fd) }
+    }
+
+    /// Takes the notifications that are there.
+    pub(crate) fn take_events(&mut self) {
+        let library = self.shared.library();
+        loop {
+            let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
+            // SAFETY: a channel that does not block, and room for the answers.
+            let result = unsafe {
+                (library.get_cq_event)(self.shared.channel.as_ptr(), &raw mut cq, &raw mut context)
+            };
+            if result != 0 {
+                break;
+            }
+            self.unacknowledged += 1;
+        }
+        if self.unacknowledged >= ACKNOWLEDGE_AT {
+            self.acknowledge();
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        let count = std::mem::take(&mut self.unacknowledged);
+        // SAFETY: that many events of this queue were taken and not acknowledged.
+        unsafe { (self.shared.library().ack_cq_events)(self.shared.cq.as_ptr(), count) };
+    }
+}
+
+impl Drop for CompletionQueue {
+    fn drop(&mut self) {
+        // Destroying the queue waits for it.
+        self.acknowledge();
+    }
+}
+
+impl CqHandle {
+    fn library(&self) -> &'static Library {
+        self.device.context.library
+    }
+}
+
+impl Drop for CqHandle {
+    fn drop(&mut self) {
+        let library = self.library();
+        // SAFETY: made once each; queue pairs of the queue hold this, so they are gone.
+        unsafe {
+            (library.destroy_cq)(self.cq.as_ptr());
+            (library.destroy_comp_channel)(self.channel.as_ptr());
+        }
+    }
+}
+
+fn completion(wc: &ibv_wc) -> Completion {
+    let tag = (wc.wr_id >> 32) as u32;
+    let kind = if wc.status != ibv_wc_status::IBV_WC_SUCCESS {
+        CompletionKind::Failed { status: wc.status }
+    } else if wc.wr_id as u32 & RECEIVE_BIT == 0 {
+        CompletionKind::Sent { sequence: wc.wr_id as u32 }
+    } else {
+        debug_assert!(wc.opcode == ibv_wc_opcode::IBV_WC_RECV, "only sends arrive");
+        // SAFETY: both fields of the union are 32 bits of any value; our packets carry immediate bits, and the packet of a
+        // peer that sends without them has some number here, which is checked as any other.
+        let immediate = unsafe { wc.imm_data_invalidated_rkey_union.imm_data };
+        CompletionKind::Received {
+            slot: wc.wr_id as u16,
+            len: wc.byte_len,
+            immediate: u32::from_be(immediate),
+        }
+    };
+    Completion { tag, kind }
+}
+
+/// One end of a reliable connection. It keeps every buffer alive that the device may use.
+pub(crate) struct QueuePair {
+    qp: NonNull<ibv_qp>,
+    number: u32,
+    tag: u32,
+    inline_len_max: usize,
+    /// Sequence number of the next send: 31 bits, which wrap.
+    next_sequence: u32,
+    /// Sends not known to be done, oldest first; `None` where the device has its own copy.
+    in_flight: VecDeque<Option<Frame>>,
+    /// Posted receives by slot.
+    receives: Vec<Option<ReceiveBlock>>,
+    free_slots: Vec<u16>,
+    send_regions: [Arc<Region>; 2],
+    receive_region: Region,
+    cq: Arc<CqHandle>,
+}
+
+// SAFETY: verbs objects may be used from any thread, the library locks where it must.
+unsafe impl Send for QueuePair {}
+
+/// How much a queue pair holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueuePairSizes {
+    pub(crate) sends: usize,
+    pub(crate) receives: usize,
+    /// What is asked for; the device may give less, or more.
+    pub(crate) inline_len: u32,
+}
+
+/// The other end, as it described itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remote {
+    pub(crate) number: u32,
+    /// Sequence number of its first packet, 24 bits.
+    pub(crate) first_packet: u32,
+    pub(crate) destination: Destination,
+}
+
+/// Where packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// On Ethernet, or beyond the subnet.
+    Gid { gid: [u8; 16], source_index: u8 },
+    /// Within the subnet of InfiniBand.
+    Lid(u16),
+}
+
+/// One packet to send.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// The bytes; `None` for an empty packet.
+    pub(crate) frame: Option<Frame>,
+    pub(crate) immediate: u32,
+    /// The device reports when it is done.
+    pub(crate) is_signalled: bool,
+}
+
+impl QueuePair {
+    /// A queue pair that is not connected. Its completions carry `tag`. Frames to be sent lie in `send_regions` unless the
+    /// device copies them, blocks to receive into in `receive_region`.
+    pub(crate) fn create(
+        queue: &CompletionQueue,
+        sizes: QueuePairSizes,
+        tag: u32,
+        send_regions: [Arc<Region>; 2],
+        receive_region: Region,
+    ) -> io::Result<Self> {
+        let cq = Arc::clone(&queue.shared);
+        let device = &cq.device;
+        let mut inline_len = sizes.inline_len;
+        let (qp, cap) = loop {
+            let mut wanted = ibv_qp_init_attr {
+                qp_context: ptr::null_mut(),
+                send_cq: cq.cq.as_ptr(),
+                recv_cq: cq.cq.as_ptr(),
+                srq: ptr::null_mut(),
+                cap: ibv_qp_cap {
+                    max_send_wr: sizes.sends as u32,
+                    max_recv_wr: sizes.receives as u32,
+                    max_send_sge: 1,
+                    max_recv_sge: 1,
+                    max_inline_data: inline_len,
+                },
+                qp_type: ibv_qp_type::IBV_QPT_RC,
+                sq_sig_all: 0,
+            };
+            // SAFETY: objects of one device, and attributes that live through the call.
+            match non_null(unsafe { (cq.library().create_qp)(device.domain.as_ptr(), &raw mut wanted) }) {
+                Ok(qp) => break (qp, wanted.cap),
+                // A device refuses more than it has, instead of giving what it has.
+                Err(_) if inline_len > 0 => inline_len /= 2,
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Self {
+            // SAFETY: just made.
+            number: unsafe { qp.as_ref().qp_num },
+            qp,
+            tag,
+            inline_len_max: cap.max_inline_data as usize,
+            next_sequence: 0,
+            in_flight: VecDeque::with_capacity(sizes.sends),
+            receives: (0..sizes.receives).map(|_| None).collect(),
+            free_slots: (0..sizes.receives as u16).rev().collect(),
+            send_regions,
+            receive_region,
+            cq,
+        })
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Longest packet that needs no registered memory.
+    pub(crate) fn inline_len_max(&self) -> usize {
+        self.inline_len_max
+    }
+
+    /// Sends that are posted and not known to be done.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Receives that could be posted besides those that are.
+    pub(crate) fn free_receives(&self) -> usize {
+        self.free_slots.len()
+    }
+
+    /// Binds it to a port, so that receives can be posted.
+    pub(crate) fn initialise(&mut self, port: u8) -> io::Result<()> {
+        let mut attributes = empty_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_INIT;
+        attributes.port_num = port;
+        let mask = [
+            ibv_qp_attr_mask::IBV_QP_STATE,
+            ibv_qp_attr_mask::IBV_QP_PKEY_INDEX,
+            ibv_qp_attr_mask::IBV_QP_PORT,
+            ibv_qp_attr_mask::IBV_QP_ACCESS_FLAGS,
+        ];
+        self.modify(&mut attributes, &mask)
+    }
+
+    /// Joins it to the other end: it receives, and sends from its own `first_packet` on.
+    pub(crate) fn connect(
+        &mut self,
+        remote: &Remote,
+        port: u8,
+        mtu: u32,
+        first_packet: u32,
+        ack_timeout: u8,
+    ) -> io::Result<()> {
+        let mut attributes = empty_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_RTR;
+        attributes.path_mtu = mtu;
+        attributes.dest_qp_num = remote.number;
+        attributes.rq_psn = remote.first_packet;
+        attributes.max_dest_rd_atomic = 1;
+        attributes.min_rnr_timer = RNR_TIMER;
+        attributes.ah_attr = address(&remote.destination, port);
+        let mask = [
+            ibv_qp_attr_mask::IBV_QP_STATE,
+            ibv_qp_attr_mask::IBV_QP_AV,
+            ibv_qp_attr_mask::IBV_QP_PATH_MTU,
+            ibv_qp_attr_mask::IBV_QP_DEST_QPN,
+            ibv_qp_attr_mask::IBV_QP_RQ_PSN,
+            ibv_qp_attr_mask::IBV_QP_MAX_DEST_RD_ATOMIC,
+            ibv_qp_attr_mask::IBV_QP_MIN_RNR_TIMER,
+        ];
+        self.modify(&mut attributes, &mask)?;
+        let mut attributes = empty_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_RTS;
+        attributes.timeout = ack_timeout;
+        attributes.retry_cnt = RETRIES;
+        attributes.rnr_retry = RNR_RETRIES;
+        attributes.sq_psn = first_packet;
+        attributes.max_rd_atomic = 1;
+        let mask = [
+            ibv_qp_attr_mask::IBV_QP_STATE,
+            ibv_qp_attr_mask::IBV_QP_TIMEOUT,
+            ibv_qp_attr_mask::IBV_QP_RETRY_CNT,
+            ibv_qp_attr_mask::IBV_QP_RNR_RETRY,
+            ibv_qp_attr_mask::IBV_QP_SQ_PSN,
+            ibv_qp_attr_mask::IBV_QP_MAX_QP_RD_ATOMIC,
+        ];
+        self.modify(&mut attributes, &mask)
+    }
+
+    fn modify(&mut self, attributes: &mut ibv_qp_attr, mask: &[ibv_qp_attr_mask]) -> io::Result<()> {
+        let mask = mask.iter().fold(0, |all, bit| all | bit.0);
+        // SAFETY: a queue pair, and attributes that live through the call.
+        checked(unsafe { (self.cq.library().modify_qp)(self.qp.as_ptr(), attributes, mask as c_int) })
+    }
+
+    /// Posts empty blocks to receive into: at most as many as there are [`free_receives`](Self::free_receives), the rest
+    /// stay in `blocks`.
+    ///
+    /// # Panics
+    /// If a block is not in the region for receiving.
+    pub(crate) fn post_receives(&mut self, blocks: &mut Vec<ReceiveBlock>) -> io::Result<usize> {
+        let mut posted = 0;
+        while !blocks.is_empty() && !self.free_slots.is_empty() {
+            posted += self.post_receive_batch(blocks)?;
+        }
+        Ok(posted)
+    }
+
+    fn post_receive_batch(&mut self, blocks: &mut Vec<ReceiveBlock>) -> io::Result<usize> {
+        let count = blocks.len().min(self.free_slots.len()).min(POST_BATCH);
+        let mut parts = [const { MaybeUninit::<ibv_sge>::uninit() }; POST_BATCH];
+        let mut requests = [const { MaybeUninit::<ibv_recv_wr>::uninit() }; POST_BATCH];
+        let request_at: *mut ibv_recv_wr = requests.as_mut_ptr().cast();
+        for at in 0..count {
+            let mut block = blocks.pop().expect("counted above");
+            let slot = self.free_slots.pop().expect("counted above");
+            let space = block.tail_mut();
+            let lkey = self.receive_region.key_of(space).expect("a block of the link's own pool");
+            let (addr, length) = (space.as_mut_ptr() as u64, space.len() as u32);
+            let part = parts[at].write(ibv_sge { addr, length, lkey });
+            let is_last = at + 1 == count;
+            // SAFETY: the next element is within the array, where it is the last one there is no next.
+            let next = if is_last { ptr::null_mut() } else { unsafe { request_at.add(at + 1) } };
+            let wr_id = u64::from(self.tag) << 32 | u64::from(RECEIVE_BIT) | u64::from(slot);
+            requests[at].write(ibv_recv_wr { wr_id, next, sg_list: part, num_sge: 1 });
+            self.receives[usize::from(slot)] = Some(block);
+        }
+        let mut bad = ptr::null_mut();
+        // SAFETY: a list of `count` requests that lives through the call; the memory they name stays in `receives`, untouched,
+        // until its completion or until the queue pair is gone.
+        checked(unsafe { ibv_post_recv(self.qp.as_ptr(), request_at, &raw mut bad) })?;
+        Ok(count)
+    }
+
+    /// Takes the block of a receive that is done, with `len` bytes in it. `None`: that slot was not posted, or the device
+    /// claims more than it was given room for.
+    pub(crate) fn take_received(&mut self, slot: u16, len: u32) -> Option<ReceiveBlock> {
+        let mut block = self.receives.get_mut(usize::from(slot))?.take()?;
+        self.free_slots.push(slot);
+        if len as usize > block.tail_mut().len() {
+            return None;
+        }
+        block.advance(len as usize);
+        Some(block)
+    }
+
+    /// Posts packets with one call for every [`POST_BATCH`] of them.
+    ///
+    /// # Errors
+    /// A frame is neither short nor in registered memory, or the device does not take it: the queue pair is of no use any
+    /// more.
+    pub(crate) fn post_sends(&mut self, sends: &mut Vec<Outgoing>) -> io::Result<()> {
+        let mut sends = sends.drain(..).peekable();
+        while sends.peek().is_some() {
+            self.post_send_batch(sends.by_ref().take(POST_BATCH))?;
+        }
+        Ok(())
+    }
+
+    fn post_send_batch(&mut self, sends: impl Iterator<Item = Outgoing>) -> io::Result<()> {
+        let mut parts = [const { MaybeUninit::<ibv_sge>::uninit() }; POST_BATCH];
+        // All zero is a valid value of every field that is not set below.
+        let mut requests = [const { MaybeUninit::<ibv_send_wr>::zeroed() }; POST_BATCH];
+        let request_at: *mut ibv_send_wr = requests.as_mut_ptr().cast();
+        // Frames that the device copies during the call.
+        let mut copied = [const { None }; POST_BATCH];
+        let mut count = 0;
+        for (at, Outgoing { frame, immediate, is_signalled }) in sends.enumerate() {
+            let mut flags = 0;
+            if is_signalled {
+                flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
+            }
+            let mut part = ptr::null_mut();
+            let mut held = None;
+            if let Some(frame) = frame {
+                let is_inline = frame.len() <= self.inline_len_max;
+                let lkey = if is_inline { 0 } else { self.send_key(&frame)? };
+                part = parts[at].write(ibv_sge {
+                    addr: frame.as_ptr() as u64,
+                    length: frame.len() as u32,
+                    lkey,
+                });
+                if is_inline {
+                    flags |= ibv_send_flags::IBV_SEND_INLINE.0;
+                    copied[at] = Some(frame);
+                } else {
+                    held = Some(frame);
+                }
+            }
+            // SAFETY: within the array; the request before it, if any, becomes its predecessor.
+            unsafe {
+                let request = request_at.add(at);
+                (*request).wr_id = u64::from(self.tag) << 32 | u64::from(self.next_sequence);
+                (*request).sg_list = part;
+                (*request).num_sge = c_int::from(!part.is_null());
+                (*request).opcode = ibv_wr_opcode::IBV_WR_SEND_WITH_IMM;
+                (*request).send_flags = flags;
+                (*request).imm_data_invalidated_rkey_union.imm_data = immediate.to_be();
+                if at > 0 {
+                    (*request_at.add(at - 1)).next = request;
+                }
+            }
+            self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
+            self.in_flight.push_back(held);
+            count = at + 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let mut bad = ptr::null_mut();
+        // SAFETY: a list of `count` requests that lives through the call; what the device reads later stays in `in_flight`
+        // until it is done or the queue pair is gone, what it copies now lives in `copied`.
+        checked(unsafe { ibv_post_send(self.qp.as_ptr(), request_at, &raw mut bad) })
+    }
+
+    /// A send is done: lets go of its frame and of those before it. `false` if no such send is in flight.
+    pub(crate) fn complete_sends(&mut self, sequence: u32) -> bool {
+        let oldest = self.next_sequence.wrapping_sub(self.in_flight.len() as u32) & !RECEIVE_BIT;
+        let done = (sequence.wrapping_sub(oldest) & !RECEIVE_BIT) as usize;
+        if done >= self.in_flight.len() {
+            return false;
+        }
+        self.in_flight.drain(..=done);
+        true
+    }
+
+    fn send_key(&self, frame: &Frame) -> io::Result<u32> {
+        let key = self.send_regions.iter().find_map(|region| region.key_of(frame));
+        key.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "a frame outside the registered memory")
+        })
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        // SAFETY: made once. After this the device touches none of the buffers.
+        let result = unsafe { (self.cq.library().destroy_qp)(self.qp.as_ptr()) };
+        if result != 0 {
+            tracing::error!(result, "cannot destroy a queue pair; its buffers stay in use");
+            std::mem::forget(std::mem::take(&mut self.in_flight));
+            std::mem::forget(std::mem::take(&mut self.receives));
+        }
+    }
+}
+
+/// Attributes in which nothing is set.
+fn empty_attributes() -> ibv_qp_attr {
+    // SAFETY: a structure of numbers, of which all zero is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+fn address(destination: &Destination, port: u8) -> ibv_ah_attr {
+    let no_route = ibv_global_route {
+        dgid: ibv_gid { raw: [0; 16] },
+        flow_label: 0,
+        sgid_index: 0,
+        hop_limit: 0,
+        traffic_class: 0,
+    };
+    let (grh, dlid, is_global) = match *destination {
+        Destination::Gid { gid, source_index } => {
+            let dgid = ibv_gid { raw: gid };
+            (ibv_global_route { dgid, sgid_index: source_index, hop_limit: HOPS_MAX, ..no_route }, 0, 1)
+        }
+        Destination::Lid(lid) => (no_route, lid, 0),
+    };
+    ibv_ah_attr { grh, dlid, sl: 0, src_path_bits: 0, static_rate: 0, is_global, port_num: port }
+}
+
+/// Marks the number of a receive; below it are the slots of receives and the sequence numbers of sends.
+const RECEIVE_BIT: u32 = 1 << 31;
+/// Completions taken with one call.
+const POLL_BATCH: usize = 32;
+/// Requests posted with one call: on soft-RoCE each call is a system call.
+const POST_BATCH: usize = 16;
+/// Notifications acknowledged at once.
+const ACKNOWLEDGE_AT: c_uint = 64;
+/// A pause of 10 us, the shortest, after a packet found no receive; credits see to it that none does.
+const RNR_TIMER: u8 = 1;
+/// Times that a packet without an answer is sent again: the most there are.
+const RETRIES: u8 = 7;
+/// Times that a packet which found no receive is sent again. 7 would mean for ever, with which soft-RoCE has hung kernels.
+const RNR_RETRIES: u8 = 6;
+/// Routers that a packet may pass.
+const HOPS_MAX: u8 = 64;

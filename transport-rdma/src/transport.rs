@@ -1,0 +1,749 @@
+//! The transport: the device, its completions, the control connections, and the order in which a poll looks at them.
+//!
+//! ```text
+//! poll: post receives -> completions -> (sometimes) edges: accept, greet, ends -> deadlines -> send -> hand out
+//! ```
+//! What arrives goes through one queue, so the events of a link keep their order: the end of a control connection waits behind
+//! the packets that came before it.
+
+use crate::channel::{Channel, SendMemory};
+use crate::choice::{Choice, choose};
+use crate::error::StartError;
+use crate::greeting::{Greeting, Introduction, MAX_24_BITS, READY};
+use crate::link::{Heard, Link, Stage, down_reason, failed_reason};
+use crate::options::{RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
+use crate::sys::{AsyncEvent, Completion, CompletionKind, CompletionQueue, Device, Region, list_devices};
+use epicserver_transport::{
+    Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame,
+    FrameHeader, LinkId, LinkTable, Readiness, ReceiveBlock, SendError, Shape, SizeClass, Transport, Wake,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Frames over reliable connections of an RDMA device, all driven by one thread.
+pub struct RdmaTransport {
+    options: RdmaOptions,
+    caps: Caps,
+    local_addr: Addr,
+    choice: Choice,
+    // Links before the queue and the memory, and those before the device: in the order in which they let go.
+    links: LinkTable<Link>,
+    queue: CompletionQueue,
+    memory: SendMemory,
+    device: Arc<Device>,
+    listener: TcpListener,
+    epoll: Epoll,
+    event_fd: Arc<EventFd>,
+    /// What happened and was not handed out: bounded by the receives of all links and three events a link.
+    arrived: VecDeque<Arrived>,
+    completions: Vec<Completion>,
+    /// Edges that `wait` has taken from the kernel.
+    edges: Vec<Readiness>,
+    /// Links with something to send; each at most once.
+    dirty: Vec<LinkId>,
+    /// The link that uses an index, to find it by the tag of a completion.
+    by_index: Vec<LinkId>,
+    /// Polls since the kernel was asked for edges.
+    polls: u32,
+    /// When to accept again: at once after an edge, later if the system had no descriptor left.
+    accept_at: Option<u64>,
+    /// A wake that a poll saw instead of a wait.
+    woken: bool,
+    now: u64,
+}
+
+/// Something to hand out.
+enum Arrived {
+    Event(Event),
+    /// Frames from `at` on.
+    Packet {
+        link: LinkId,
+        block: ReceiveBlock,
+        at: usize,
+    },
+    /// The last event of a link.
+    Down {
+        link: LinkId,
+        reason: DownReason,
+    },
+}
+
+impl RdmaTransport {
+    /// Opens the device, and listens for control connections; the port is in [`Transport::local_addr`].
+    ///
+    /// # Errors
+    /// [`StartError`] says what is missing and how to get it.
+    ///
+    /// # Panics
+    /// If the options allow fewer than [`RECEIVES_MIN`] receives, or no sends.
+    pub fn bind(options: RdmaOptions) -> Result<Self, StartError> {
+        assert!(
+            options.receives >= RECEIVES_MIN && options.sends_max >= RECEIVES_MIN,
+            "queues too short to work"
+        );
+        let choice = choose(&options, &list_devices()?)?;
+        let device = Device::open(&choice.device)?;
+        let mut options = options;
+        options.receives = options.receives.min(device.requests_max);
+        options.sends_max = options.sends_max.min(device.requests_max);
+        // A completion queue that overflows takes every link along: there is room for all that can be under way.
+        let per_link = options.receives + options.sends_max;
+        options.links_max = options.links_max.min(device.completions_max / per_link).max(1);
+        let failed = |what| {
+            let device = choice.device.clone();
+            move |source| StartError::Device { device, what, source }
+        };
+        let queue = CompletionQueue::create(&device, options.links_max * per_link)
+            .map_err(failed("making a completion queue"))?;
+        let memory = send_memory(&device, &options)?;
+        let listen_failed = |source| StartError::Listen { listen: options.listen, source };
+        let listener = listen(options.listen).map_err(listen_failed)?;
+        let local_addr = Addr::new(&listener.local_addr().map_err(listen_failed)?.to_string());
+        let epoll = Epoll::new().map_err(failed("making an epoll set"))?;
+        let event_fd = Arc::new(EventFd::new().map_err(failed("making an eventfd"))?);
+        device.set_events_nonblocking().map_err(failed("watching it"))?;
+        let watched = epoll.add(&listener, LISTENER_TOKEN);
+        let watched = watched.and_then(|()| epoll.add(&*event_fd, WAKE_TOKEN));
+        let watched = watched.and_then(|()| epoll.add(&queue.event_fd(), COMPLETION_TOKEN));
+        watched.and_then(|()| epoll.add(&device.event_fd(), DEVICE_TOKEN)).map_err(failed("watching it"))?;
+        tracing::info!(device = %choice.device, port = choice.port.number, gid = ?choice.gid.map(|gid| gid.ip()), "RDMA device open");
+        Ok(Self {
+            caps: caps(&options),
+            local_addr,
+            links: LinkTable::new(options.links_max),
+            by_index: vec![LinkId::new(0, 0); options.links_max],
+            queue,
+            memory,
+            device,
+            listener,
+            epoll,
+            event_fd,
+            arrived: VecDeque::new(),
+            completions: Vec::with_capacity(COMPLETIONS_PER_POLL_MAX),
+            edges: Vec::new(),
+            dirty: Vec::new(),
+            polls: 0,
+            accept_at: None,
+            woken: false,
+            now: 0,
+            choice,
+            options,
+        })
+    }
+
+    fn add_link(
+        &mut self,
+        control: TcpStream,
+        stage: Stage,
+        direction: Direction,
+        peer: Addr,
+    ) -> io::Result<LinkId> {
+        let full = |_| io::Error::new(io::ErrorKind::QuotaExceeded, "no room for another link");
+        let id = self.links.insert(Link::new(control, stage, direction, peer)).map_err(full)?;
+        self.by_index[id.index()] = id;
+        let link = self.links.get(id).expect("just added");
+        if let Err(error) = self.epoll.add(&link.control, id.to_u64()) {
+            self.links.remove(id);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// Takes what the device has done since.
+    fn take_completions(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        loop {
+            match self.queue.poll(&mut completions, COMPLETIONS_PER_POLL_MAX) {
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the device reports nothing any more");
+                    self.end_all(DownReason::Failed(error.kind()));
+                }
+            }
+            let is_last = completions.len() < COMPLETIONS_PER_POLL_MAX;
+            for completion in completions.drain(..) {
+                self.handle_completion(completion);
+            }
+            if is_last {
+                break;
+            }
+        }
+        self.completions = completions;
+    }
+
+    fn handle_completion(&mut self, completion: Completion) {
+        let Some(id) = self.find(completion.tag) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
+        let Some(channel) = &mut link.channel else { return };
+        let ended = match completion.kind {
+            CompletionKind::Sent { sequence } => {
+                let known = channel.complete_sends(sequence);
+                if !known { Some(DownReason::Failed(io::ErrorKind::InvalidData)) } else { None }
+            }
+            CompletionKind::Received { slot, len, immediate } => {
+                match channel.receive(slot, len, immediate) {
+                    Ok(Some(block)) if link.stage == Stage::Up => {
+                        self.arrived.push_back(Arrived::Packet { link: id, block, at: 0 });
+                        None
+                    }
+                    // The connector may send before its word that it is ready was read here.
+                    Ok(Some(block)) if matches!(link.stage, Stage::Confirming { .. }) => {
+                        self.handle_ready(id);
+                        self.arrived.push_back(Arrived::Packet { link: id, block, at: 0 });
+                        None
+                    }
+                    Ok(_) => None,
+                    Err(reason) => Some(reason),
+                }
+            }
+            CompletionKind::Failed { status } => {
+                tracing::debug!(peer = %link.peer, status, "the queue pair failed");
+                // A peer that is gone has closed its control connection, which says more.
+                match link.hear() {
+                    Heard::Down(reason) => Some(reason),
+                    _ => Some(failed_reason(status)),
+                }
+            }
+        };
+        match ended {
+            Some(reason) => self.end(id, reason),
+            None => self.mark_dirty(id),
+        }
+    }
+
+    /// The link whose completions carry this tag, unless it is gone.
+    fn find(&self, tag: u32) -> Option<LinkId> {
+        let id = *self.by_index.get((tag >> 16) as usize)?;
+        (tag_of(id) == tag).then_some(id)
+    }
+
+    fn mark_dirty(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(id)
+            && !std::mem::replace(&mut link.dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Asks the kernel for what does not come from the device: rarely, while packets flow.
+    fn look(&mut self) {
+        self.polls += 1;
+        let is_starting = self.links.iter_mut().any(|(_, link)| link.stage != Stage::Up);
+        if self.edges.is_empty() && (is_starting || self.polls >= POLLS_PER_EDGES) {
+            self.polls = 0;
+            if let Err(error) = self.epoll.wait(Duration::ZERO, &mut self.edges) {
+                tracing::error!(%error, "cannot ask for events");
+            }
+        }
+        let mut edges = std::mem::take(&mut self.edges);
+        for edge in edges.drain(..) {
+            match edge.token {
+                LISTENER_TOKEN => self.accept_at = Some(self.now),
+                WAKE_TOKEN => self.woken |= edge.readable,
+                COMPLETION_TOKEN => self.queue.take_events(),
+                DEVICE_TOKEN => self.handle_device_events(),
+                token => self.handle_control_edge(LinkId::from_u64(token)),
+            }
+        }
+        self.edges = edges;
+    }
+
+    fn handle_device_events(&mut self) {
+        while let Some(event) = self.device.next_event() {
+            let device = &self.device.name;
+            match event {
+                AsyncEvent::DeviceFatal => {
+                    tracing::error!(%device, "the RDMA device works no more");
+                    self.end_all(DownReason::Failed(io::ErrorKind::NotConnected));
+                }
+                AsyncEvent::PortError => {
+                    tracing::warn!(%device, "a port of the RDMA device has lost its network")
+                }
+                AsyncEvent::PortActive => tracing::info!(%device, "a port of the RDMA device works again"),
+                AsyncEvent::Other(number) => {
+                    tracing::debug!(%device, number, "the RDMA device reports an event")
+                }
+            }
+        }
+    }
+
+    fn handle_control_edge(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        if matches!(link.stage, Stage::Connecting { .. }) {
+            match link.poll_connect() {
+                None => return,
+                Some(Ok(())) => {
+                    let deadline = link.stage.deadline().unwrap_or(self.now);
+                    link.stage = Stage::Greeting { deadline };
+                    if let Err(reason) = self.greet(id) {
+                        return self.end(id, reason);
+                    }
+                }
+                Some(Err(reason)) => return self.end(id, reason),
+            }
+        }
+        loop {
+            let Some(link) = self.links.get_mut(id) else { return };
+            match link.hear() {
+                Heard::Nothing => return,
+                Heard::Introduced(peer) => {
+                    if let Err(reason) = self.handle_introduction(id, &peer) {
+                        return self.end(id, reason);
+                    }
+                }
+                Heard::Ready => self.handle_ready(id),
+                Heard::Down(reason) => {
+                    // What the device had received before is given out before the end is.
+                    self.take_completions();
+                    return self.end(id, reason);
+                }
+            }
+        }
+    }
+
+    /// Makes this end of a link and says what the other end needs to know.
+    fn greet(&mut self, id: LinkId) -> Result<(), DownReason> {
+        let wake: Arc<dyn Wake> = Arc::clone(&self.event_fd) as _;
+        let port = self.choice.port.number;
+        let made =
+            Channel::new(&self.device, &self.queue, &self.options, tag_of(id), &self.memory, wake, port);
+        let link = self.links.get_mut(id).ok_or(DownReason::ClosedHere)?;
+        let channel = made.map_err(|error| {
+            tracing::warn!(peer = %link.peer, %error, "cannot make a queue pair");
+            DownReason::Failed(error.kind())
+        })?;
+        let own = Introduction {
+            number: channel.number(),
+            // Random, so that packets of an earlier queue pair with the same number are not taken for this one's.
+            first_packet: fastrand::u32(0..=MAX_24_BITS),
+            receives: self.options.receives as u16,
+            mtu: self.choice.port.mtu as u8,
+            gid: self.choice.gid.map(|entry| entry.gid),
+            lid: self.choice.port.lid,
+        };
+        link.channel = Some(channel);
+        link.own = Some(own);
+        if link.direction == Direction::Outgoing { link.say(&Greeting::new(&own).to_bytes()) } else { Ok(()) }
+    }
+
+    /// The other end is known: joins the two.
+    fn handle_introduction(&mut self, id: LinkId, peer: &Introduction) -> Result<(), DownReason> {
+        let direction = self.links.get(id).map_or(Direction::Incoming, |link| link.direction);
+        if direction == Direction::Incoming {
+            self.greet(id)?;
+        }
+        let Some(link) = self.links.get_mut(id) else { return Ok(()) };
+        let (Some(channel), Some(own)) = (&mut link.channel, &link.own) else { return Ok(()) };
+        let (port, source) = (self.choice.port.number, self.choice.gid.map(|entry| entry.index));
+        channel.connect(peer, source, port, own, self.options.ack_timeout).map_err(|error| {
+            tracing::warn!(peer = %link.peer, %error, "cannot connect the queue pair");
+            DownReason::Failed(error.kind())
+        })?;
+        match direction {
+            Direction::Incoming => {
+                let greeting = Greeting::new(own).to_bytes();
+                link.stage = Stage::Confirming { deadline: link.stage.deadline().unwrap_or(self.now) };
+                link.say(&greeting)
+            }
+            Direction::Outgoing => {
+                link.say(&[READY])?;
+                self.handle_ready(id);
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_ready(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        if !matches!(link.stage, Stage::Greeting { .. } | Stage::Confirming { .. }) {
+            return;
+        }
+        link.stage = Stage::Up;
+        let event = Event::LinkUp { link: id, direction: link.direction, peer: link.peer.clone() };
+        self.arrived.push_back(Arrived::Event(event));
+    }
+
+    fn accept(&mut self) {
+        if self.accept_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_POLL_MAX {
+            match self.listener.accept() {
+                Ok((stream, peer)) => self.handle_accepted(stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.accept_at = None;
+                    return;
+                }
+                Err(error) if down_reason(error.kind()) == DownReason::ClosedByPeer => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept control connections");
+                    self.accept_at = Some(self.now.saturating_add(ACCEPT_RETRY_NS));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let peer = Addr::new(&peer.to_string());
+        let deadline = self.now.saturating_add(self.options.connect_timeout_ns);
+        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+        let added = prepared.and_then(|()| {
+            self.add_link(stream, Stage::Greeting { deadline }, Direction::Incoming, peer.clone())
+        });
+        if let Err(error) = added {
+            // Dropping the socket tells the peer.
+            tracing::debug!(%peer, %error, "connection refused");
+        }
+    }
+
+    /// Ends a link for a reason that is handed out after everything that came before. Links that never came up and were
+    /// not begun here go without a word, links that linger had theirs.
+    fn end(&mut self, id: LinkId, reason: DownReason) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        let is_incoming = link.direction == Direction::Incoming;
+        match link.stage {
+            Stage::Ended => {}
+            Stage::Lingering { .. } => {
+                self.links.remove(id);
+            }
+            Stage::Greeting { .. } | Stage::Confirming { .. } if is_incoming => {
+                self.links.remove(id);
+            }
+            _ => {
+                link.stage = Stage::Ended;
+                // The queue pair ends now, so that nothing more arrives, and with it every frame in flight.
+                link.channel = None;
+                link.outbox.clear();
+                link.outbox_len = 0;
+                self.arrived.push_back(Arrived::Down { link: id, reason });
+            }
+        }
+    }
+
+    fn end_all(&mut self, reason: DownReason) {
+        let all: Vec<_> = self.links.ids().collect();
+        for id in all {
+            self.end(id, reason);
+        }
+    }
+
+    fn handle_deadlines(&mut self) {
+        let now = self.now;
+        let is_over = |link: &mut Link| match link.stage {
+            Stage::Lingering { deadline } => link.is_delivered() || deadline <= now,
+            stage => stage.deadline().is_some_and(|deadline| deadline <= now),
+        };
+        let over: Vec<_> =
+            self.links.iter_mut().filter_map(|(id, link)| is_over(link).then_some(id)).collect();
+        for id in over {
+            self.end(id, DownReason::TimedOut);
+        }
+    }
+
+    /// Posts what waits on links that have something to send or may again.
+    fn send_dirty(&mut self) {
+        while let Some(id) = self.dirty.pop() {
+            let Some(link) = self.links.get_mut(id) else { continue };
+            link.dirty = false;
+            if let Err(error) = link.send(&self.memory) {
+                tracing::warn!(peer = %link.peer, %error, "cannot send");
+                self.end(id, DownReason::Failed(error.kind()));
+                continue;
+            }
+            let Some(link) = self.links.get_mut(id) else { continue };
+            if link.blocked && link.stage == Stage::Up && link.outbox_len <= self.options.outbox_len_max / 2 {
+                link.blocked = false;
+                self.arrived.push_back(Arrived::Event(Event::Writable { link: id }));
+            }
+        }
+    }
+
+    /// Posts receives whose frames were dropped, and sees to it that the peers hear of them.
+    fn post_receives(&mut self, will_sleep: bool) {
+        let mut failed = Vec::new();
+        for (id, link) in self.links.iter_mut() {
+            let Some(channel) = &mut link.channel else { continue };
+            let posted = if will_sleep { channel.arm_return() } else { channel.post_receives() };
+            if let Err(error) = posted {
+                tracing::warn!(peer = %link.peer, %error, "cannot post receives");
+                failed.push((id, error.kind()));
+            } else if channel.wants_announcement() && !std::mem::replace(&mut link.dirty, true) {
+                self.dirty.push(id);
+            }
+        }
+        for (id, kind) in failed {
+            self.end(id, DownReason::Failed(kind));
+        }
+    }
+
+    /// Moves what arrived into `events` until these are `events_max`.
+    fn hand_out(&mut self, events: &mut Vec<Event>, events_max: usize) {
+        while events.len() < events_max
+            && let Some(arrived) = self.arrived.pop_front()
+        {
+            match arrived {
+                Arrived::Event(event) => {
+                    if self.links.get(event.link()).is_some_and(Link::is_heard) {
+                        events.push(event);
+                    }
+                }
+                Arrived::Packet { link, block, at } => {
+                    self.hand_out_packet(link, block, at, events, events_max)
+                }
+                Arrived::Down { link, reason } => {
+                    let is_ended = self.links.get(link).is_some_and(|link| link.stage == Stage::Ended);
+                    if is_ended {
+                        self.links.remove(link);
+                    }
+                    events.push(Event::LinkDown { link, reason });
+                }
+            }
+        }
+    }
+
+    fn hand_out_packet(
+        &mut self,
+        id: LinkId,
+        block: ReceiveBlock,
+        mut at: usize,
+        events: &mut Vec<Event>,
+        events_max: usize,
+    ) {
+        if !self.links.get(id).is_some_and(Link::is_heard) {
+            return;
+        }
+        while at < block.filled().len() {
+            if events.len() >= events_max {
+                self.arrived.push_front(Arrived::Packet { link: id, block, at });
+                return;
+            }
+            match next_frame(&block, at) {
+                Ok(frame) => {
+                    at += frame.len();
+                    events.push(Event::Receive { link: id, frame });
+                }
+                Err(error) => {
+                    // Whatever waits of this link is not heard any more; if its last event waits, this one goes before it.
+                    self.arrived
+                        .retain(|arrived| !matches!(arrived, Arrived::Down { link, .. } if *link == id));
+                    self.links.remove(id);
+                    events.push(Event::LinkDown { link: id, reason: DownReason::Garbage(error) });
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The frame that starts at `at`, which is before the end.
+fn next_frame(block: &ReceiveBlock, at: usize) -> Result<Frame, epicserver_transport::HeaderError> {
+    let rest = &block.filled()[at..];
+    let header = FrameHeader::parse_bounded(rest, RECEIVE_LEN)?;
+    let announced = header.total_len();
+    let mismatch = epicserver_transport::HeaderError::LengthMismatch { announced, len: rest.len() };
+    // Not over RECEIVE_LEN, which is a usize.
+    block.frame(at..at + announced as usize).ok_or(mismatch)
+}
+
+impl Transport for RdmaTransport {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn local_addr(&self) -> &Addr {
+        &self.local_addr
+    }
+
+    fn pool(&self) -> &BufferPool {
+        &self.memory.pool
+    }
+
+    fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId> {
+        self.now = self.now.max(now);
+        let target: SocketAddr = addr.as_str().parse().map_err(|_| {
+            let text = format!("`{addr}` is not an IP address and port, such as 10.0.0.1:7000");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        let refused = match socket.connect(&target.into()) {
+            Ok(()) => None,
+            Err(error) if is_under_way(&error) => None,
+            Err(error) => Some(down_reason(error.kind())),
+        };
+        let deadline = self.now.saturating_add(self.options.connect_timeout_ns);
+        let id =
+            self.add_link(socket.into(), Stage::Connecting { deadline }, Direction::Outgoing, addr.clone())?;
+        if let Some(reason) = refused {
+            self.end(id, reason);
+        }
+        Ok(id)
+    }
+
+    fn close(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        match link.stage {
+            Stage::Lingering { .. } | Stage::Ended => {}
+            Stage::Up => {
+                link.stage =
+                    Stage::Lingering { deadline: self.now.saturating_add(self.options.linger_ns_max) };
+                self.arrived.push_back(Arrived::Down { link: id, reason: DownReason::ClosedHere });
+                self.mark_dirty(id);
+                self.send_dirty();
+            }
+            Stage::Connecting { .. } | Stage::Greeting { .. } | Stage::Confirming { .. } => {
+                self.end(id, DownReason::ClosedHere);
+            }
+        }
+    }
+
+    fn send(&mut self, id: LinkId, frames: &mut VecDeque<Frame>) -> Result<(), SendError> {
+        self.post_receives(false);
+        let link = self.links.get_mut(id).ok_or(SendError::NoSuchLink)?;
+        match link.stage {
+            Stage::Up => {}
+            Stage::Connecting { .. } | Stage::Greeting { .. } | Stage::Confirming { .. } => return Ok(()),
+            Stage::Lingering { .. } | Stage::Ended => return Err(SendError::NoSuchLink),
+        }
+        while let Some(frame) = frames.front() {
+            SendError::check(frame, RECEIVE_LEN)?;
+            if link.outbox_len >= self.options.outbox_len_max {
+                link.blocked = true;
+                break;
+            }
+            let frame = frames.pop_front().expect("seen above");
+            link.outbox_len += frame.len();
+            link.outbox.push_back(frame);
+            if !std::mem::replace(&mut link.dirty, true) {
+                self.dirty.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.post_receives(false);
+        self.send_dirty();
+    }
+
+    fn poll(&mut self, now: u64, events: &mut Vec<Event>) {
+        self.now = self.now.max(now);
+        let events_max = events.len() + EVENTS_PER_POLL_MAX;
+        self.post_receives(false);
+        self.take_completions();
+        self.look();
+        self.accept();
+        self.handle_deadlines();
+        self.send_dirty();
+        self.hand_out(events, events_max);
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        let deadlines = self.links.ids().filter_map(|id| self.links.get(id)?.stage.deadline());
+        deadlines.chain(self.accept_at).min()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.post_receives(true);
+        self.send_dirty();
+        let accepting = self.accept_at.is_some_and(|at| at <= self.now);
+        if !self.arrived.is_empty() || !self.edges.is_empty() || accepting || std::mem::take(&mut self.woken)
+        {
+            return false;
+        }
+        if let Err(error) = self.queue.arm() {
+            tracing::error!(%error, "the device does not wake");
+        }
+        // What was done before is not woken for.
+        self.take_completions();
+        self.handle_deadlines();
+        self.arrived.is_empty() && self.dirty.is_empty()
+    }
+
+    fn wait(&mut self, timeout: Duration) -> bool {
+        if std::mem::take(&mut self.woken) {
+            return true;
+        }
+        if let Err(error) = self.epoll.wait(timeout, &mut self.edges) {
+            tracing::error!(%error, "cannot wait for events");
+        }
+        let edge_count = self.edges.len();
+        self.edges.retain(|edge| edge.token != WAKE_TOKEN || !edge.readable);
+        edge_count > 0
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::clone(&self.event_fd) as _
+    }
+
+    fn event_fd(&self) -> Option<RawFd> {
+        Some(self.epoll.as_raw_fd())
+    }
+}
+
+/// What the completions of a link carry: enough to tell it from those that had its place before.
+fn tag_of(id: LinkId) -> u32 {
+    (id.index() as u32) << 16 | id.generation() & 0xffff
+}
+
+fn caps(options: &RdmaOptions) -> Caps {
+    Caps {
+        name: "rdma",
+        frame_len_max: RECEIVE_LEN,
+        links_max: options.links_max,
+        send_window_frames: None,
+        receive_window_frames: None,
+        receive_buffers_per_link: options.receives - crate::credits::RESERVE as usize,
+        shape: Shape::Packet,
+        zero_copy_send: true,
+    }
+}
+
+/// All memory that is sent from, registered once.
+fn send_memory(device: &Arc<Device>, options: &RdmaOptions) -> Result<SendMemory, StartError> {
+    let classes = |short: usize, long: usize| {
+        [(SHORT_BUFFER_LEN, short), (RECEIVE_LEN, long)]
+            .map(|(buffer_len, buffers_max)| SizeClass { buffer_len, buffers_max })
+    };
+    let pool =
+        BufferPool::contiguous(&classes(options.send_buffers_max, options.send_buffers_max.div_ceil(4)));
+    let joining = BufferPool::contiguous(&classes(options.sends_max, options.sends_max));
+    let regions = [Arc::new(Region::register(device, &pool)?), Arc::new(Region::register(device, &joining)?)];
+    Ok(SendMemory { pool, joining, regions })
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(LISTEN_QUEUE_LEN)?;
+    Ok(socket.into())
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS) || error.kind() == io::ErrorKind::WouldBlock
+}
+
+const LISTENER_TOKEN: u64 = u64::MAX;
+const WAKE_TOKEN: u64 = u64::MAX - 1;
+const COMPLETION_TOKEN: u64 = u64::MAX - 2;
+const DEVICE_TOKEN: u64 = u64::MAX - 3;
+/// Polls of the completion queue for each look at descriptors, which is a system call.
+const POLLS_PER_EDGES: u32 = 64;
+const COMPLETIONS_PER_POLL_MAX: usize = 256;
+const ACCEPTS_PER_POLL_MAX: usize = 64;
+const ACCEPT_RETRY_NS: u64 = 100_000_000;
+const LISTEN_QUEUE_LEN: i32 = 1024;
+/// Most frames are short; those up to this length share the smaller buffers.
+const SHORT_BUFFER_LEN: usize = 1024;
+
+#[cfg(test)]
+mod tests;
