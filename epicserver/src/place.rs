@@ -10,7 +10,7 @@ use epicserver_runtime::{ClusterConfig, LinksConfig, NodeBuilder};
 use epicserver_storage::{Kept, Machine, MachineError};
 use epicserver_transport::{Addr, Transport};
 
-use crate::settings::{DataDir, Settings, TransportKind, USUAL_FOLDER};
+use crate::settings::{DataDir, RdmaDevice, Settings, TransportKind, USUAL_FOLDER};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -66,6 +66,7 @@ impl Place {
         let listen = self.settings.listen.as_deref().unwrap_or(usual);
         match self.settings.transport {
             TransportKind::Tcp => tcp(listen),
+            TransportKind::Rdma => rdma(listen, self.settings.rdma_device.as_ref()),
         }
     }
 
@@ -160,6 +161,25 @@ fn tcp(listen: &str) -> Result<Box<dyn Transport>, Failure> {
 #[cfg(not(feature = "tcp"))]
 fn tcp(_: &str) -> Result<Box<dyn Transport>, Failure> {
     Err("this program was built without TCP: build it with the feature `tcp` of epicserver".into())
+}
+
+#[cfg(feature = "rdma")]
+fn rdma(listen: &str, device: Option<&RdmaDevice>) -> Result<Box<dyn Transport>, Failure> {
+    use epicserver_transport_rdma::{RdmaOptions, RdmaTransport};
+    let options = RdmaOptions {
+        listen: listen.parse()?,
+        device: device.map(|device| device.name.clone()),
+        port: device.and_then(|device| device.port),
+        gid_index: device.and_then(|device| device.gid_index),
+        ..RdmaOptions::default()
+    };
+    Ok(Box::new(RdmaTransport::bind(options)?))
+}
+
+#[cfg(not(feature = "rdma"))]
+fn rdma(_: &str, _: Option<&RdmaDevice>) -> Result<Box<dyn Transport>, Failure> {
+    Err("this program was built without InfiniBand verbs: build it with the feature `rdma` of epicserver"
+        .into())
 }
 
 const ANY_PORT: &str = "127.0.0.1:0";

@@ -22,6 +22,8 @@ pub struct Settings {
     pub peers: Vec<String>,
     /// What carries frames between processes.
     pub transport: TransportKind,
+    /// The RDMA device to use; `None`: the one that serves the listening address.
+    pub rdma_device: Option<RdmaDevice>,
     /// Where the cluster's state lives.
     pub data_dir: DataDir,
     /// Addresses of processes of the cluster on other machines; one that answers is enough.
@@ -55,17 +57,49 @@ pub enum DataDir {
     At(PathBuf),
 }
 
+/// Which RDMA device carries frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RdmaDevice {
+    /// Its name.
+    pub name: String,
+    /// One of its ports, from 1.
+    pub port: Option<u8>,
+    /// An entry of the port's address table.
+    pub gid_index: Option<u8>,
+}
+
+impl std::str::FromStr for RdmaDevice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let problem = || {
+            format!("{text:?} is no device: use NAME, NAME:PORT or NAME:PORT:GID_INDEX, such as mlx5_0:1:3")
+        };
+        let mut parts = text.split(':');
+        let name = parts.next().filter(|name| !name.is_empty()).ok_or_else(problem)?.to_owned();
+        let mut number = || parts.next().map(str::parse).transpose().map_err(|_| problem());
+        let (port, gid_index) = (number()?, number()?);
+        if parts.next().is_some() || port == Some(0) {
+            return Err(problem());
+        }
+        Ok(Self { name, port, gid_index })
+    }
+}
+
 /// What carries frames between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportKind {
     /// TCP.
     Tcp,
+    /// InfiniBand verbs.
+    Rdma,
 }
 
 impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
         })
     }
 }
@@ -79,6 +113,7 @@ impl Default for Settings {
             listen: None,
             peers: Vec::new(),
             transport: TransportKind::Tcp,
+            rdma_device: None,
             data_dir: DataDir::Usual,
             seed: Vec::new(),
             secret_file: None,
@@ -114,9 +149,12 @@ pub struct Flags {
     /// Who drives the transport: inline (the first core), dedicated (a thread of its own) or auto [default: auto]
     #[arg(long, value_name = "WHO")]
     pub threads: Option<String>,
-    /// What carries calls between processes: tcp [default: tcp]
+    /// What carries calls between processes: tcp or rdma [default: tcp]
     #[arg(long, value_name = "WHAT")]
     pub transport: Option<String>,
+    /// With --transport rdma: the device, NAME[:PORT[:GID_INDEX]] [default: the one that serves the listening address]
+    #[arg(long, value_name = "DEVICE")]
+    pub rdma_device: Option<String>,
     /// Where to listen for other processes [default: 127.0.0.1:0, a free port of this machine]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -167,7 +205,7 @@ impl Settings {
             settings.apply(&key, &value, &format!("environment {name}"), &mut problems);
         }
         for (key, value) in flags.given() {
-            let flag = if key == THREADS { "threads".to_owned() } else { key.replace('_', "-") };
+            let flag = if key == THREADS { "threads".to_owned() } else { key.replace(['_', '.'], "-") };
             settings.apply(key, value, &format!("flag --{flag}"), &mut problems);
         }
         settings.check(&mut problems);
@@ -226,9 +264,11 @@ impl Settings {
             "transport" => {
                 self.transport = match value {
                     "tcp" => TransportKind::Tcp,
-                    _ => return Err(format!("{value:?} is no transport of this build: use \"tcp\"")),
+                    "rdma" => TransportKind::Rdma,
+                    _ => return Err(format!("{value:?} is no transport: use \"tcp\" or \"rdma\"")),
                 };
             }
+            RDMA_DEVICE | "rdma_device" => self.rdma_device = Some(value.parse()?),
             "data_dir" => {
                 self.data_dir = match value {
                     "" => return Err("an empty name is no folder: use a folder, or \"none\"".to_owned()),
@@ -314,6 +354,7 @@ impl Flags {
             ("wait", &self.wait),
             (THREADS, &self.threads),
             ("transport", &self.transport),
+            (RDMA_DEVICE, &self.rdma_device),
             ("listen", &self.listen),
             ("data_dir", &self.data_dir),
             ("seed", &self.seed),
@@ -363,14 +404,14 @@ fn parse_secret(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Whether this build has what a data directory needs.
-const CAN_KEEP: bool = cfg!(all(feature = "sqlite", feature = "tcp"));
+const CAN_KEEP: bool = cfg!(all(feature = "sqlite", any(feature = "tcp", feature = "rdma")));
 /// Where programs keep their state unless they are told otherwise.
 pub(crate) const USUAL_FOLDER: &str = ".epicserver";
 const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
-const KEYS: &str =
-    "cores, wait, threads.transport, transport, listen, data_dir, seed, peers, secret_file, role, log";
+const RDMA_DEVICE: &str = "rdma.device";
+const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, listen, data_dir, seed, peers, secret_file, role, log";
 
 #[cfg(test)]
 mod tests {
@@ -460,6 +501,23 @@ mod tests {
             "{text}"
         );
         std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn an_rdma_device_may_name_port_and_address() {
+        let parse = |text: &str| text.parse::<RdmaDevice>();
+        let device = |port, gid_index| RdmaDevice { name: "mlx5_0".into(), port, gid_index };
+        assert_eq!(parse("mlx5_0"), Ok(device(None, None)));
+        assert_eq!(parse("mlx5_0:1"), Ok(device(Some(1), None)));
+        assert_eq!(parse("mlx5_0:1:3"), Ok(device(Some(1), Some(3))));
+        for wrong in ["", ":1", "mlx5_0:", "mlx5_0:0", "mlx5_0:1:300", "mlx5_0:1:3:4"] {
+            assert!(parse(wrong).is_err_and(|error| error.contains("NAME:PORT:GID_INDEX")), "{wrong}");
+        }
+        let flags =
+            Flags { rdma_device: Some("rxe0:1".into()), transport: Some("rdma".into()), ..Flags::default() };
+        let settings = load(&flags, &[]).expect("all is right");
+        assert_eq!(settings.rdma_device.map(|device| device.name), Some("rxe0".into()));
+        assert_eq!(settings.transport, TransportKind::Rdma);
     }
 
     #[test]
