@@ -12,9 +12,9 @@ use crate::allocations;
 use crate::callees::{Account, Still, unavailable};
 use crate::driver::{Case, Measured, Plan};
 use crate::lanes::{Cost, Lanes, Latencies, latencies};
-use crate::options::Placement;
+use crate::options::{Placement, Transport};
 use crate::raw::{self, Exchange, PAYLOAD, WORDS_MAX};
-use crate::raw_tcp::{Caller, Echo};
+use crate::raw_line::{Caller, Carrier, Connecting, Echo};
 use crate::ticks::{self, Ticks};
 
 /// A plan for arguments of `N` bytes.
@@ -127,11 +127,11 @@ impl<const N: usize> Bench<N> {
                 self.exchange(part, baseline, calls, false, &far.object).await?;
                 self.exchange(part, baseline, clocked, true, &far.object).await?;
             }
-            (Baseline::Tcp, Some(Far { object, line: Some(line) })) => {
+            (Baseline::Tcp | Baseline::Rdma, Some(Far { object, line: Some(line) })) => {
                 self.echo(part, calls, false, object, line).await?;
                 self.echo(part, clocked, true, object, line).await?;
             }
-            (Baseline::PingPong | Baseline::Word | Baseline::Tcp, _) => {}
+            (Baseline::PingPong | Baseline::Word | Baseline::Tcp | Baseline::Rdma, _) => {}
         }
         Ok(())
     }
@@ -202,7 +202,7 @@ impl<const N: usize> Bench<N> {
         far: &Ref<Still>,
         line: &mut Caller,
     ) -> Result<(), CallError> {
-        let echo = Echo::new(calls, self.plan.outstanding, self.plan.payload, self.plan.park);
+        let echo = Echo { calls, park: self.plan.park };
         far.echo_raw(echo).within(ECHO_BUDGET).send()?;
         while !line.is_answered().map_err(unavailable)? {
             let_others_run().await;
@@ -231,7 +231,11 @@ impl<const N: usize> Bench<N> {
         match (self.plan.case, self.plan.placement, self.plan.outstanding) {
             (Case::Call, Placement::SameCore, 1) => &[Baseline::BoxFuture, Baseline::Function],
             (Case::Call, Placement::CrossCore, _) => &[Baseline::PingPong, Baseline::Word],
-            (Case::Echo, Placement::CrossProcess, _) => &[Baseline::Tcp],
+            (Case::Echo, Placement::CrossProcess, _) => match self.plan.transport {
+                Transport::Loopback => &[],
+                Transport::Tcp => &[Baseline::Tcp],
+                Transport::Rdma => &[Baseline::Rdma],
+            },
             _ => &[],
         }
     }
@@ -272,8 +276,10 @@ impl<const N: usize> Bench<N> {
         let object = context::object::<Still>(key);
         let mut line = None;
         if self.plan.placement == Placement::CrossProcess {
-            line = Some(Caller::connect(object.listen_raw().await?).map_err(unavailable)?);
-            object.accept_raw().await?;
+            let carrier = Carrier::new(self.plan.transport, self.plan.outstanding, self.plan.payload);
+            let connecting = Connecting::begin(object.listen_raw().await?, carrier).map_err(unavailable)?;
+            object.accept_raw(carrier).await?;
+            line = Some(connecting.finish().map_err(unavailable)?);
         }
         Ok(Some(Far { object, line }))
     }
@@ -315,6 +321,7 @@ enum Baseline {
     PingPong,
     Word,
     Tcp,
+    Rdma,
 }
 
 impl Baseline {
@@ -324,12 +331,16 @@ impl Baseline {
 }
 
 /// The baselines, in the order of [`Baseline`], and what they are.
-pub(crate) const BASELINES: [(&str, &str); 5] = [
+pub(crate) const BASELINES: [(&str, &str); 6] = [
     ("raw-box-future", "same-core: awaiting an async block behind Box<dyn Future>"),
     ("raw-function", "same-core: a plain call that is not inlined"),
     ("raw-ping-pong", "cross-core: the payload and an atomic word to the other thread, a word back"),
     ("raw-word", "cross-core: an atomic word to the other thread and back, without the payload"),
     ("raw-tcp", "cross-process: the payload to the other process over TCP and back, by plain socket calls"),
+    (
+        "raw-rdma",
+        "cross-process: the payload to the other process and back, one SEND of InfiniBand verbs each",
+    ),
 ];
 
 /// One row in the making.

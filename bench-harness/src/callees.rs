@@ -8,7 +8,7 @@ use epicserver::prelude::*;
 use crate::allocations;
 use crate::driver::Place;
 use crate::raw::{self, Exchange};
-use crate::raw_tcp::{self, Echo};
+use crate::raw_line::{self, Carrier, Echo};
 
 /// An object whose methods change nothing. It is durable, as objects are unless said otherwise: the call pays for the gate.
 #[entity(name = "bench.Still")]
@@ -64,19 +64,19 @@ impl Still {
         raw::echo(&exchange).map_err(unavailable)
     }
 
-    /// Opens a port for the raw TCP baseline.
+    /// Opens a port for a raw baseline.
     pub(crate) async fn listen_raw(&self) -> Result<u16, CallError> {
-        raw_tcp::listen().map_err(unavailable)
+        raw_line::listen().map_err(unavailable)
     }
 
     /// Takes the connection that was made to that port.
-    pub(crate) async fn accept_raw(&self) -> Result<(), CallError> {
-        raw_tcp::accept().map_err(unavailable)
+    pub(crate) async fn accept_raw(&self, carrier: Carrier) -> Result<(), CallError> {
+        raw_line::accept(&carrier).map_err(unavailable)
     }
 
     /// Answers raw frames over that connection on the thread of the object's core, which does nothing else meanwhile.
     pub(crate) async fn echo_raw(&self, echo: Echo) -> Result<(), CallError> {
-        raw_tcp::echo(&echo).map_err(unavailable)
+        raw_line::echo(&echo).map_err(unavailable)
     }
 }
 

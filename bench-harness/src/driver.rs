@@ -5,7 +5,7 @@ use epicserver::{CallError, context};
 
 use crate::bench::Bench;
 use crate::callees::Still;
-use crate::options::Placement;
+use crate::options::{Placement, Transport};
 use crate::raw::PAYLOAD;
 
 /// What to measure, and for how long.
@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) objects: u64,
     /// Where these live.
     pub(crate) placement: Placement,
+    /// What carries the calls there.
+    pub(crate) transport: Transport,
     /// Whether threads of a raw baseline sleep.
     pub(crate) park: bool,
     /// How often ours and raw take turns at most.

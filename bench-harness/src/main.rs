@@ -23,6 +23,8 @@ mod options;
 mod pair;
 mod processors;
 mod raw;
+mod raw_line;
+mod raw_rdma;
 mod raw_tcp;
 mod row;
 mod suite;

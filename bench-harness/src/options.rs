@@ -5,6 +5,7 @@ use std::fmt;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use epicserver::settings::TransportKind;
 use epicserver::{TransportThreads, Wait, message};
 use serde::Serialize;
 
@@ -66,10 +67,11 @@ impl Suite {
 /// The options of a suite.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// What carries the calls: nothing, in one process, or TCP on this machine
+    /// What carries the calls: nothing, in one process, or what joins two processes on this machine. Rows over rdma have those
+    /// over tcp beside them
     #[arg(long, default_value_t = Transport::Loopback)]
     pub(crate) transport: Transport,
-    /// Where the called objects live; all that the transport reaches unless given. Loopback: same-core, cross-core; tcp:
+    /// Where the called objects live; all that the transport reaches unless given. Loopback: same-core, cross-core; others:
     /// cross-process
     #[arg(long, value_delimiter = ',')]
     placement: Vec<Placement>,
@@ -113,13 +115,39 @@ pub(crate) struct Options {
 }
 
 /// What carries the calls.
+#[message]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Transport {
     /// All in one process
     Loopback,
-    /// Two processes on this machine
+    /// Two processes on this machine, TCP
     Tcp,
+    /// Two processes on this machine, InfiniBand verbs; in builds with the feature `rdma`
+    Rdma,
+}
+
+impl Transport {
+    /// What a node's settings call it.
+    pub(crate) fn kind(self) -> TransportKind {
+        match self {
+            Self::Loopback | Self::Tcp => TransportKind::Tcp,
+            Self::Rdma => TransportKind::Rdma,
+        }
+    }
+
+    /// What is measured for its rows: itself, and what it is compared with.
+    pub(crate) fn measured(self) -> &'static [Self] {
+        match self {
+            Self::Loopback => &[Self::Loopback],
+            Self::Tcp => &[Self::Tcp],
+            Self::Rdma => &[Self::Rdma, Self::Tcp],
+        }
+    }
+
+    fn reaches(self, placement: Placement) -> bool {
+        (self == Self::Loopback) != (placement == Placement::CrossProcess)
+    }
 }
 
 /// Where the called objects live.
@@ -141,13 +169,6 @@ impl Placement {
         match self {
             Self::SameCore | Self::CrossProcess => 1,
             Self::CrossCore => 2,
-        }
-    }
-
-    fn transport(self) -> Transport {
-        match self {
-            Self::SameCore | Self::CrossCore => Transport::Loopback,
-            Self::CrossProcess => Transport::Tcp,
         }
     }
 }
@@ -218,7 +239,7 @@ impl Options {
     /// Refuses what cannot be measured.
     pub(crate) fn check(&self) -> Result<(), String> {
         let transport = self.transport;
-        if let Some(placement) = self.placement.iter().find(|placement| placement.transport() != transport) {
+        if let Some(placement) = self.placement.iter().find(|placement| !transport.reaches(**placement)) {
             let its = joined(&placements(transport));
             return Err(format!(
                 "--placement {placement} is not reached over {transport}: use {its}, or another --transport"
@@ -272,7 +293,7 @@ impl Options {
         let cases = Case::ALL.into_iter().filter(|case| cases.contains(case)).collect::<Vec<_>>();
         let threads = match self.transport {
             Transport::Loopback => String::new(),
-            Transport::Tcp => format!(" --threads {}", joined(&self.threads())),
+            Transport::Tcp | Transport::Rdma => format!(" --threads {}", joined(&self.threads())),
         };
         let time = if self.quick {
             "--quick".to_owned()
@@ -294,6 +315,7 @@ impl Options {
     /// The options for one row with its baselines.
     pub(crate) fn only(&self, setting: &Setting, case: Case) -> Self {
         Self {
+            transport: setting.transport,
             placement: vec![setting.placement],
             wait: vec![setting.wait],
             threads: setting.threads.into_iter().collect(),
@@ -307,7 +329,7 @@ impl Options {
 
 fn placements(transport: Transport) -> Vec<Placement> {
     let all = Placement::value_variants().iter().copied();
-    all.filter(|placement| placement.transport() == transport).collect()
+    all.filter(|placement| transport.reaches(*placement)).collect()
 }
 
 fn all_cases(placement: Placement) -> Vec<Case> {
@@ -348,6 +370,8 @@ Columns:
   allocations   for each call, on the threads of the cores, in the steady state: the median of the rounds; a run in which
                 a same-core row of ours over 1,000 objects, with up to 1024 bytes, has any fails
   n             calls that were timed; a warm-up is not among them
+  path          in-process, or intra-kernel where the processes share a machine: no wire is crossed
+  emulated      true where the processor is emulated; only ratios between rows mean anything then
   threads       in one process the cores that take part, each a pinned thread; between processes who drives the transport
   objects       objects called
 

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 
 use crate::callees::{Account, Still};
 use crate::driver::Driver;
-use crate::options::{Threads, WaitMode};
+use crate::options::{Threads, Transport, WaitMode};
 use crate::processors::{self, Halves};
 use crate::suite::Failure;
 
@@ -30,6 +30,8 @@ pub(crate) struct Serve {
     peer: String,
     #[arg(long)]
     secret_file: PathBuf,
+    #[arg(long)]
+    transport: Transport,
     #[arg(long)]
     wait: WaitMode,
     #[arg(long)]
@@ -47,7 +49,12 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Starts both, each with one core, on its half of the processors.
-    pub(crate) async fn start(wait: WaitMode, threads: Threads, halves: &Halves) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        transport: Transport,
+        wait: WaitMode,
+        threads: Threads,
+        halves: &Halves,
+    ) -> Result<Self, Failure> {
         let (mine, theirs) = (free_address()?, free_address()?);
         let secret = SecretFile::write()?;
         let processors: Vec<_> = halves.callee.iter().map(ToString::to_string).collect();
@@ -55,7 +62,8 @@ impl Pair {
             .arg("serve")
             .args(["--listen", &theirs, "--peer", &mine, "--secret-file"])
             .arg(&secret.path)
-            .args(["--wait", &wait.to_string(), "--threads", &threads.to_string()])
+            .args(["--transport", &transport.to_string(), "--wait", &wait.to_string()])
+            .args(["--threads", &threads.to_string()])
             .args(["--processors", &processors.join(",")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -68,7 +76,13 @@ impl Pair {
             return Err(format!("the called process did not start: {ready:?}").into());
         }
         processors::stay_on(&halves.caller)?;
-        let node = start_node(mine, theirs, secret.path.clone(), wait, threads).await?;
+        let own = Settings {
+            listen: Some(mine),
+            peers: vec![theirs],
+            secret_file: Some(secret.path.clone()),
+            ..Settings::default()
+        };
+        let node = start_node(own, transport, wait, threads).await?;
         let pair = Self { node, child };
         tokio::time::timeout(START_PATIENCE, pair.wait_for_link()).await??;
         Ok(pair)
@@ -102,8 +116,14 @@ pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
     processors::stay_on(&options.processors)?;
     launch::init_log(LOG);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Serve { listen, peer, secret_file, wait, threads, .. } = options;
-    let node = runtime.block_on(start_node(listen, peer, secret_file, wait, threads))?;
+    let Serve { listen, peer, secret_file, transport, wait, threads, .. } = options;
+    let own = Settings {
+        listen: Some(listen),
+        peers: vec![peer],
+        secret_file: Some(secret_file),
+        ..Settings::default()
+    };
+    let node = runtime.block_on(start_node(own, transport, wait, threads))?;
     println!("{READY}");
     std::io::stdout().flush()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
@@ -112,22 +132,20 @@ pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Starts a node that is told where it and its peer are.
 async fn start_node(
-    listen: String,
-    peer: String,
-    secret_file: PathBuf,
+    place: Settings,
+    transport: Transport,
     wait: WaitMode,
     threads: Threads,
 ) -> Result<Node, Failure> {
     let settings = Settings {
         cores: Some(1),
+        transport: transport.kind(),
         wait: wait.into(),
         transport_threads: threads.into(),
-        listen: Some(listen),
-        peers: vec![peer],
-        secret_file: Some(secret_file),
         log: LOG,
-        ..Settings::default()
+        ..place
     };
     launch::start::<(Driver, Still, Account)>(&settings).await
 }

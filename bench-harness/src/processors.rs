@@ -1,5 +1,7 @@
 //! The processors that the two processes of a measurement run on: each has its own half, so that neither disturbs the other.
 
+use std::sync::OnceLock;
+
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The processors of two processes, in the numbers of the system.
@@ -38,6 +40,15 @@ pub(crate) fn stay_on(processors: &[usize]) -> std::io::Result<()> {
         mask.set(processor);
     }
     Ok(sched_setaffinity(None, &mask)?)
+}
+
+/// Whether the processors are those of an emulator, as far as they say.
+pub(crate) fn are_emulated() -> bool {
+    static ARE_EMULATED: OnceLock<bool> = OnceLock::new();
+    *ARE_EMULATED.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        text.lines().any(|line| line.starts_with("model name") && line.contains("TCG"))
+    })
 }
 
 #[cfg(test)]

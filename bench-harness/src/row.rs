@@ -14,6 +14,8 @@ pub(crate) struct Row {
     pub(crate) case: String,
     pub(crate) transport: Transport,
     pub(crate) placement: Placement,
+    pub(crate) path: &'static str,
+    pub(crate) emulated: bool,
     pub(crate) wait: WaitMode,
     pub(crate) threads: ThreadsColumn,
     pub(crate) payload: u32,
@@ -73,6 +75,8 @@ impl Row {
             case: measured.case,
             transport: setting.transport,
             placement: setting.placement,
+            path: if setting.placement == Placement::CrossProcess { "intra-kernel" } else { "in-process" },
+            emulated: crate::processors::are_emulated(),
             wait: setting.wait,
             threads: setting
                 .threads
@@ -99,8 +103,8 @@ impl Row {
 
     /// Whether the two were measured side by side.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
-        (self.placement, self.wait, self.threads, self.payload, self.outstanding)
-            == (other.placement, other.wait, other.threads, other.payload, other.outstanding)
+        let place = |row: &Self| (row.transport, row.placement, row.wait, row.threads);
+        place(self) == place(other) && (self.payload, self.outstanding) == (other.payload, other.outstanding)
     }
 
     fn cells(&self) -> [String; CELLS] {

@@ -6,7 +6,7 @@ use epicserver::Node;
 
 use crate::callees::{Account, Still};
 use crate::driver::{Case, Driver, Plan};
-use crate::options::{Options, Placement, Suite, Threads, WaitMode};
+use crate::options::{Options, Placement, Suite, Threads, Transport, WaitMode};
 use crate::pair::Pair;
 use crate::processors::Halves;
 use crate::row::{Row, Setting, ThreadsColumn, table};
@@ -22,7 +22,11 @@ pub(crate) async fn run(suite: Suite, options: &Options) -> Result<(), Failure> 
         for wait in options.waits() {
             match placement {
                 Placement::SameCore | Placement::CrossCore => run.in_one_process(placement, wait).await?,
-                Placement::CrossProcess => run.in_two_processes(wait).await?,
+                Placement::CrossProcess => {
+                    for &transport in options.transport.measured() {
+                        run.in_two_processes(transport, wait).await?;
+                    }
+                }
             }
         }
     }
@@ -48,16 +52,16 @@ impl Run<'_> {
     async fn in_one_process(&mut self, placement: Placement, wait: WaitMode) -> Result<(), Failure> {
         let builder = Node::builder().bind::<(Driver, Still, Account)>();
         let node = builder.cores(placement.cores()).wait(wait.into()).start()?;
-        self.on(&node, placement, wait, None).await?;
+        self.on(&node, Transport::Loopback, placement, wait, None).await?;
         node.shutdown(PATIENCE).await;
         Ok(())
     }
 
-    async fn in_two_processes(&mut self, wait: WaitMode) -> Result<(), Failure> {
+    async fn in_two_processes(&mut self, transport: Transport, wait: WaitMode) -> Result<(), Failure> {
         let halves = self.halves.clone();
         for threads in self.options.threads() {
-            let pair = Pair::start(wait, threads, &halves).await?;
-            self.on(&pair.node, Placement::CrossProcess, wait, Some(threads)).await?;
+            let pair = Pair::start(transport, wait, threads, &halves).await?;
+            self.on(&pair.node, transport, Placement::CrossProcess, wait, Some(threads)).await?;
             pair.finish().await?;
         }
         Ok(())
@@ -67,6 +71,7 @@ impl Run<'_> {
     async fn on(
         &mut self,
         node: &Node,
+        transport: Transport,
         placement: Placement,
         wait: WaitMode,
         threads: Option<Threads>,
@@ -77,7 +82,7 @@ impl Run<'_> {
                 for outstanding in options.outstanding(suite) {
                     let mut setting = Setting {
                         suite,
-                        transport: options.transport,
+                        transport,
                         placement,
                         wait,
                         threads,
@@ -103,6 +108,7 @@ impl Run<'_> {
             outstanding: setting.outstanding,
             objects: setting.objects,
             placement: setting.placement,
+            transport: setting.transport,
             park: setting.wait == WaitMode::Park,
             rounds,
             time_ns: (seconds * 1e9) as u64,
@@ -169,6 +175,10 @@ fn bars_hold(rows: &[Row]) -> Result<(), Failure> {
 /// What a call may take, in nanoseconds.
 fn bar(row: &Row, rows: &[Row]) -> Option<f64> {
     let raw = || Some(rows.iter().find(|other| other.raw && other.is_beside(row))?.mean_ns);
+    if row.transport == Transport::Rdma {
+        let is_barred = (row.wait, row.outstanding, row.payload) == (WaitMode::Spin, 1, 64);
+        return if is_barred { Some(raw()? * RDMA_RATIO_MAX) } else { None };
+    }
     match (row.placement, row.case.as_str(), row.wait, row.outstanding) {
         (Placement::SameCore, "call", _, 1) => Some(SAME_CORE_NS_MAX),
         (Placement::SameCore, "call-durable", _, 1) => Some(DURABLE_NS_MAX),
@@ -198,6 +208,7 @@ const DURABLE_NS_MAX: f64 = 90.0;
 const CROSS_CORE_RATIO_MAX: f64 = 2.0;
 const INLINE_RATIO_MAX: f64 = 1.15;
 const DEDICATED_RATIO_MAX: f64 = 1.35;
+const RDMA_RATIO_MAX: f64 = 1.25;
 const SPINNING_PER_S_MIN: f64 = 2.5e6;
 const PARKED_PER_S_MIN: f64 = 1.5e6;
 /// Short enough that most batches are over before another process takes the processor away: a median is then undisturbed.

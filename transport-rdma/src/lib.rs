@@ -32,6 +32,8 @@ mod greeting;
 mod link;
 mod options;
 #[cfg(feature = "rdma")]
+pub mod raw;
+#[cfg(feature = "rdma")]
 mod sys;
 #[cfg(feature = "rdma")]
 mod transport;

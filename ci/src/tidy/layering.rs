@@ -67,7 +67,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
             "epicserver-data-dir",
         ],
     ),
-    ("bench-harness", &["epicserver"]),
+    // Raw baselines stand beside the transports they are held against.
+    ("bench-harness", &["epicserver", "epicserver-transport-*"]),
     ("epicserver-examples", &["epicserver"]),
     ("ci", &[]),
 ];
