@@ -532,7 +532,7 @@ impl RdmaTransport {
     fn hand_out_packet(
         &mut self,
         id: LinkId,
-        block: ReceiveBlock,
+        mut block: ReceiveBlock,
         mut at: usize,
         events: &mut Vec<Event>,
         events_max: usize,
@@ -545,7 +545,7 @@ impl RdmaTransport {
                 self.arrived.push_front(Arrived::Packet { link: id, block, at });
                 return;
             }
-            match next_frame(&block, at) {
+            match next_frame(&mut block, at) {
                 Ok(frame) => {
                     at += frame.len();
                     events.push(Event::Receive { link: id, frame });
@@ -564,7 +564,7 @@ impl RdmaTransport {
 }
 
 /// The frame that starts at `at`, which is before the end.
-fn next_frame(block: &ReceiveBlock, at: usize) -> Result<Frame, epicserver_transport::HeaderError> {
+fn next_frame(block: &mut ReceiveBlock, at: usize) -> Result<Frame, epicserver_transport::HeaderError> {
     let rest = &block.filled()[at..];
     let header = FrameHeader::parse_bounded(rest, RECEIVE_LEN)?;
     let announced = header.total_len();

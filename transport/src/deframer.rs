@@ -79,6 +79,7 @@ impl Deframer {
     /// # Errors
     /// The stream cannot be frames. The length is checked as soon as a header is there, before anything is kept for it.
     /// Every later call returns the same error.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame>, HeaderError> {
         if let Some(error) = self.broken {
             return Err(error);
@@ -94,7 +95,7 @@ impl Deframer {
             }
         };
         let end = self.start + total_len;
-        let frame = self.block.as_ref().and_then(|block| block.frame(self.start..end));
+        let frame = self.block.as_mut().and_then(|block| block.frame(self.start..end));
         if frame.is_some() {
             self.start = end;
         }

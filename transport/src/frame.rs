@@ -201,6 +201,8 @@ impl fmt::Debug for FrameBuf {
 pub struct ReceiveBlock {
     block: BlockRef,
     filled: u32,
+    /// References that are counted already, for frames to come: one atomic operation serves many.
+    spare: u32,
 }
 
 impl ReceiveBlock {
@@ -231,19 +233,26 @@ impl ReceiveBlock {
     /// A frame over a range of the filled part, without a copy; `None` if it is not inside that or does not start at a
     /// multiple of 16.
     #[must_use]
-    pub fn frame(&self, range: Range<usize>) -> Option<Frame> {
+    pub fn frame(&mut self, range: Range<usize>) -> Option<Frame> {
         let len = range.end.checked_sub(range.start)?;
         if range.end > self.filled as usize || !range.start.is_multiple_of(FRAME_ALIGN) {
             return None;
         }
-        Some(Frame { block: self.block.clone(), start: range.start as u32, len: len as u32 })
+        if self.spare == 0 {
+            self.block.add_references(SPARE_REFERENCES);
+            self.spare = SPARE_REFERENCES;
+        }
+        self.spare -= 1;
+        // One of the spare ones.
+        let block = BlockRef { head: self.block.head };
+        Some(Frame { block, start: range.start as u32, len: len as u32 })
     }
 
     /// If no frame of this block is in use any more: keeps the filled bytes from `keep_from` on, moves them to the start,
     /// and returns `true`. Otherwise changes nothing.
     pub fn rewind(&mut self, keep_from: usize) -> bool {
         let filled = self.filled as usize;
-        if keep_from > filled || !self.block.is_unique() {
+        if keep_from > filled || !self.block.has_references(1 + self.spare) {
             return false;
         }
         let data = self.block.data();
@@ -263,7 +272,14 @@ impl ReceiveBlock {
 impl From<FrameBuf> for ReceiveBlock {
     /// Empty storage of the buffer's whole capacity.
     fn from(buffer: FrameBuf) -> Self {
-        Self { block: buffer.block, filled: 0 }
+        Self { block: buffer.block, filled: 0, spare: 0 }
+    }
+}
+
+impl Drop for ReceiveBlock {
+    fn drop(&mut self) {
+        // What is left then is the block's own one, at least.
+        self.block.drop_references(self.spare);
     }
 }
 
@@ -300,26 +316,47 @@ impl BlockRef {
     }
 
     fn is_unique(&self) -> bool {
+        self.has_references(1)
+    }
+
+    /// Whether there are exactly these, all of them in the caller's hands.
+    fn has_references(&self, count: u32) -> bool {
         // Acquire: what other holders read happened before they let go.
-        self.head().references.load(Ordering::Acquire) == 1
+        self.head().references.load(Ordering::Acquire) == count
+    }
+
+    /// Counts references that the caller is about to make.
+    fn add_references(&self, count: u32) {
+        let before = self.head().references.fetch_add(count, Ordering::Relaxed);
+        // Only a leak in a loop gets here; going on would end in a use after free.
+        assert!(before < REFERENCES_MAX, "more than {REFERENCES_MAX} references to one buffer");
+    }
+
+    /// Takes back references that were counted and not made; this one stays.
+    fn drop_references(&self, count: u32) {
+        if count > 0 {
+            self.head().references.fetch_sub(count, Ordering::Release);
+        }
     }
 }
 
 impl Clone for BlockRef {
     fn clone(&self) -> Self {
-        let before = self.head().references.fetch_add(1, Ordering::Relaxed);
-        // Only a leak in a loop gets here; going on would end in a use after free.
-        assert!(before < REFERENCES_MAX, "more than {REFERENCES_MAX} references to one buffer");
+        self.add_references(1);
         Self { head: self.head }
     }
 }
 
 impl Drop for BlockRef {
+    #[inline]
     fn drop(&mut self) {
-        if self.head().references.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        // The only reference: nobody else can make another one of it, and to look costs less than to count.
+        if !self.is_unique() {
+            if self.head().references.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            fence(Ordering::Acquire);
         }
-        fence(Ordering::Acquire);
         let mut block = FreeBlock { head: self.head };
         if let Some(pool) = block.head_mut().pool.take() {
             pool.give_back(block);
@@ -408,6 +445,13 @@ impl FreeChain {
         std::mem::forget(block);
     }
 
+    /// How many blocks there are; counts them.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: the chain owns its blocks, and each `next` is the rest of the chain.
+        let next = |head: &NonNull<BlockHead>| NonNull::new(unsafe { head.as_ref() }.next);
+        std::iter::successors(NonNull::new(self.top), next).count()
+    }
+
     pub(crate) fn pop(&mut self) -> Option<FreeBlock> {
         let head = NonNull::new(self.top)?;
         // SAFETY: the chain owns its blocks, and each `next` is the rest of the chain.
@@ -436,11 +480,11 @@ impl FreeStack {
         let mut top = self.top.load(Ordering::Relaxed);
         loop {
             block.head_mut().next = top;
-            // Release: who takes the block sees its `next` and that nobody uses it.
+            // Release: who takes the block sees its `next` and that nobody uses it. In one order with the wakes that are asked for.
             match self.top.compare_exchange_weak(
                 top,
                 block.head.as_ptr(),
-                Ordering::Release,
+                Ordering::SeqCst,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => break,
@@ -451,8 +495,8 @@ impl FreeStack {
     }
 
     pub(crate) fn take_all(&self) -> FreeChain {
-        // The plain load keeps the line shared while there is nothing to take.
-        if self.top.load(Ordering::Relaxed).is_null() {
+        // A load first keeps the line shared while there is nothing to take. In one order with `push`, as a wake is asked for before.
+        if self.top.load(Ordering::SeqCst).is_null() {
             return FreeChain::new();
         }
         FreeChain { top: self.top.swap(ptr::null_mut(), Ordering::Acquire) }
@@ -534,5 +578,7 @@ fn block_layout(capacity: usize) -> Layout {
 /// Longest buffer in bytes: offsets in it are 32 bits.
 pub(crate) const CAPACITY_MAX: usize = (u32::MAX - 128) as usize;
 const REFERENCES_MAX: u32 = u32::MAX / 2;
+/// References to a receive block that are counted at a time.
+const SPARE_REFERENCES: u32 = 64;
 const SLAB_ALIGN: usize = 4096;
 const _: () = assert!(size_of::<BlockHead>() == 64 && size_of::<Frame>() == 16);

@@ -3,7 +3,7 @@
 use crate::frame::{CAPACITY_MAX, FrameBuf, FreeBlock, FreeChain, FreeStack, Slab};
 use crate::wake::Wake;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A bounded set of reusable buffers in a few sizes. Clones are handles to the same buffers.
@@ -114,9 +114,8 @@ impl BufferPool {
         let classes = classes.map(|(index, (&options, (free, created)))| Class {
             options,
             index: index as u32,
-            local: Mutex::new(ClassLocal { free, created, taken: 0 }),
+            local: Mutex::new(ClassLocal { free, created }),
             returned: FreeStack::new(),
-            returned_count: AtomicU64::new(0),
         });
         let classes = classes.collect();
         let shared =
@@ -144,8 +143,8 @@ impl PoolShared {
     /// Takes back a block from whatever thread dropped its last reference.
     pub(crate) fn give_back(&self, block: FreeBlock) {
         let class = &self.classes[block.class() as usize];
+        // In one order with `arm_return`, as is the look behind it: one of the two sees the other.
         class.returned.push(block);
-        class.returned_count.fetch_add(1, Ordering::SeqCst);
         // The plain load first: nobody is starved as a rule, and the line stays shared.
         if self.return_armed.load(Ordering::SeqCst)
             && self.return_armed.swap(false, Ordering::SeqCst)
@@ -162,14 +161,12 @@ struct Class {
     index: u32,
     local: Mutex<ClassLocal>,
     returned: FreeStack,
-    returned_count: AtomicU64,
 }
 
 /// The part of a class behind its lock.
 struct ClassLocal {
     free: FreeChain,
     created: usize,
-    taken: u64,
 }
 
 impl Class {
@@ -187,13 +184,16 @@ impl Class {
             }
             None => return None,
         };
-        local.taken += 1;
         Some(block)
     }
 
     fn outstanding(&self) -> usize {
-        let taken = self.lock().taken;
-        taken.saturating_sub(self.returned_count.load(Ordering::SeqCst)) as usize
+        let mut local = self.lock();
+        let mut returned = self.returned.take_all();
+        while let Some(block) = returned.pop() {
+            local.free.push(block);
+        }
+        local.created - local.free.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, ClassLocal> {

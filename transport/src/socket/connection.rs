@@ -4,8 +4,7 @@ use super::LinkSocket;
 use super::bounds::Bounds;
 use super::outbox::{Outbox, SCRATCH_LEN_MAX, Written};
 use crate::deframer::Deframer;
-use crate::frame::Frame;
-use crate::link::{Addr, DownReason};
+use crate::link::{Addr, DownReason, Event, LinkId};
 use crate::pool::{BufferPool, SizeClass};
 use crate::wake::Wake;
 use std::io;
@@ -50,8 +49,6 @@ pub(super) enum Stage {
 /// What a read came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// A frame.
-    Frame(Frame),
     /// Bytes, but no whole frame, or the turn of this connection is over; come again.
     Again,
     /// Nothing until the next edge.
@@ -115,19 +112,27 @@ impl<S: LinkSocket> Connection<S> {
         }
     }
 
-    /// The next whole frame that was read.
-    pub(super) fn next_frame(&mut self) -> Option<Progress> {
-        match self.deframer.next_frame() {
-            Ok(Some(frame)) => Some(Progress::Frame(frame)),
-            Ok(None) if self.in_packets => {
-                self.deframer.cut_off().map(|error| Progress::Down(DownReason::Garbage(error)))
+    /// Gives out the whole frames that were read, until there are so many events; `None` if no more than that is to be said.
+    pub(super) fn hand_out(
+        &mut self,
+        link: LinkId,
+        events: &mut Vec<Event>,
+        events_max: usize,
+    ) -> Option<Progress> {
+        while events.len() < events_max {
+            match self.deframer.next_frame() {
+                Ok(Some(frame)) => events.push(Event::Receive { link, frame }),
+                Ok(None) if self.in_packets => {
+                    return self.deframer.cut_off().map(|error| Progress::Down(DownReason::Garbage(error)));
+                }
+                Ok(None) => return None,
+                Err(error) => return Some(Progress::Down(DownReason::Garbage(error))),
             }
-            Ok(None) => None,
-            Err(error) => Some(Progress::Down(DownReason::Garbage(error))),
         }
+        Some(Progress::Again)
     }
 
-    /// Reads once. Only when [`Connection::next_frame`] has nothing.
+    /// Reads once. Only when [`Connection::hand_out`] has nothing.
     pub(super) fn read_once(&mut self) -> Progress {
         let space = match self.deframer.space() {
             Some(space) => space,

@@ -280,7 +280,7 @@ impl<N: Network> SocketTransport<N> {
                 }
                 Progress::Starved => self.starved.push(id),
                 Progress::Drained => connection.queued = false,
-                Progress::Again | Progress::Frame(_) => self.readable.push_back(id),
+                Progress::Again => self.readable.push_back(id),
             }
         }
     }
@@ -455,12 +455,8 @@ fn receive<S: LinkSocket>(
 ) -> Progress {
     let mut has_read = false;
     loop {
-        if events.len() >= events_max {
-            return Progress::Again;
-        }
-        match connection.next_frame() {
-            Some(Progress::Frame(frame)) => events.push(Event::Receive { link, frame }),
-            Some(other) => return other,
+        match connection.hand_out(link, events, events_max) {
+            Some(progress) => return progress,
             None if has_read => {
                 return if connection.readable { Progress::Again } else { Progress::Drained };
             }
