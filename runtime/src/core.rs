@@ -31,6 +31,7 @@ use crate::entity::{BoundEntity, NodeTag};
 use crate::error::CallError;
 use crate::id::CallId;
 use crate::registry::Desk;
+use crate::remote::LinkInput;
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
 use crate::script::Tape;
@@ -485,6 +486,24 @@ impl Core {
     #[inline]
     pub(crate) fn deliver(&mut self, now: u64, message: Taken<'_, CoreMessage>) {
         self.advance(now, |core| core.handle_message(message));
+    }
+
+    /// Brings what came over the links, one after the other, as [`Event::Frame`] and [`Event::Link`] do.
+    pub(crate) fn deliver_inputs(
+        &mut self,
+        now: u64,
+        inputs: impl Iterator<Item = LinkInput>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.advance(now, |core| {
+            for input in inputs {
+                match input {
+                    LinkInput::Frame(frame) => core.handle_frame(frame),
+                    LinkInput::News(news) => core.handle_link(*news),
+                }
+            }
+        });
+        actions.append(&mut self.state.actions.borrow_mut());
     }
 
     /// Whether messages to other cores wait for room.

@@ -38,6 +38,7 @@ use epicserver_storage::NodeId;
 use epicserver_transport::{Addr, BufferPool, Direction, Event, Frame, FrameHeader, FrameKind, LinkId};
 
 use crate::error::Loss;
+pub use crate::remote::LinkInput;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
 use crate::session::{LostReason, SessionConfig, SessionEvent};
 use crate::wire::handshake::Handshake;
@@ -50,7 +51,7 @@ mod members;
 mod peer;
 mod strangers;
 
-pub use config::{Command, FabricConfig, LinkInput, PeerNews};
+pub use config::{Command, FabricConfig, PeerNews};
 use control::Controls;
 use dial::Dial;
 pub use fixed::{FixedMembers, MembersError, fingerprint};
@@ -313,11 +314,11 @@ impl Fabric {
     fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
         if let Some(id) = self.links.get(&link).copied() {
             let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
-            let Some(event) = peer.session.pass_frame(now, frame) else { return self.settle(now, id) };
-            if matches!(event, SessionEvent::Control(_)) {
-                return self.handle_session_event(id, event);
+            let Some(passed) = peer.session.pass_frame(now, frame) else { return self.settle(now, id) };
+            if passed.kind == FrameKind::Control {
+                return self.handle_session_event(id, SessionEvent::Control(passed.frame));
             }
-            return peer.take_frame(event, self.config.cores, &self.removed, &mut self.outputs);
+            return peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
         }
         self.receive_of_stranger(now, link, &frame);
     }
@@ -354,7 +355,8 @@ impl Fabric {
                 };
                 peer.lose_calls(loss, &lost.not_sent, &mut self.outputs);
             }
-            frame => peer.take_frame(frame, self.config.cores, &self.removed, &mut self.outputs),
+            // Frames are passed on as they come.
+            event => debug_assert!(false, "{event:?} was kept"),
         }
     }
 

@@ -60,6 +60,15 @@ pub enum LinkNews {
     Unbound(NodeId),
 }
 
+/// What a core gets of the links.
+#[derive(Debug)]
+pub enum LinkInput {
+    /// A frame of a peer.
+    Frame(PeerFrame),
+    /// What became of calls.
+    News(Box<LinkNews>),
+}
+
 /// Where the reply of a call goes that came from another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Inbound {

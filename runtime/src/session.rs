@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 
 use epicserver_transport::{BufferPool, Caps, Frame, FrameHeader, FrameKind, HEADER_LEN};
 
-pub use event::{DownReason, LinkError, Lost, LostReason, QueueError, SessionEvent};
+pub use event::{DownReason, LinkError, Lost, LostReason, Passed, QueueError, SessionEvent};
 pub use fragment::FragmentError;
 
 use crate::session::fragment::{Reassembly, fragment};
@@ -83,6 +83,9 @@ pub struct SessionConfig {
     pub window_answers: u32,
     /// Control frames there is room for: arrived and not released, or on their way.
     pub window_controls: u32,
+    /// Calls that may come until the peer is told their count. It keeps their frames as long, so that a small number has it use
+    /// the same memory again while its caches still have it.
+    pub count_after: u32,
     /// Longest frame the link carries, in bytes; longer ones go in fragments.
     pub frame_len_max: u32,
     /// Longest payload of a call or answer, in bytes.
@@ -111,6 +114,7 @@ impl SessionConfig {
             window_calls: 1024,
             window_answers: 1024,
             window_controls: 16,
+            count_after: 64,
             frame_len_max,
             payload_len_max: PAYLOAD_LEN_MAX,
             queue_calls_max: 4096,
@@ -137,6 +141,8 @@ impl SessionConfig {
             assert!(window > 0, "{receives} receives for a link of {}", caps.name);
             config.window_calls = config.window_calls.min(window);
             config.window_answers = config.window_answers.min(window);
+            // Each count takes up a receive: two at most are on their way.
+            config.count_after = config.window_calls.div_ceil(2);
         }
         config
     }
@@ -276,14 +282,14 @@ impl Session {
 
     /// Takes a frame from the link that was handed in last. Without a link it is ignored.
     pub fn handle_frame(&mut self, now: u64, frame: Frame) {
-        if let Some(event) = self.take_frame(now, frame) {
-            self.events.push_back(event);
-        }
+        let event = self.take_frame(now, frame).and_then(Passed::into_event);
+        self.events.extend(event);
     }
 
     /// As [`Session::handle_frame`], for a driver that has drained [`Session::poll_event`]: a call or an answer that came whole
     /// is given at once. What else happened is to be drained.
-    pub fn pass_frame(&mut self, now: u64, frame: Frame) -> Option<SessionEvent> {
+    #[inline]
+    pub fn pass_frame(&mut self, now: u64, frame: Frame) -> Option<Passed> {
         debug_assert!(self.events.is_empty(), "what waits would be overtaken");
         self.take_frame(now, frame)
     }
@@ -352,11 +358,7 @@ impl Session {
             let Some(word) = word else { break };
             frames.push_back(word);
         }
-        while frames.len() < len_max
-            && let Some(frame) = self.next_of_lanes()
-        {
-            frames.push_back(frame);
-        }
+        self.fill_from_lanes(frames, len_max);
         self.note_blocked(now);
     }
 
@@ -393,10 +395,11 @@ impl Session {
         matches!(self.state, State::Up(..))
     }
 
-    fn take_frame(&mut self, now: u64, frame: Frame) -> Option<SessionEvent> {
+    #[inline]
+    fn take_frame(&mut self, now: u64, frame: Frame) -> Option<Passed> {
         match &mut self.state {
             State::Up(..) => match self.receive(now, frame) {
-                Ok(event) => return event,
+                Ok(passed) => return passed,
                 Err(error) => self.break_link(now, error),
             },
             State::Opening(handshake) => {
@@ -561,27 +564,44 @@ impl Session {
         }
     }
 
+    /// Takes what the lanes have: in turns while several have something, and else whatever the one has.
+    fn fill_from_lanes(&mut self, frames: &mut VecDeque<Frame>, len_max: usize) {
+        while frames.len() < len_max {
+            let lanes = [&self.calls, &self.answers, &self.controls];
+            let has_some = lanes.map(SendLane::may_send_more);
+            let next = match has_some {
+                [false, false, false] => return,
+                [true, false, false] => self.next_of(Lane::Calls),
+                [false, true, false] => self.next_of(Lane::Answers),
+                _ => self.next_of_lanes(),
+            };
+            // Without a link nothing leaves.
+            let Some(frame) = next else { return };
+            frames.push_back(frame);
+        }
+    }
+
     fn next_of_lanes(&mut self) -> Option<Frame> {
         let State::Up(link, _) = &mut self.state else { return None };
-        let (frame_len_max, pool) = (link.frame_len_max, self.pool.as_ref());
         let turn = link.turn;
         link.turn = (turn + 1) % Lane::ALL.len();
-        for step in 0..Lane::ALL.len() {
-            let lane = Lane::ALL[(turn + step) % Lane::ALL.len()];
-            let sender = match lane {
-                Lane::Calls => &mut self.calls,
-                Lane::Answers => &mut self.answers,
-                Lane::Controls => &mut self.controls,
-            };
-            match sender.next(frame_len_max, HEADER_LEN) {
-                Some(Part::Whole(frame)) => return Some(frame),
-                Some(Part::Piece { frame, offset, len }) => {
-                    return Some(fragment(pool, lane, &frame, offset, len));
-                }
-                None => {}
+        (0..Lane::ALL.len()).find_map(|step| self.next_of(Lane::ALL[(turn + step) % Lane::ALL.len()]))
+    }
+
+    #[inline]
+    fn next_of(&mut self, lane: Lane) -> Option<Frame> {
+        let State::Up(link, _) = &self.state else { return None };
+        let sender = match lane {
+            Lane::Calls => &mut self.calls,
+            Lane::Answers => &mut self.answers,
+            Lane::Controls => &mut self.controls,
+        };
+        match sender.next(link.frame_len_max, HEADER_LEN)? {
+            Part::Whole(frame) => Some(frame),
+            Part::Piece { frame, offset, len } => {
+                Some(fragment(self.pool.as_ref(), lane, &frame, offset, len))
             }
         }
-        None
     }
 
     fn send_lane(&mut self, lane: Lane) -> &mut SendLane {

@@ -175,7 +175,7 @@ impl CoreThread {
             // Before the look at everything else: whoever waits for their calls does not wait for that.
             self.step(now, Event::Turns(TURNS_PER_PASS));
         }
-        self.observe_batches(now);
+        let mut told = self.observe_batches(now);
         worked |= self.deliver_links(now);
         worked |= self.deliver_answers(now);
         if !self.core.desk().is_empty() {
@@ -188,6 +188,7 @@ impl CoreThread {
         }
         if self.orders.drain.load(Ordering::Relaxed) && !std::mem::replace(&mut self.buffers.draining, true) {
             self.step(now, Event::Drain);
+            told = true;
         }
         if self.core.is_ready() {
             self.step(now, Event::Turns(TURNS_PER_PASS));
@@ -196,8 +197,20 @@ impl CoreThread {
         if worked {
             self.note_work();
         }
-        self.perform(now);
+        if worked || told || self.has_unsent() {
+            self.perform(now);
+        }
         worked
+    }
+
+    /// Whether something of earlier passes is still to be handed out, or the links have something to send.
+    fn has_unsent(&mut self) -> bool {
+        !self.buffers.actions.is_empty()
+            || !self.buffers.storage.is_empty()
+            || !self.buffers.drained.is_empty()
+            || self.core.has_waiting()
+            || self.core.wants_commit()
+            || self.links.as_mut().is_some_and(CoreLinks::has_unsent)
     }
 
     fn step(&mut self, now: u64, event: Event) {
@@ -226,12 +239,15 @@ impl CoreThread {
         worked
     }
 
+    /// Tells the core what the storage thread did; `false` if that was nothing.
     #[inline]
-    fn observe_batches(&mut self, now: u64) {
+    fn observe_batches(&mut self, now: u64) -> bool {
         let seen = self.batches.observe();
-        if self.buffers.seen != Some(seen) {
+        let is_news = self.buffers.seen != Some(seen);
+        if is_news {
             self.tell_of_batches(now, seen);
         }
+        is_news
     }
 
     fn tell_of_batches(&mut self, now: u64, seen: Observation) {
@@ -245,13 +261,13 @@ impl CoreThread {
 
     fn deliver_links(&mut self, now: u64) -> bool {
         let Some(links) = &mut self.links else { return false };
-        let mut worked = links.drive(now);
-        for _ in 0..FRAMES_PER_PASS {
-            let Some(event) = links.next_event() else { break };
-            self.core.step(now, event, &mut self.buffers.actions);
-            worked = true;
+        let worked = links.drive(now);
+        if !links.has_frames() {
+            return worked;
         }
-        worked
+        let inputs = std::iter::from_fn(|| links.next_input()).take(FRAMES_PER_PASS);
+        self.core.deliver_inputs(now, inputs, &mut self.buffers.actions);
+        true
     }
 
     fn deliver_answers(&mut self, now: u64) -> bool {

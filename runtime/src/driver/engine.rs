@@ -107,6 +107,11 @@ impl Engine {
         !self.is_dirty
     }
 
+    /// Whether [`transmit`](Self::transmit) would find something; for whoever calls it after the other two.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.is_dirty || self.ports.iter().any(|port| self.fabric.has_output(port.core))
+    }
+
     /// Takes in what came over links; `false` if there was nothing.
     pub(crate) fn receive(&mut self, now: u64) -> bool {
         self.transport.poll(now, &mut self.events);

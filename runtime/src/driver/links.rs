@@ -19,7 +19,7 @@ use epicserver_transport::{Addr, Transport};
 use super::clock::Clock;
 use super::control_port::ControlPort;
 use super::engine::{Engine, LinkPort};
-use crate::core::{CoreConfig, Event};
+use crate::core::CoreConfig;
 use crate::fabric::{Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::node::StartError;
 use crate::remote::PeerFrame;
@@ -263,15 +263,29 @@ impl CoreLinks {
 
     /// The next frame or piece of news for this core.
     #[inline]
-    pub(crate) fn next_event(&mut self) -> Option<Event> {
-        let input = match self {
-            Self::Rings(links) => links.incoming.try_pop()?,
-            Self::Inline(links) => links.engine.poll_output(DRIVER)?,
-        };
-        Some(match input {
-            LinkInput::Frame(frame) => Event::Frame(frame),
-            LinkInput::News(news) => Event::Link(*news),
-        })
+    pub(crate) fn next_input(&mut self) -> Option<LinkInput> {
+        match self {
+            Self::Rings(links) => links.incoming.try_pop(),
+            Self::Inline(links) => links.engine.poll_output(DRIVER),
+        }
+    }
+
+    /// Whether [`next_input`](Self::next_input) would give something.
+    #[inline]
+    pub(crate) fn has_frames(&mut self) -> bool {
+        match self {
+            Self::Rings(links) => !links.incoming.is_empty(),
+            Self::Inline(links) => links.engine.has_output(DRIVER),
+        }
+    }
+
+    /// Whether there is something for [`flush`](Self::flush) to do.
+    #[inline]
+    pub(crate) fn has_unsent(&mut self) -> bool {
+        match self {
+            Self::Rings(links) => links.told || !links.waiting.is_empty() || links.incoming.room_wanted(),
+            Self::Inline(links) => links.engine.has_unsent(),
+        }
     }
 
     /// Sends a frame, or leaves it for the one who does.

@@ -4,7 +4,6 @@ use epicserver_storage::NodeId;
 use epicserver_transport::{Addr, Caps, LinkId};
 
 use super::{FixedMembers, fingerprint};
-use crate::remote::{LinkNews, PeerFrame};
 use crate::session::SessionConfig;
 use crate::wire::hello::{Agreement, ClusterSecret};
 
@@ -92,15 +91,6 @@ pub enum Command {
     },
     /// Close the link, after what was transmitted.
     Close(LinkId),
-}
-
-/// What a core gets of the links.
-#[derive(Debug)]
-pub enum LinkInput {
-    /// A frame of a peer.
-    Frame(PeerFrame),
-    /// What became of calls.
-    News(Box<LinkNews>),
 }
 
 /// What happened to the link of a proven node.

@@ -1,7 +1,6 @@
 //! One peer: its session, its link, who waits for its answers, and when to dial it again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use epicserver_storage::NodeId;
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind, LinkId};
@@ -11,8 +10,7 @@ use super::members::Removed;
 use super::{Output, push_all};
 use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::intern::Target;
-use crate::session::{DownReason, QueueError, Session, SessionConfig, SessionEvent};
+use crate::session::{DownReason, Passed, QueueError, Session, SessionConfig};
 use crate::wire::hello::{CloseReason, Identity};
 
 /// What a peer is to this node.
@@ -42,7 +40,7 @@ pub(super) struct Peer {
     pub(super) dial: Option<Dial>,
     /// Calls of a node that is no member as far as this one knows: they wait for the view that says more, and their room is
     /// not given back meanwhile.
-    pub(super) held: VecDeque<SessionEvent>,
+    pub(super) held: VecDeque<Passed>,
     /// Frames that count as sent and that the link has not taken.
     pub(super) transmits: VecDeque<Frame>,
     pub(super) blocked: bool,
@@ -260,30 +258,29 @@ impl Peer {
     }
 
     /// Takes a call or an answer that came.
+    #[inline]
     pub(super) fn take_frame(
         &mut self,
-        event: SessionEvent,
+        passed: Passed,
         cores: u16,
         removed: &Removed,
         outputs: &mut [VecDeque<Output>],
     ) {
-        let is_call =
-            matches!(event, SessionEvent::Request(..) | SessionEvent::OneWay(..) | SessionEvent::Cancel(_));
-        match (self.may_call(), is_call) {
-            (true, _) => self.deliver(event, cores, outputs),
+        if self.may_call() {
+            return self.deliver(passed, cores, outputs);
+        }
+        match passed.is_call() {
             // Members know each other by the same view, which may be on its way.
-            (false, true) if !self.present.is_some_and(|there| removed.has(there)) => {
-                self.held.push_back(event);
-            }
-            (false, true) => self.session.release_calls(1),
-            (false, false) => self.session.release_answers(1),
+            true if !self.present.is_some_and(|there| removed.has(there)) => self.held.push_back(passed),
+            true => self.session.release_calls(1),
+            false => self.session.release_answers(1),
         }
     }
 
     /// Gives the cores what was held, as the peer is a member now.
     pub(super) fn deliver_held(&mut self, cores: u16, outputs: &mut [VecDeque<Output>]) {
-        for event in std::mem::take(&mut self.held) {
-            self.deliver(event, cores, outputs);
+        for passed in std::mem::take(&mut self.held) {
+            self.deliver(passed, cores, outputs);
         }
     }
 
@@ -293,45 +290,18 @@ impl Peer {
         self.session.release_calls(count);
     }
 
-    fn deliver(&mut self, event: SessionEvent, cores: u16, outputs: &mut [VecDeque<Output>]) {
-        match event {
-            SessionEvent::Request(frame, target) | SessionEvent::OneWay(frame, target) => {
-                let (core, frame) = self.incoming(frame, target, cores);
-                outputs[core].push_back(Output::Call(frame));
-            }
-            SessionEvent::Cancel(frame) => {
-                let (core, frame) = self.incoming(frame, None, cores);
-                outputs[core].push_back(Output::Call(frame));
-            }
-            SessionEvent::Probe(frame) => {
-                let (core, frame) = self.incoming(frame, None, cores);
-                outputs[core].push_back(Output::Answer(frame));
-            }
-            SessionEvent::Reply(frame) | SessionEvent::Error(frame) | SessionEvent::Moved(frame) => {
-                self.answered(&frame);
-                let (core, frame) = self.incoming(frame, None, cores);
-                outputs[core].push_back(Output::Answer(frame));
-            }
-            SessionEvent::Up { .. }
-            | SessionEvent::Down(_)
-            | SessionEvent::Control(_)
-            | SessionEvent::Lost(_) => {}
+    #[inline]
+    fn deliver(&mut self, passed: Passed, cores: u16, outputs: &mut [VecDeque<Output>]) {
+        let is_call = passed.is_call();
+        let Passed { kind, core, call, frame, target } = passed;
+        let core = u16::from(core);
+        if !is_call && kind != FrameKind::Probe {
+            self.end_wait(core, call);
         }
-    }
-
-    /// A frame that came from the peer, and the core it is for.
-    fn incoming(&self, frame: Frame, target: Option<Arc<Target>>, cores: u16) -> (usize, PeerFrame) {
-        let core = FrameHeader::parse(&frame).map_or(0, |header| u16::from(header.target_core));
         let peer = self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 });
-        (if core < cores { usize::from(core) } else { 0 }, PeerFrame { peer, frame, target })
-    }
-
-    /// The answer to a request has come.
-    fn answered(&mut self, frame: &Frame) {
-        if let Ok(header) = FrameHeader::parse(frame) {
-            let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
-            self.end_wait(u16::from(header.target_core), name);
-        }
+        let frame = PeerFrame { peer, frame, target };
+        let output = if is_call { Output::Call(frame) } else { Output::Answer(frame) };
+        outputs[if core < cores { usize::from(core) } else { 0 }].push_back(output);
     }
 
     fn await_answer(&mut self, core: u16, name: CallRef) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use epicserver_transport::{Frame, FrameHeader, FrameKind, HeaderError};
 
+use crate::remote::CallRef;
 use crate::session::fragment::FragmentError;
 use crate::session::intern::{InternError, Target};
 use crate::wire::handshake::HelloError;
@@ -42,6 +43,44 @@ pub enum SessionEvent {
     Probe(Frame),
     /// Calls that will not be delivered any more.
     Lost(Lost),
+}
+
+/// A frame for whoever drives the session, with what of its header says where it goes.
+#[derive(Debug)]
+pub struct Passed {
+    /// What it is: none of what sessions say to each other.
+    pub kind: FrameKind,
+    /// The core that it is for, as the peer says.
+    pub core: u8,
+    /// The name of the call that it belongs to.
+    pub call: CallRef,
+    /// All of it.
+    pub frame: Frame,
+    /// As in [`SessionEvent::Request`].
+    pub target: Option<Arc<Target>>,
+}
+
+impl Passed {
+    /// Whether it takes up room of calls.
+    pub fn is_call(&self) -> bool {
+        matches!(self.kind, FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel)
+    }
+
+    /// As an event; `None` for what is none of these.
+    pub fn into_event(self) -> Option<SessionEvent> {
+        let Self { kind, frame, target, .. } = self;
+        Some(match kind {
+            FrameKind::Request => SessionEvent::Request(frame, target),
+            FrameKind::OneWay => SessionEvent::OneWay(frame, target),
+            FrameKind::Cancel => SessionEvent::Cancel(frame),
+            FrameKind::Reply => SessionEvent::Reply(frame),
+            FrameKind::Error => SessionEvent::Error(frame),
+            FrameKind::Moved => SessionEvent::Moved(frame),
+            FrameKind::Control => SessionEvent::Control(frame),
+            FrameKind::Probe => SessionEvent::Probe(frame),
+            _ => return None,
+        })
+    }
 }
 
 /// Calls that will not be delivered any more, and why. Calls to this peer that were counted before and wait for their

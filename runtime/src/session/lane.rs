@@ -95,29 +95,29 @@ impl SendLane {
         if !self.may_send() {
             return None;
         }
-        let frame = self.frames.get(self.sent)?.clone();
+        let frame = self.frames.get(self.sent)?;
         self.used += 1;
         if frame.len() <= frame_len_max {
-            self.finish_first();
-            return Some(Part::Whole(frame));
+            return self.take_first().map(Part::Whole);
         }
         let offset = self.offset;
         let len = (frame.len() - offset).min(frame_len_max - header_len);
         self.offset += len;
-        if self.offset == frame.len() {
-            self.finish_first();
-        }
+        let is_last = self.offset == frame.len();
+        let frame = if is_last { self.take_first()? } else { frame.clone() };
         Some(Part::Piece { frame, offset, len })
     }
 
-    fn finish_first(&mut self) {
+    /// The first waiting frame, which has left whole with this.
+    #[inline]
+    fn take_first(&mut self) -> Option<Frame> {
         self.offset = 0;
         if self.keeps {
             self.sent += 1;
-        } else {
-            self.frames.pop_front();
-            self.base += 1;
+            return self.frames.get(self.sent - 1).cloned();
         }
+        self.base += 1;
+        self.frames.pop_front()
     }
 
     /// Starts on a new link: everything kept waits again, in its old order.
@@ -170,6 +170,12 @@ impl SendLane {
 
     pub(crate) fn waiting(&self) -> usize {
         self.frames.len() - self.sent
+    }
+
+    /// Whether [`next`](Self::next) would give something.
+    #[inline]
+    pub(crate) fn may_send_more(&self) -> bool {
+        self.waiting() > 0 && self.may_send()
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
@@ -250,9 +256,5 @@ impl ReceiveLane {
     pub(crate) fn grant(&mut self) -> u64 {
         self.granted += u64::from(self.owed());
         self.granted
-    }
-
-    pub(crate) fn window(&self) -> u32 {
-        self.window
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use epicserver_transport::{FRAME_ALIGN, Frame, FrameHeader, FrameKind};
 
-use crate::session::event::{DownReason, LinkError, SessionEvent};
+use crate::remote::CallRef;
+use crate::session::event::{DownReason, LinkError, Passed};
 use crate::session::intern::Target;
 use crate::session::lane::Lane;
 use crate::session::status::Status;
@@ -105,6 +106,22 @@ impl Link {
     }
 }
 
+/// What the session wants of a header.
+struct Marks {
+    kind: FrameKind,
+    core: u8,
+    call: CallRef,
+    handle: u32,
+}
+
+impl Marks {
+    #[inline]
+    fn of(header: &FrameHeader) -> Self {
+        let call = CallRef { slot: header.slot.get(), generation: header.generation.get() };
+        Self { kind: header.kind(), core: header.target_core, call, handle: header.handle.get() }
+    }
+}
+
 impl Session {
     /// What the session itself has to say now: an answer to a ping, a ping, credits.
     pub(super) fn own_word(&mut self) -> Option<Frame> {
@@ -119,7 +136,7 @@ impl Session {
         } else if self.receive_calls.is_due()
             || self.receive_answers.is_due()
             || self.receive_controls.is_due()
-            || uncounted >= u64::from(self.receive_calls.window().div_ceil(2))
+            || uncounted >= u64::from(self.config.count_after)
         {
             (FrameKind::Credit, 0)
         } else {
@@ -137,10 +154,11 @@ impl Session {
     }
 
     /// Takes a frame of the link that is up; gives what came with it.
-    pub(super) fn receive(&mut self, now: u64, frame: Frame) -> Result<Option<SessionEvent>, LinkError> {
+    #[inline]
+    pub(super) fn receive(&mut self, now: u64, frame: Frame) -> Result<Option<Passed>, LinkError> {
         let State::Up(link, _) = &mut self.state else { return Ok(None) };
         link.received_at = now;
-        let header = *FrameHeader::parse_frame(&frame).map_err(LinkError::Malformed)?;
+        let header = FrameHeader::parse_frame(&frame).map_err(LinkError::Malformed)?;
         if frame.len() > self.config.frame_len_max as usize {
             let (len, frame_len_max) = (frame.len() as u64, self.config.frame_len_max as usize);
             return Err(LinkError::Malformed(epicserver_transport::HeaderError::TooLong {
@@ -150,17 +168,23 @@ impl Session {
         }
         let kind = header.kind();
         if let Some(lane) = Lane::of(kind) {
+            let marks = Marks::of(header);
             self.take_credit(lane)?;
-            return self.deliver(lane, &header, frame).map(Some);
+            return self.deliver(lane, marks, frame).map(Some);
         }
+        self.receive_own(now, kind, &frame)
+    }
+
+    /// Takes what the other session has to say itself, or a fragment.
+    fn receive_own(&mut self, now: u64, kind: FrameKind, frame: &Frame) -> Result<Option<Passed>, LinkError> {
         match kind {
-            FrameKind::Fragment => self.receive_fragment(&frame),
+            FrameKind::Fragment => self.receive_fragment(frame),
             FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => {
-                self.receive_status(kind, &frame)?;
+                self.receive_status(kind, frame)?;
                 Ok(None)
             }
             FrameKind::Close => {
-                let payload = FrameHeader::payload_bytes(&frame).unwrap_or_default();
+                let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();
                 let reason = CloseBytes::read_from_bytes(payload)
                     .map_or(CloseReason::Session, |body| CloseReason::from_u8(body.reason));
                 self.lose_link(now, DownReason::ClosedByPeer(reason));
@@ -174,31 +198,27 @@ impl Session {
         if self.receive_lane(lane).take() { Ok(()) } else { Err(LinkError::CreditBreach) }
     }
 
-    fn deliver(&mut self, lane: Lane, header: &FrameHeader, frame: Frame) -> Result<SessionEvent, LinkError> {
+    #[inline]
+    fn deliver(&mut self, lane: Lane, marks: Marks, frame: Frame) -> Result<Passed, LinkError> {
         if self.partials[lane as usize].is_partial() {
             return Err(LinkError::Fragment(FragmentError::Order));
         }
-        let target = self.target(header, &frame)?;
+        let Marks { kind, core, call, handle } = marks;
+        let target = if handle == 0 { None } else { self.target(kind, handle, &frame)? };
         if lane == Lane::Calls {
             self.received += 1;
         }
-        Ok(match header.kind() {
-            FrameKind::Request => SessionEvent::Request(frame, target),
-            FrameKind::OneWay => SessionEvent::OneWay(frame, target),
-            FrameKind::Cancel => SessionEvent::Cancel(frame),
-            FrameKind::Reply => SessionEvent::Reply(frame),
-            FrameKind::Error => SessionEvent::Error(frame),
-            FrameKind::Moved => SessionEvent::Moved(frame),
-            FrameKind::Control => SessionEvent::Control(frame),
-            FrameKind::Probe => SessionEvent::Probe(frame),
-            kind => return Err(LinkError::Unexpected(kind)),
-        })
+        Ok(Passed { kind, core, call, frame, target })
     }
 
     /// What a call is for whose frame has a handle and no key.
-    fn target(&mut self, header: &FrameHeader, frame: &Frame) -> Result<Option<Arc<Target>>, LinkError> {
-        let handle = header.handle.get();
-        if handle == 0 || !matches!(header.kind(), FrameKind::Request | FrameKind::OneWay) {
+    fn target(
+        &mut self,
+        kind: FrameKind,
+        handle: u32,
+        frame: &Frame,
+    ) -> Result<Option<Arc<Target>>, LinkError> {
+        if !matches!(kind, FrameKind::Request | FrameKind::OneWay) {
             return Ok(None);
         }
         let bytes = FrameHeader::ext_bytes(frame).unwrap_or_default();
@@ -210,7 +230,7 @@ impl Session {
         self.bound.take(handle, extension.key).map_err(LinkError::Handle)
     }
 
-    fn receive_fragment(&mut self, frame: &Frame) -> Result<Option<SessionEvent>, LinkError> {
+    fn receive_fragment(&mut self, frame: &Frame) -> Result<Option<Passed>, LinkError> {
         let header = FrameHeader::parse_frame(frame).map_err(LinkError::Malformed)?;
         let lane = Lane::from_number(header.method.get()).ok_or(LinkError::MalformedWhole)?;
         self.take_credit(lane)?;
@@ -221,11 +241,11 @@ impl Session {
             self.receive_lane(lane).release(1);
             return Ok(None);
         };
-        let header = *FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?;
-        if Lane::of(header.kind()) != Some(lane) {
+        let marks = Marks::of(FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?);
+        if Lane::of(marks.kind) != Some(lane) {
             return Err(LinkError::MalformedWhole);
         }
-        self.deliver(lane, &header, whole).map(Some)
+        self.deliver(lane, marks, whole).map(Some)
     }
 
     fn receive_status(&mut self, kind: FrameKind, frame: &Frame) -> Result<(), LinkError> {

@@ -17,6 +17,7 @@ fn config(stream: u64) -> SessionConfig {
     let mut config = SessionConfig::new(stream, 512);
     (config.window_calls, config.window_answers, config.window_controls) = (4, 4, 4);
     (config.queue_calls_max, config.queue_answers_max) = (8, 8);
+    config.count_after = 2;
     config.payload_len_max = 10_000;
     config
 }
