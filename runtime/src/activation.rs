@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use foldhash::fast::FixedState;
 
 use crate::codec::{self, CodecError, Encoder};
-use crate::entity::{Entity, MethodEntry, MethodTable, Methods, Stored};
+use crate::entity::{Entity, Hint, MethodEntry, MethodTable, Methods, Stored};
 use crate::id::{EntityId, ObjectHash};
 use crate::key::{KeyView, StoredKey};
 use crate::saving::SavePolicy;
@@ -167,7 +167,8 @@ impl ObjectPtr {
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     object: Option<ObjectPtr>,
-    /// The core's stamp; above it, of an object its generation, else the core of the node that serves it, or [`NO_CORE`].
+    /// The core's stamp; above it, of an object its generation, else the core of the node that serves it, the number of one
+    /// that is distant, or [`NO_CORE`].
     detail: u64,
 }
 
@@ -188,6 +189,8 @@ pub(crate) enum Whereabouts {
     Here(ObjectPtr),
     /// With this core of the node, if that still owns it.
     Core(u16),
+    /// With another node: the number by which this core knows the way there.
+    Distant(u32),
 }
 
 // SAFETY: the pointer is only handed out on the core that it was found on, by the stamp that no other core shares; the
@@ -206,6 +209,7 @@ impl Found {
         match whereabouts {
             Whereabouts::Here(object) => Self::with(Some(object), object.generation.get(), stamp),
             Whereabouts::Core(core) => Self::with(None, u32::from(core), stamp),
+            Whereabouts::Distant(number) => Self::with(None, number, stamp),
             Whereabouts::Unknown => Self::with(None, NO_CORE, stamp),
         }
     }
@@ -217,6 +221,7 @@ impl Found {
         match self.object {
             _ if self.detail as u32 != stamp => Whereabouts::Unknown,
             Some(object) if object.generation.get() == detail => Whereabouts::Here(object),
+            None if Hint::is_distant(detail) => Whereabouts::Distant(detail),
             None if detail != NO_CORE => Whereabouts::Core(detail as u16),
             _ => Whereabouts::Unknown,
         }
@@ -460,7 +465,7 @@ impl CatalogEntry {
 pub(crate) fn vtable_of<E: Methods>() -> (&'static EntityVtable, &'static [MethodEntry]) {
     let mut table = MethodTable::<E>::new();
     E::describe(&mut table);
-    table.methods.sort_by_key(|entry| entry.vtable.id);
+    table.methods.sort_by_key(|entry| entry.id);
     let vtable =
         EntityVtable { on_activate: table.on_activate, on_drop: table.on_drop, ..bare_vtable::<E>() };
     // Leaked on purpose: activations refer to it for as long as the process lives, and there are few entities.

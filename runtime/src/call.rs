@@ -288,11 +288,7 @@ fn begin<M: Method>(core: &CoreState, fresh: &mut Fresh<M>, waker: Option<&Waker
     let slot = new_call(&core.slots, fresh.message.take()?)?;
     slot.reply_to.set(if waker.is_some() { ReplyTo::Caller } else { ReplyTo::Nobody });
     slot.caller.waker.set(waker.map(crate::waker::copy));
-    let found = match whereabouts(core, fresh) {
-        Whereabouts::Here(object) => Some(object),
-        _ => None,
-    };
-    core.post(slot, fresh.budget_ns, found);
+    core.post(slot, fresh.budget_ns, whereabouts(core, fresh));
     core.queue_call(slot);
     Some(slot)
 }

@@ -81,9 +81,12 @@ pub struct MethodTable<E: Entity> {
 /// How a method is reached from another node.
 #[derive(Clone, Copy)]
 pub(crate) struct MethodEntry {
+    /// That of the table of operations, where it is looked for.
+    pub(crate) id: u32,
     pub(crate) vtable: &'static TaskVtable,
     pub(crate) inbound: crate::task::InboundFn,
     pub(crate) partition: crate::task::PartitionFn,
+    pub(crate) find: crate::task::FindFn,
 }
 
 impl<E: Entity> MethodTable<E> {
@@ -305,6 +308,7 @@ impl<E: Entity> RawRef<E> {
             let better = match whereabouts {
                 Whereabouts::Here(object) => object.index.get(),
                 Whereabouts::Core(other) => core.core_mark() | u32::from(other),
+                Whereabouts::Distant(number) => number,
                 Whereabouts::Unknown => hint,
             };
             if better != hint {
@@ -321,7 +325,8 @@ impl<E: Entity> RawRef<E> {
     }
 }
 
-/// Where the object was last found in its core's table, or which other core of the node serves it. Only a hint: the full key is
+/// Where the object was last found in its core's table, which other core of the node serves it, or by which number a core knows
+/// the way to it on another node. Only a hint: the full key is
 /// compared before a place is believed, and a core that does not serve the object passes the call on.
 #[derive(Default)]
 pub(crate) struct Hint(AtomicU32);
@@ -330,6 +335,14 @@ impl Hint {
     /// Marks a hint that names a core: the number of the core is in the lower half, in the upper one how often objects had left
     /// the node by then. Nobody can tell whether an older hint still holds.
     pub(crate) const AWAY: u32 = 1 << 31;
+
+    /// Marks a hint that is the number of a distant object; no place in a table is as large.
+    pub(crate) const DISTANT: u32 = 1 << 30;
+
+    #[inline]
+    pub(crate) fn is_distant(hint: u32) -> bool {
+        hint & (Self::AWAY | Self::DISTANT) == Self::DISTANT
+    }
 
     /// The mark once objects have left the node again.
     pub(crate) fn next_mark(mark: u32) -> u32 {
@@ -371,6 +384,11 @@ impl<E: Entity> RawRef<E> {
     pub(crate) fn hinted(self, core: u16) -> Self {
         self.hint.0.store(Hint::AWAY | u32::from(core), Ordering::Relaxed);
         self
+    }
+
+    /// Whether it says which way a core knows to the object on another node.
+    pub(crate) fn knows_way(&self) -> bool {
+        Hint::is_distant(self.hint.0.load(Ordering::Relaxed))
     }
 }
 

@@ -9,6 +9,8 @@ use epicserver_storage::{Member, NodeId, PARTITIONS, Partition, StoreId, View};
 pub struct Routes {
     me: NodeId,
     cores: u16,
+    /// There is no other member.
+    is_alone: bool,
     view: Arc<View>,
 }
 
@@ -24,7 +26,8 @@ pub(crate) enum Place {
 impl Routes {
     /// The view as `me`, which has this many cores, sees it.
     pub fn new(me: NodeId, cores: u16, view: Arc<View>) -> Self {
-        Self { me, cores: cores.max(1), view }
+        let is_alone = view.members.iter().all(|member| member.node == me);
+        Self { me, cores: cores.max(1), is_alone, view }
     }
 
     /// The routes of a node that is alone and owns everything at epoch 1.
@@ -43,17 +46,29 @@ impl Routes {
         self.cores
     }
 
+    /// Whether no other node is a member.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
     /// The view itself.
     pub fn view(&self) -> &Arc<View> {
         &self.view
     }
 
     pub(crate) fn place(&self, partition: u16) -> Place {
-        match Partition::new(partition).and_then(|partition| self.view.owner(partition)) {
+        self.look_up(partition).0
+    }
+
+    /// Where a partition is served, and its epoch.
+    pub(crate) fn look_up(&self, partition: u16) -> (Place, u64) {
+        let state = Partition::new(partition).map(|partition| self.view.partition(partition));
+        let place = match state.and_then(|state| state.owner) {
             Some(owner) if owner == self.me => Place::Here(partition % self.cores),
             Some(owner) => Place::Node(owner),
             None => Place::Nobody,
-        }
+        };
+        (place, state.map_or(0, |state| state.epoch))
     }
 
     pub(crate) fn epoch(&self, partition: u16) -> u64 {

@@ -39,6 +39,7 @@ use crate::call::Early;
 use crate::codec::{CodecError, Encoder};
 use crate::core::{CoreState, Located};
 use crate::error::CallError;
+use crate::id::EntityId;
 use crate::key::KeyView;
 use crate::parcel::Visit;
 use crate::path::PathNode;
@@ -191,9 +192,13 @@ pub(crate) struct TaskVtable {
     /// Whether its results depend on nothing.
     pub(crate) ungated: bool,
     pub(crate) entity: &'static str,
+    pub(crate) entity_id: EntityId,
     pub(crate) name: &'static str,
     pub(crate) id: u32,
     pub(crate) layout: u64,
+    /// Bytes that an archive of the arguments, and of the value, has at least.
+    pub(crate) request_len_min: usize,
+    pub(crate) reply_len_min: usize,
     /// Whether messages and replies are small enough to travel in a parcel.
     pub(crate) message_travels: bool,
     pub(crate) reply_travels: bool,

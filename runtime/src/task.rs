@@ -12,12 +12,13 @@ use std::task::{Context, Poll, Waker};
 
 use epicserver_transport::Frame;
 
-use crate::activation::{ObjectPtr, Whereabouts};
+use crate::activation::{CatalogEntry, ObjectPtr, Whereabouts};
 use crate::codec::{self, CodecError, Encoder};
 use crate::core::{CoreState, InPlaceEnd, Located};
 use crate::current;
 use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
 use crate::error::{CallError, Rejection};
+use crate::id::EntityId;
 use crate::key::{KeyView, StoredKey};
 use crate::parcel::{self, CoreMessage, Visit};
 use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPool, SlotPtr, State, TaskVtable, class_of};
@@ -41,7 +42,13 @@ pub(crate) fn method_vtable<M: Method>() -> &'static TaskVtable {
 
 /// How calls of `M` that come from other nodes are made.
 pub(crate) fn method_table<M: Method>() -> MethodEntry {
-    MethodEntry { vtable: method_vtable::<M>(), inbound: inbound::<M>, partition: partition::<M> }
+    MethodEntry {
+        id: method_id(M::NAME),
+        vtable: method_vtable::<M>(),
+        inbound: inbound::<M>,
+        partition: partition::<M>,
+        find: find::<M::Entity>,
+    }
 }
 
 /// Makes a slot with a message of another node's frame in it.
@@ -49,6 +56,13 @@ pub(crate) type InboundFn = fn(&CoreState, KeyView<'_>, &[u8], &Frame) -> Result
 
 /// The partition of the object with a key; `None` if it is no key of the entity.
 pub(crate) type PartitionFn = fn(KeyView<'_>) -> Option<u16>;
+
+/// The object with a key, if it is in memory.
+pub(crate) type FindFn = fn(&CatalogEntry, KeyView<'_>) -> Option<ObjectPtr>;
+
+fn find<E: Entity>(entry: &CatalogEntry, key: KeyView<'_>) -> Option<ObjectPtr> {
+    entry.typed::<E>()?.find(u32::MAX, &Stored::<E>::from_view(key)?)
+}
 
 fn partition<M: Method>(key: KeyView<'_>) -> Option<u16> {
     Stored::<M::Entity>::from_view(key).map(|key| CoreState::partition_of::<M::Entity>(&key))
@@ -69,9 +83,12 @@ const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
         shield: M::SHIELD,
         ungated: M::UNGATED,
         entity: <M::Entity as Entity>::NAME,
+        entity_id: EntityId::of(<M::Entity as Entity>::NAME),
         name: M::NAME,
         id: method_id(M::NAME),
         layout: M::LAYOUT,
+        request_len_min: size_of::<M::Archived>(),
+        reply_len_min: size_of::<<M::Value as rkyv::Archive>::Archived>(),
         message_travels: parcel::message_travels::<Message<M>>(),
         reply_travels: parcel::reply_travels::<Reply<M>>(),
         arrive: arrive::<M>,
@@ -303,9 +320,8 @@ pub(crate) fn make_call<M: Method>(
 ) -> Made<M::Value> {
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else { return Made::NoRoom };
     slot.reply_to.set(ReplyTo::Caller);
-    let found = if let Whereabouts::Here(object) = whereabouts { Some(object) } else { None };
-    core.post(slot, budget_ns, found);
-    if let Some(object) = found
+    core.post(slot, budget_ns, whereabouts);
+    if let Whereabouts::Here(object) = whereabouts
         && core.may_run_in_place(slot, object, hold_of::<M>())
     {
         let arguments = || message.take().expect(TAKEN_ONCE).arguments;
@@ -617,9 +633,12 @@ pub(crate) const NOTHING: TaskVtable = TaskVtable {
     shield: false,
     ungated: false,
     entity: "",
+    entity_id: EntityId(0),
     name: "",
     id: 0,
     layout: 0,
+    request_len_min: 0,
+    reply_len_min: 0,
     message_travels: false,
     reply_travels: false,
     arrive: |_, _, _| {},

@@ -239,8 +239,9 @@ impl CoreState {
     }
 }
 
-/// The longest that a call is away before it has a timer for its deadline.
-const ARM_AFTER_NS: u64 = 4_000_000;
+/// The longest that a call is away before it has a timer for its deadline. A core that sleeps meanwhile sets a timer of the system
+/// for it: one that is due later than the system's own tick costs next to nothing.
+const ARM_AFTER_NS: u64 = 50_000_000;
 
 enum Ancestor {
     Shares,

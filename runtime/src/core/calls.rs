@@ -5,18 +5,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use epicserver_storage::KEY_LENGTH_MAX;
 
 use super::{CoreState, Located};
-use crate::activation::{CatalogEntry, ObjectPtr, Whereabouts};
+use crate::activation::{CatalogEntry, Whereabouts};
 use crate::call::BUDGET_DEFAULT;
-use crate::entity::{Entity, Stored};
+use crate::entity::{Entity, Hint, Stored};
 use crate::key::StoredKey;
 use crate::routes::Place;
 use crate::slot::{ReplyTo, SlotPtr};
 
 impl CoreState {
-    /// Registers a fresh call of the running task. `found`: its object, if it is in memory. What follows is
+    /// Registers a fresh call of the running task. `found`: what is known of where its object is. What follows is
     /// [`begin_in_place`](Self::begin_in_place) or [`queue_call`](Self::queue_call).
     #[inline]
-    pub(crate) fn post(&self, slot: SlotPtr, budget_ns: u64, found: Option<ObjectPtr>) {
+    pub(crate) fn post(&self, slot: SlotPtr, budget_ns: u64, found: Whereabouts) {
         let running = self.running.get();
         let parent = running.filter(|_| slot.reply_to.get() == ReplyTo::Caller).map(SlotPtr::task);
         match parent {
@@ -33,8 +33,13 @@ impl CoreState {
         slot.parent.set(parent);
         slot.caller.parent.set(parent);
         slot.depends_on.set(self.dependence());
-        slot.object.set(found);
-        slot.object_generation.set(found.map_or(0, |object| object.generation.get()));
+        let (object, generation) = match found {
+            Whereabouts::Here(object) => (Some(object), object.generation.get()),
+            Whereabouts::Distant(number) => (None, number),
+            Whereabouts::Core(_) | Whereabouts::Unknown => (None, 0),
+        };
+        slot.object.set(object);
+        slot.object_generation.set(generation);
         slot.cancelled.set(false);
         slot.caller.done.set(false);
         slot.caller.gone.set(false);
@@ -64,6 +69,7 @@ impl CoreState {
             self.cancel_timer(key);
         }
         slot.object.set(None);
+        slot.object_generation.set(0);
         slot.parent.set(None);
         slot.caller.away.set(crate::slot::Away::Here);
         slot.clear_extras();
@@ -89,10 +95,11 @@ impl CoreState {
         if core < u32::from(self.cores) && core != u32::from(self.config.index) {
             return Whereabouts::Core(core as u16);
         }
-        let Some(catalog) = self.entry::<E>().and_then(CatalogEntry::typed::<E>) else {
-            return Whereabouts::Unknown;
-        };
-        match catalog.find(hint, key) {
+        if Hint::is_distant(hint) && self.knows_way::<E>(hint, key) {
+            return Whereabouts::Distant(hint);
+        }
+        let found = self.entry::<E>().and_then(CatalogEntry::typed::<E>).and_then(|all| all.find(hint, key));
+        match found {
             Some(object) => Whereabouts::Here(object),
             None => self.core_of::<E>(key),
         }
@@ -101,11 +108,17 @@ impl CoreState {
     #[cold]
     #[inline(never)]
     fn core_of<E: Entity>(&self, key: &Stored<E>) -> Whereabouts {
-        if self.cores == 1 || !key.canonical(|key| key.bytes.len() <= KEY_LENGTH_MAX) {
+        let is_alone = self.cores == 1 && self.routes.borrow().is_alone();
+        if is_alone || !key.canonical(|key| key.bytes.len() <= KEY_LENGTH_MAX) {
             return Whereabouts::Unknown;
         }
-        match self.routes.borrow().place(Self::partition_of::<E>(key)) {
+        let partition = Self::partition_of::<E>(key);
+        let place = self.routes.borrow().place(partition);
+        match place {
             Place::Here(core) if core != self.config.index => Whereabouts::Core(core),
+            Place::Node(node) => {
+                self.note_way::<E>(key, node, partition).map_or(Whereabouts::Unknown, Whereabouts::Distant)
+            }
             _ => Whereabouts::Unknown,
         }
     }

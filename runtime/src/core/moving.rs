@@ -5,7 +5,6 @@
 
 use super::{CoreState, Located};
 use crate::entity::Hint;
-use crate::id::EntityId;
 use crate::slot::SlotPtr;
 
 impl CoreState {
@@ -32,7 +31,7 @@ impl CoreState {
 
     /// The partition of the object that a message is for; `None` if it is nobody's.
     pub(super) fn partition_of_message(&self, slot: SlotPtr) -> Option<u16> {
-        match self.entry_of(EntityId::of(slot.vtable.get().entity)) {
+        match self.entry_of(slot.vtable.get().entity_id) {
             Some(entry) => {
                 let method = entry.methods.first()?;
                 slot.key(|key| (method.partition)(key))?

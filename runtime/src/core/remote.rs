@@ -22,7 +22,6 @@ use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind,
 use super::{Action, CoreState};
 use crate::codec::{self, CodecError, Encoder};
 use crate::error::{CallError, Executed, Loss, Rejection};
-use crate::id::EntityId;
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
 use crate::session::intern::{Handle, Handles};
@@ -31,6 +30,8 @@ use crate::wire::extension::{
     self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
 };
 
+mod calls_of_others;
+mod distant;
 mod inbound;
 mod moved;
 mod pending;
@@ -42,14 +43,40 @@ pub(crate) use moved::Settle;
 #[derive(Default)]
 pub(super) struct Remote {
     pending: RefCell<pending::Pending>,
-    /// By node id: two lives of a node share one window.
-    peers: RefCell<BTreeMap<u64, Window>>,
+    peers: RefCell<Peers>,
     moves: moved::Moves,
     inbound: inbound::InboundCalls,
     parked: RefCell<VecDeque<inbound::Parked>>,
     /// Receive buffers that running methods read in place.
     lent: Cell<usize>,
     lending: Cell<Option<u16>>,
+}
+
+/// The other nodes that this core has called.
+#[derive(Default)]
+struct Peers {
+    windows: Vec<Window>,
+    /// Places in `windows`, by node id: two lives of a node share one window.
+    by_id: BTreeMap<u64, u32>,
+}
+
+impl Peers {
+    /// The place of a node, a new one if it has none.
+    fn place(&mut self, id: u64) -> u32 {
+        *self.by_id.entry(id).or_insert_with(|| {
+            self.windows.push(Window::default());
+            self.windows.len() as u32 - 1
+        })
+    }
+
+    fn window(&mut self, id: u64) -> &mut Window {
+        let place = self.place(id);
+        &mut self.windows[place as usize]
+    }
+
+    fn known(&mut self, id: u64) -> Option<&mut Window> {
+        self.windows.get_mut(*self.by_id.get(&id)? as usize)
+    }
 }
 
 /// What is under way to one node.
@@ -69,6 +96,8 @@ struct Outgoing {
     partition: u16,
     /// How often it was sent to a node that no longer had the object.
     follows: u8,
+    /// By which number this core knows the way; 0: it has to be looked up.
+    way: u32,
 }
 
 impl CoreState {
@@ -83,14 +112,14 @@ impl CoreState {
         super::count(&self.counters.remote_calls);
         self.detach_from_parent(slot);
         self.arm_deadline_later(slot);
-        self.route(Outgoing { slot, node, partition, follows: 0 });
+        self.route(Outgoing { slot, node, partition, follows: 0, way: 0 });
     }
 
     /// Sends the call within the window of its node, behind those that wait already.
     fn leave(&self, call: Outgoing) {
         {
             let mut peers = self.remote.peers.borrow_mut();
-            let window = peers.entry(call.node.id).or_default();
+            let window = peers.window(call.node.id);
             if !window.waiting.is_empty() || window.in_flight >= self.config.window_max {
                 window.waiting.push_back(call);
                 return self.arm_deadline(call.slot);
@@ -107,7 +136,7 @@ impl CoreState {
         loop {
             let next = {
                 let mut peers = self.remote.peers.borrow_mut();
-                let Some(window) = peers.get_mut(&node) else { return };
+                let Some(window) = peers.known(node) else { return };
                 let next = window.waiting.pop_front();
                 if next.is_none() {
                     window.in_flight = window.in_flight.saturating_sub(1);
@@ -201,26 +230,36 @@ impl CoreState {
             header.slot.set(name.slot);
             header.generation.set(name.generation);
         }
-        let (version, epoch) = {
+        let budget_us = Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get())));
+        let lens = (vtable.request_len_min, self.config.message_len_max);
+        let version = self.routes.borrow().view().version;
+        if let Some((Handle { number, is_known: true }, way)) = self.way(call.way) {
+            header.target_core = way.core;
+            header.handle.set(number);
+            let view = Some(ViewStamp { version, epoch: way.epoch });
+            let extension = Extension { budget_us, view, path, ..Extension::default() };
+            let draft = self.write_frame(&extension, lens, |encoder| slot.encode_request(encoder))?;
+            return Ok(draft.seal(header));
+        }
+        let epoch = {
             let routes = self.routes.borrow();
             header.target_core = routes.core_at(call.node, call.partition);
-            (routes.view().version, self.epoch_for(&routes, call.partition))
+            self.epoch_for(&routes, call.partition)
         };
         let mut result = Err(CodecError::Full);
         slot.key(|key| {
-            let target = TargetKey { entity: EntityId::of(vtable.entity).0, key };
+            let target = TargetKey { entity: vtable.entity_id.0, key };
             let handle = self.handle_for(call.node, target);
             header.handle.set(handle.map_or(0, |handle| handle.number));
             let extension = Extension {
-                budget_us: Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get()))),
+                budget_us,
                 view: Some(ViewStamp { version, epoch }),
                 path,
                 key: (!handle.is_some_and(|handle| handle.is_known)).then_some(target),
                 ..Extension::default()
             };
-            let len_max = self.config.message_len_max;
             result = self
-                .write_frame(&extension, len_max, &mut |encoder| slot.encode_request(encoder))
+                .write_frame(&extension, lens, |encoder| slot.encode_request(encoder))
                 .map(|draft| draft.seal(header));
             if let (Some(name), Some(Handle { number, is_known: false })) = (name, handle) {
                 self.remote.pending.borrow_mut().note_binding(name, number);
@@ -232,9 +271,12 @@ impl CoreState {
     /// The short name of an object at a node, while there are any left.
     fn handle_for(&self, node: NodeId, target: TargetKey<'_>) -> Option<Handle> {
         let mut peers = self.remote.peers.borrow_mut();
-        let handles = &mut peers.entry(node.id).or_default().handles;
+        self.handles_of(peers.window(node.id)).handle(target)
+    }
+
+    fn handles_of<'a>(&self, window: &'a mut Window) -> &'a mut Handles {
         let fresh = || Handles::for_core(self.config.index, self.routes.borrow().cores());
-        handles.get_or_insert_with(fresh).handle(target)
+        window.handles.get_or_insert_with(fresh)
     }
 
     /// Gives handles to the objects of an entity that is nobody's.
@@ -253,7 +295,7 @@ impl CoreState {
             return;
         }
         let mut peers = self.remote.peers.borrow_mut();
-        if let Some(handles) = peers.get_mut(&entry.call.node.id).and_then(|window| window.handles.as_mut()) {
+        if let Some(handles) = peers.known(entry.call.node.id).and_then(|window| window.handles.as_mut()) {
             handles.mark_known(entry.binds);
         }
     }
@@ -261,28 +303,29 @@ impl CoreState {
     /// The links know none of the handles for a node.
     fn forget_bound(&self, node: NodeId) {
         let mut peers = self.remote.peers.borrow_mut();
-        if let Some(handles) = peers.get_mut(&node.id).and_then(|window| window.handles.as_mut()) {
+        if let Some(handles) = peers.known(node.id).and_then(|window| window.handles.as_mut()) {
             handles.forget_known();
         }
     }
 
-    /// Writes extension and payload into a buffer that is large enough, from the pool while that has one.
+    /// Writes extension and payload into a buffer that is large enough, from the pool while that has one. The payload is not
+    /// shorter than `len_min`.
+    #[inline]
     fn write_frame(
         &self,
         extension: &Extension<'_>,
-        len_max: usize,
-        write: &mut dyn FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
+        (len_min, len_max): (usize, usize),
+        mut write: impl FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
     ) -> Result<Draft, CodecError> {
-        let payload_at = HEADER_LEN + extension.encoded_len();
-        let mut room = ROOM_FIRST.min(len_max);
+        let measured = extension.measure().map_err(unspeakable)?;
+        let payload_at = HEADER_LEN + measured.len;
+        let mut room = ROOM_FIRST.max(len_min).min(len_max);
         let mut scratch = self.scratch.borrow_mut();
         loop {
             let mut buffer = self.buffer(payload_at + room.next_multiple_of(FRAME_ALIGN));
             // Whatever the class of the buffer has beyond what was asked for is worth trying before a larger one.
             room = (buffer.len() - payload_at).min(len_max);
-            extension
-                .write(&mut buffer[HEADER_LEN..payload_at])
-                .map_err(|error| CodecError::Invalid(error.to_string()))?;
+            extension.write_measured(measured, &mut buffer[HEADER_LEN..payload_at]).map_err(unspeakable)?;
             let place = &mut buffer[payload_at..payload_at + room];
             match write(&mut Encoder { buffer: place, scratch: &mut scratch }) {
                 Ok(payload_len) => return Ok(Draft { buffer, payload_at, payload_len }),
@@ -441,7 +484,7 @@ impl CoreState {
     pub(super) fn refuse_unsent(&self, error: &CallError) {
         let waiting: Vec<Outgoing> = {
             let mut peers = self.remote.peers.borrow_mut();
-            peers.values_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
+            peers.windows.iter_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
         };
         for call in waiting.into_iter().chain(self.take_held()) {
             self.refuse(call.slot, error.clone());
@@ -452,7 +495,7 @@ impl CoreState {
     /// An error as a frame; a text that is too long for one is left out.
     fn error_frame(&self, header: FrameHeader, error: &CallError) -> Frame {
         let encode = |error: &CallError| {
-            self.write_frame(&Extension::default(), ERROR_LEN_MAX, &mut |encoder| encoder.encode(error))
+            self.write_frame(&Extension::default(), (0, ERROR_LEN_MAX), |encoder| encoder.encode(error))
         };
         let short = || encode(&shortened(error));
         let draft = encode(error).or_else(|_| short()).unwrap_or_else(|_| Draft {
@@ -483,6 +526,11 @@ impl Draft {
         self.buffer.set_len(padded);
         self.buffer.freeze()
     }
+}
+
+#[cold]
+fn unspeakable(error: extension::ExtensionError) -> CodecError {
+    CodecError::Invalid(error.to_string())
 }
 
 /// Writes the ancestors, the root first; gives how many there are.
@@ -552,8 +600,9 @@ const ROOT: PathEntry = PathEntry {
     partition: zerocopy::little_endian::U16::ZERO,
 };
 
-/// Room for a payload that is tried first, in bytes, and how fast it grows when that is too little.
-const ROOM_FIRST: usize = 256;
+/// Room for a payload that is tried first, in bytes, unless it is known to be longer, and how fast it grows when that is too
+/// little. Most messages are short: small buffers stay in the caches.
+const ROOM_FIRST: usize = 96;
 const ROOM_GROWTH: usize = 8;
 /// Longest error in a frame, in bytes: bounds how deep a foreign one can nest before it is looked at.
 const ERROR_LEN_MAX: usize = 32 << 10;

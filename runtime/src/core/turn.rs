@@ -133,7 +133,9 @@ impl CoreState {
         {
             return self.admit(slot, object);
         }
-        slot.object.set(None);
+        if slot.object.take().is_none() && self.send_known_way(slot) {
+            return;
+        }
         match slot.locate(self) {
             Located::Here(object) => self.admit(slot, object),
             Located::Core(core) => match slot.origin() {

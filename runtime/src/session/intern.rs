@@ -14,7 +14,9 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use epicserver_storage::NodeId;
 use epicserver_transport::{Frame, FrameHeader};
 use foldhash::fast::FixedState;
 
@@ -59,24 +61,52 @@ impl Handles {
     /// The handle for `target`, a new one if it has none; `None` if this core's part of [`HANDLES_MAX`] is given out: then
     /// the frame carries the full key.
     pub fn handle(&mut self, target: TargetKey<'_>) -> Option<Handle> {
+        let index = self.index_of(target)?;
+        let is_known = self.entries[index as usize].is_known;
+        Some(Handle { number: self.number(index), is_known })
+    }
+
+    /// The place of `target` in the table, a new one if it has none; `None` as with [`handle`](Self::handle). Places keep
+    /// what is in them.
+    pub(crate) fn index_of(&mut self, target: TargetKey<'_>) -> Option<u32> {
         let hash = hash_of(&target);
         let newest = self.newest.find(hash);
         let mut next = newest;
         while let Some(index) = next {
             let entry = &self.entries[index as usize];
             if entry.target.borrow() == target {
-                return Some(Handle { number: self.number(index), is_known: entry.is_known });
+                return Some(index);
             }
             next = entry.older;
         }
         let index = self.entries.len() as u32;
-        let number = self.number(index);
-        if number as usize > HANDLES_MAX {
+        if self.number(index) as usize > HANDLES_MAX {
             return None;
         }
-        self.entries.push(Entry { target: target.into(), is_known: false, older: newest });
+        let entry = Entry { target: target.into(), is_known: false, older: newest, way: None };
+        self.entries.push(entry);
         self.newest.put(hash, index);
-        Some(Handle { number, is_known: false })
+        Some(index)
+    }
+
+    /// The name in a place of the table.
+    #[inline]
+    pub(crate) fn target(&self, index: u32) -> Option<&Target> {
+        self.entries.get(index as usize).map(|entry| &entry.target)
+    }
+
+    /// The handle of what is in a place of the table, and the way to it.
+    #[inline]
+    pub(crate) fn way(&self, index: u32) -> Option<(Handle, Way)> {
+        let entry = self.entries.get(index as usize)?;
+        Some((Handle { number: self.number(index), is_known: entry.is_known }, entry.way?))
+    }
+
+    /// Notes the way to what is in a place of the table.
+    pub(crate) fn set_way(&mut self, index: u32, way: Way) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.way = Some(way);
+        }
     }
 
     /// Takes note that a request with this handle and its full key was answered. An unknown handle is ignored.
@@ -248,26 +278,104 @@ struct Entry {
     is_known: bool,
     /// The next entry with the same hash.
     older: Option<u32>,
+    way: Option<Way>,
+}
+
+/// How a core reaches an object, by one of its views.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// How many views the core had seen.
+    pub(crate) views: u64,
+    pub(crate) node: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) partition: u16,
+    /// The core of that node.
+    pub(crate) core: u8,
 }
 
 /// The full name of an object, kept.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Target {
     entity: u64,
     kind: KeyKind,
-    bytes: Box<[u8]>,
+    bytes: KeyBytes,
+    /// What the core that serves the object knows of it, for the next call. Nothing is believed that was not checked.
+    pub(crate) known: KnownTarget,
+}
+
+/// Most keys are short: those lie where they are compared.
+#[derive(Debug)]
+enum KeyBytes {
+    Short(u8, [u8; KEY_LEN_SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// Where a core found the object of a [`Target`]. Zero: it has not looked.
+#[derive(Debug, Default)]
+pub(crate) struct KnownTarget {
+    /// One more than the partition; above it the number of the entity in the core's table.
+    place: AtomicU32,
+    /// One more than where the object was in its table; above it, which use of that place it is.
+    object: AtomicU64,
+}
+
+impl KnownTarget {
+    /// The number of the entity in the core's table, and the partition.
+    #[inline]
+    pub(crate) fn place(&self) -> Option<(u16, u16)> {
+        let word = self.place.load(Ordering::Relaxed);
+        Some(((word >> 16) as u16, (word as u16).checked_sub(1)?))
+    }
+
+    pub(crate) fn set_place(&self, entity: usize, partition: u16) {
+        if let Ok(entity) = u16::try_from(entity) {
+            self.place.store(u32::from(entity) << 16 | u32::from(partition + 1), Ordering::Relaxed);
+        }
+    }
+
+    /// The place of the object in its table, and which use of that.
+    #[inline]
+    pub(crate) fn object(&self) -> Option<(u32, u32)> {
+        let word = self.object.load(Ordering::Relaxed);
+        Some(((word as u32).checked_sub(1)?, (word >> 32) as u32))
+    }
+
+    pub(crate) fn set_object(&self, index: u32, generation: u32) {
+        self.object.store(u64::from(generation) << 32 | u64::from(index + 1), Ordering::Relaxed);
+    }
 }
 
 impl Target {
     /// The name, as an extension spells it.
+    #[inline]
     pub fn borrow(&self) -> TargetKey<'_> {
-        TargetKey { entity: self.entity, key: KeyView { kind: self.kind, bytes: &self.bytes } }
+        let bytes = match &self.bytes {
+            KeyBytes::Short(len, bytes) => &bytes[..usize::from(*len)],
+            KeyBytes::Long(bytes) => bytes,
+        };
+        TargetKey { entity: self.entity, key: KeyView { kind: self.kind, bytes } }
     }
 }
 
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        self.borrow() == other.borrow()
+    }
+}
+
+impl Eq for Target {}
+
 impl From<TargetKey<'_>> for Target {
     fn from(target: TargetKey<'_>) -> Self {
-        Self { entity: target.entity, kind: target.key.kind, bytes: target.key.bytes.into() }
+        let mut short = [0; KEY_LEN_SHORT];
+        let bytes = match short.get_mut(..target.key.bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(target.key.bytes);
+                KeyBytes::Short(target.key.bytes.len() as u8, short)
+            }
+            None => KeyBytes::Long(target.key.bytes.into()),
+        };
+        Self { entity: target.entity, kind: target.key.kind, bytes, known: KnownTarget::default() }
     }
 }
 
@@ -295,6 +403,9 @@ fn hash_of(target: &TargetKey<'_>) -> u64 {
     }
     hasher.finish()
 }
+
+/// Longest key that lies in its [`Target`].
+const KEY_LEN_SHORT: usize = 22;
 
 /// Handles a link has, over all cores.
 pub const HANDLES_MAX: usize = 1 << 16;

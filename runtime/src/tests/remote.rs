@@ -10,6 +10,7 @@ mod moved;
 mod moves;
 mod probes;
 mod threads;
+mod ways;
 pub(crate) mod world;
 
 use std::time::Duration;

@@ -142,7 +142,7 @@ impl<'a> Extension<'a> {
                 return Err(ExtensionError::NotMinimal);
             }
         }
-        reader.padding(bytes.len())?;
+        reader.padding(bytes)?;
         Ok(extension)
     }
 
@@ -192,9 +192,25 @@ impl<'a> Extension<'a> {
     /// [`ExtensionError::PathTooLong`] or [`ExtensionError::KeyTooLong`] for what the format does not carry,
     /// [`ExtensionError::Room`] if `out` is shorter than [`Extension::encoded_len`]. Then `out` is untouched.
     pub fn write(&self, out: &mut [u8]) -> Result<usize, ExtensionError> {
+        self.write_measured(self.measure()?, out)
+    }
+
+    /// What [`Extension::write_measured`] wants to know, so that it is found out once.
+    ///
+    /// # Errors
+    /// As [`Extension::write`] for what the format does not carry.
+    pub(crate) fn measure(&self) -> Result<Measured, ExtensionError> {
         self.check()?;
         let presence = self.presence();
-        let len = self.encoded_len_of(presence);
+        Ok(Measured { presence, len: self.encoded_len_of(presence) })
+    }
+
+    /// As [`Extension::write`], with what [`Extension::measure`] found.
+    ///
+    /// # Errors
+    /// [`ExtensionError::Room`].
+    pub(crate) fn write_measured(&self, measured: Measured, out: &mut [u8]) -> Result<usize, ExtensionError> {
+        let Measured { presence, len } = measured;
         let out = out.get_mut(..len).ok_or(ExtensionError::Room { needed: len })?;
         if len == 0 {
             return Ok(0);
@@ -224,7 +240,9 @@ impl<'a> Extension<'a> {
         if self.hops != 0 {
             writer.put(&[self.hops]);
         }
-        writer.rest.fill(0);
+        for byte in writer.rest {
+            *byte = 0;
+        }
         Ok(len)
     }
 
@@ -261,6 +279,14 @@ impl<'a> Extension<'a> {
         set(HOPS, self.hops != 0);
         presence
     }
+}
+
+/// How an extension is going to be spelled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    presence: u16,
+    /// Bytes that it takes, padding included.
+    pub(crate) len: usize,
 }
 
 /// A remaining budget as the wire carries it: rounded down, so that no hop adds time, at most 71 minutes.
@@ -346,7 +372,19 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, ExtensionError> {
+        match self.rest {
+            // Most are.
+            [byte, rest @ ..] if byte & 0x80 == 0 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, ExtensionError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -404,10 +442,13 @@ impl<'a> Reader<'a> {
         Ok(TargetKey { entity, key })
     }
 
-    fn padding(&self, block_len: usize) -> Result<(), ExtensionError> {
-        let is_valid = block_len.is_multiple_of(UNIT)
+    #[inline]
+    fn padding(&self, block: &[u8]) -> Result<(), ExtensionError> {
+        // All of it at once: the last unit, without what is in front of the padding.
+        let last = block.last_chunk::<UNIT>().map_or(u128::MAX, |last| u128::from_be_bytes(*last));
+        let is_valid = block.len().is_multiple_of(UNIT)
             && self.rest.len() < UNIT
-            && self.rest.iter().all(|byte| *byte == 0);
+            && last & ((1 << (8 * self.rest.len())) - 1) == 0;
         if is_valid { Ok(()) } else { Err(ExtensionError::Padding) }
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use epicserver_storage::NodeId;
 use epicserver_transport::{Frame, FrameHeader, FrameKind};
-use foldhash::fast::FixedState;
 use zerocopy::IntoBytes;
 
+use super::calls_of_others::{CallTable, Name};
+use crate::activation::{CatalogEntry, ObjectPtr};
 use crate::codec::CodecError;
 use crate::core::{Action, CoreMessage, CoreState, Timer};
 use crate::entity::MethodEntry;
@@ -25,10 +26,11 @@ use crate::wire::extension::{self, Extension, PathEntry, TargetKey};
 /// The calls of other nodes that are under way here, for their cancels.
 #[derive(Default)]
 pub(super) struct InboundCalls {
-    by_name: RefCell<CallMap>,
+    by_name: RefCell<CallTable>,
     /// Memory of calls that have ended, for those to come.
     #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     spare: RefCell<Vec<Box<Inbound>>>,
+    spare_paths: RefCell<Vec<Arc<PathNode>>>,
 }
 
 impl InboundCalls {
@@ -42,6 +44,46 @@ impl InboundCalls {
         }
     }
 
+    /// The ancestors as a list that calls of this node can share.
+    fn path_of(&self, path: &[PathEntry]) -> Option<Arc<PathNode>> {
+        path.iter().fold(None, |parent, entry| {
+            let node = PathNode {
+                object: ObjectHash(entry.object.get()),
+                call: CallId(entry.call.get()),
+                hold: match entry.hold {
+                    extension::Hold::Shared => Hold::Shared,
+                    extension::Hold::Exclusive => Hold::Exclusive,
+                    extension::Hold::Serial => Hold::Serial,
+                },
+                method: entry.method.get(),
+                partition: entry.partition.get(),
+                label: String::new(),
+                parent,
+            };
+            let mut spare = self.spare_paths.borrow_mut().pop();
+            match spare.as_mut().and_then(Arc::get_mut) {
+                Some(place) => {
+                    *place = node;
+                    spare
+                }
+                None => Some(Arc::new(node)),
+            }
+        })
+    }
+
+    /// Keeps the memory of a path that nobody else has.
+    fn recycle_path(&self, mut path: Arc<PathNode>) {
+        let mut spare = self.spare_paths.borrow_mut();
+        while spare.len() < SPARE_MAX
+            && let Some(node) = Arc::get_mut(&mut path)
+        {
+            let parent = node.parent.take();
+            spare.push(path);
+            let Some(parent) = parent else { return };
+            path = parent;
+        }
+    }
+
     fn recycle(&self, inbound: Box<Inbound>) {
         let mut spare = self.spare.borrow_mut();
         if spare.len() < SPARE_MAX {
@@ -50,14 +92,15 @@ impl InboundCalls {
     }
 }
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "the hasher has a fixed seed, and what is iterated is sorted first"
-)]
-type CallMap = std::collections::HashMap<Name, TaskRef, FixedState>;
-
-/// A call by the node that made it: node, core, slot, generation.
-type Name = (NodeId, u8, u32, u32);
+/// What a request calls.
+struct Called<'a> {
+    entry: &'a CatalogEntry,
+    method: &'a MethodEntry,
+    target: TargetKey<'a>,
+    /// There if the request named its object by a handle.
+    interned: Option<&'a Target>,
+    partition: u16,
+}
 
 /// A request whose sender has seen a newer view.
 pub(super) struct Parked {
@@ -79,14 +122,14 @@ impl CoreState {
         if self.lease.is_over() {
             return self.answer(&from, header, &self.lease.refusal());
         }
-        let (method, target, partition) = match self.find_method(header, &extension, frame.target.as_deref())
-        {
-            Ok(found) => found,
+        let called = match self.find_method(header, &extension, frame.target.as_deref()) {
+            Ok(called) => called,
             Err(error) => return self.answer(&from, header, &error),
         };
         let (place, epoch, version) = {
             let routes = self.routes.borrow();
-            (routes.place(partition), routes.epoch(partition), routes.view().version)
+            let (place, epoch) = routes.look_up(called.partition);
+            (place, epoch, routes.view().version)
         };
         let theirs = extension.view.map_or(epoch, |view| view.epoch);
         let deadline = self.deadline_of(&extension);
@@ -102,10 +145,10 @@ impl CoreState {
             Place::Here(core) if core != self.config.index => {
                 self.tell(core, CoreMessage::frame(frame));
             }
-            Place::Here(_) => self.accept(header, &from, method, target, &extension, deadline, &frame.frame),
+            Place::Here(_) => self.accept(header, &from, &called, &extension, deadline, &frame.frame),
             // One that nobody hears of is passed on by whoever knows better, at a higher epoch each time.
             Place::Node(_) if theirs < epoch && header.kind() == FrameKind::OneWay => {
-                self.accept(header, &from, method, target, &extension, deadline, &frame.frame);
+                self.accept(header, &from, &called, &extension, deadline, &frame.frame);
             }
             Place::Node(owner) => {
                 self.send_moved(&from, header, MovedBytes::new(Some(owner), epoch, version));
@@ -114,29 +157,41 @@ impl CoreState {
         }
     }
 
+    /// What a request calls. What was found of a target that has a handle is kept with it, for the requests that follow.
     fn find_method<'a>(
-        &self,
+        &'a self,
         header: &FrameHeader,
         extension: &Extension<'a>,
         interned: Option<&'a Target>,
-    ) -> Result<(MethodEntry, TargetKey<'a>, u16), CallError> {
+    ) -> Result<Called<'a>, CallError> {
+        let interned = interned.filter(|_| extension.key.is_none());
         let Some(target) = extension.key.or_else(|| interned.map(Target::borrow)) else {
             return Err(CallError::Unavailable("the request names no object".to_owned()));
         };
-        let Some(entry) = self.entry_of(EntityId(target.entity)) else {
+        let known = interned.and_then(|interned| interned.known.place());
+        let known = known.and_then(|(entity, partition)| {
+            let entry = self.entities.get(usize::from(entity))?.as_ref()?;
+            (entry.vtable.id.0 == target.entity).then_some((entry, partition))
+        });
+        let entry = known.map(|(entry, _)| entry).or_else(|| self.entry_of(EntityId(target.entity)));
+        let Some(entry) = entry else {
             return Err(CallError::Rejected(Rejection::NotBound(format!("number {:016x}", target.entity))));
         };
         let entity = || entry.vtable.name.to_owned();
         let number = header.method.get();
-        let Ok(place) = entry.methods.binary_search_by_key(&number, |method| method.vtable.id) else {
+        let Ok(place) = entry.methods.binary_search_by_key(&number, |method| method.id) else {
             let method = format!("number {number:08x}");
             return Err(CallError::Rejected(Rejection::UnknownMethod { entity: entity(), method }));
         };
-        let method = entry.methods[place];
+        let method = &entry.methods[place];
         let same =
             header.layout.get() == method.vtable.layout as u32 && header.codec == crate::codec::CODEC_RKYV;
-        match (method.partition)(target.key).filter(|_| same) {
-            Some(partition) => Ok((method, target, partition)),
+        let partition = match known {
+            Some((_, partition)) => Some(partition),
+            None => self.partition_of_target(entry, method, target, interned),
+        };
+        match partition.filter(|_| same) {
+            Some(partition) => Ok(Called { entry, method, target, interned, partition }),
             None => {
                 let method = method.vtable.name.to_owned();
                 Err(CallError::Rejected(Rejection::Layout { entity: entity(), method }))
@@ -144,13 +199,43 @@ impl CoreState {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    #[cold]
+    fn partition_of_target(
+        &self,
+        entry: &CatalogEntry,
+        method: &MethodEntry,
+        target: TargetKey<'_>,
+        interned: Option<&Target>,
+    ) -> Option<u16> {
+        let partition = (method.partition)(target.key)?;
+        let is_it =
+            |other: &Option<CatalogEntry>| other.as_ref().is_some_and(|other| std::ptr::eq(other, entry));
+        if let (Some(interned), Some(number)) = (interned, self.entities.iter().position(is_it)) {
+            interned.known.set_place(number, partition);
+        }
+        Some(partition)
+    }
+
+    /// The object of a request, if it is in memory: where it was found last time, or where it is by its key.
+    #[inline]
+    fn find_target(&self, called: &Called<'_>) -> Option<ObjectPtr> {
+        let known = &called.interned?.known;
+        if let Some((index, generation)) = known.object()
+            && let Some(object) = called.entry.any().object(index)
+            && object.generation.get() == generation
+        {
+            return Some(object);
+        }
+        let object = (called.method.find)(called.entry, called.target.key)?;
+        known.set_object(object.index.get(), object.generation.get());
+        Some(object)
+    }
+
     fn accept(
         &self,
         header: &FrameHeader,
         from: &Inbound,
-        method: MethodEntry,
-        target: TargetKey<'_>,
+        called: &Called<'_>,
         extension: &Extension<'_>,
         deadline: u64,
         frame: &Frame,
@@ -162,7 +247,7 @@ impl CoreState {
         // A one-way keeps no record that could count what it borrows.
         self.remote.lending.set((!one_way).then_some(0));
         let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();
-        let made = (method.inbound)(self, target.key, payload, frame);
+        let made = (called.method.inbound)(self, called.target.key, payload, frame);
         let lent = self.remote.lending.take().unwrap_or(0);
         let slot = match made {
             Ok(slot) => slot,
@@ -176,8 +261,11 @@ impl CoreState {
         slot.depth.set(extension.path.len() as u8 + 1);
         slot.root_ms.set(root_ms(extension.path).unwrap_or_else(|| self.now_ms()));
         slot.counter.set(self.next_counter());
+        let object = self.find_target(called);
+        slot.object.set(object);
+        slot.object_generation.set(object.map_or(0, |object| object.generation.get()));
         slot.parent.set(None);
-        slot.path.set(path_of(extension.path));
+        slot.path.set(self.remote.inbound.path_of(extension.path));
         slot.depends_on.set(0);
         slot.cancelled.set(false);
         slot.caller.parent.set(None);
@@ -233,12 +321,15 @@ impl CoreState {
             self.act_gated(slot.depends_on.get(), slot.deadline.get(), answer);
         }
         self.remote.inbound.recycle(inbound);
+        if let Some(path) = slot.path.take() {
+            self.remote.inbound.recycle_path(path);
+        }
         self.drop_safely(slot, Content::Reply);
         self.release(slot);
     }
 
     fn forget_inbound(&self, inbound: &Inbound) {
-        self.remote.inbound.by_name.borrow_mut().remove(&name_of(inbound));
+        self.remote.inbound.by_name.borrow_mut().remove(name_of(inbound));
         self.return_lent(inbound.lent);
     }
 
@@ -248,7 +339,8 @@ impl CoreState {
         header.method.set(vtable.id);
         header.layout.set(vtable.layout as u32);
         let mut outcome = Outcome::Value;
-        let draft = self.write_frame(&Extension::default(), self.config.message_len_max, &mut |encoder| {
+        let lens = (vtable.reply_len_min, self.config.message_len_max);
+        let draft = self.write_frame(&Extension::default(), lens, |encoder| {
             let (what, len) = slot.encode_reply(encoder)?;
             outcome = what;
             Ok(len)
@@ -379,17 +471,13 @@ impl CoreState {
     /// The call under way here that a frame of its caller's node names.
     pub(super) fn find_inbound(&self, header: &FrameHeader, peer: NodeId) -> Option<TaskRef> {
         let name = (peer, header.source_core, header.slot.get(), header.generation.get());
-        self.remote.inbound.by_name.borrow().get(&name).copied()
+        self.remote.inbound.by_name.borrow().get(name)
     }
 
     /// A process is gone: what it asked is cancelled.
     pub(super) fn cancel_calls_of(&self, peer: NodeId) {
-        let mut calls: Vec<(Name, TaskRef)> = {
-            let inbound = self.remote.inbound.by_name.borrow();
-            inbound.iter().filter(|(name, _)| name.0 == peer).map(|(name, task)| (*name, *task)).collect()
-        };
-        calls.sort_by_key(|(name, _)| *name);
-        for slot in calls.into_iter().filter_map(|(_, task)| task.live()) {
+        let calls = self.remote.inbound.by_name.borrow_mut().end(peer);
+        for slot in calls.into_iter().filter_map(TaskRef::live) {
             self.cancel_here(slot);
         }
     }
@@ -417,25 +505,6 @@ fn origin(header: &FrameHeader, frame: &PeerFrame, extension: Option<&Extension<
             lent: 0,
         },
     }
-}
-
-/// The ancestors as a list that calls of this node can share.
-fn path_of(path: &[PathEntry]) -> Option<Arc<PathNode>> {
-    path.iter().fold(None, |parent, entry| {
-        Some(Arc::new(PathNode {
-            object: ObjectHash(entry.object.get()),
-            call: CallId(entry.call.get()),
-            hold: match entry.hold {
-                extension::Hold::Shared => Hold::Shared,
-                extension::Hold::Exclusive => Hold::Exclusive,
-                extension::Hold::Serial => Hold::Serial,
-            },
-            method: entry.method.get(),
-            partition: entry.partition.get(),
-            label: String::new(),
-            parent,
-        }))
-    })
 }
 
 /// When the chain started, as its root's id says.

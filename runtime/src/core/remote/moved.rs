@@ -68,7 +68,7 @@ impl CoreState {
         let Some(known) = known else { return self.leave(call) };
         match known.owner {
             Some(owner) if owner.id != self.routes.borrow().me().id => {
-                call.node = owner;
+                (call.node, call.way) = (owner, 0);
                 self.leave(call);
             }
             _ => self.refuse(call.slot, CallError::Rejected(Rejection::Moving)),
@@ -92,6 +92,13 @@ impl CoreState {
         known.filter(|known| known.epoch > by_view.epoch).unwrap_or(by_view)
     }
 
+    /// How many views this core has seen; `None` while it knows more than the last one says.
+    #[inline]
+    pub(super) fn views_seen(&self) -> Option<u64> {
+        let moves = &self.remote.moves;
+        moves.known.borrow().is_empty().then(|| moves.views.get())
+    }
+
     /// Keeps a call that is about to be dispatched, if its partition is in motion; gives whether it did.
     pub(in crate::core) fn holds_back(&self, slot: SlotPtr, partition: u16) -> bool {
         // Others order their own calls.
@@ -101,7 +108,7 @@ impl CoreState {
         let mut motions = self.remote.moves.motions.borrow_mut();
         let Some(motion) = motions.get_mut(&partition) else { return false };
         let node = NodeId { id: 0, incarnation: 0 };
-        motion.held.push(Outgoing { slot, node, partition, follows: 0 });
+        motion.held.push(Outgoing { slot, node, partition, follows: 0, way: 0 });
         drop(motions);
         self.arm_deadline(slot);
         true
@@ -121,7 +128,7 @@ impl CoreState {
         }
         self.hold(entry.call.partition);
         self.remote.pending.borrow_mut().take(name);
-        let call = Outgoing { follows: entry.call.follows + 1, ..entry.call };
+        let call = Outgoing { follows: entry.call.follows + 1, way: 0, ..entry.call };
         call.slot.caller.away.set(Away::Here);
         self.arm_deadline(call.slot);
         if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&call.partition) {
@@ -146,7 +153,7 @@ impl CoreState {
         }
         let outstanding = self.remote.pending.borrow().count(partition);
         let mut motion = Motion { outstanding, held: Vec::new() };
-        for window in self.remote.peers.borrow_mut().values_mut() {
+        for window in &mut self.remote.peers.borrow_mut().windows {
             for call in std::mem::take(&mut window.waiting) {
                 if call.partition == partition {
                     motion.held.push(call);
@@ -229,7 +236,7 @@ impl CoreState {
         self.hold_handed_to_cores(before, &routes);
         let waiting: Vec<Outgoing> = {
             let mut peers = self.remote.peers.borrow_mut();
-            peers.values_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
+            peers.windows.iter_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
         };
         self.dispatch_again(waiting);
         let in_motion: Vec<u16> = moves.motions.borrow().keys().copied().collect();
