@@ -1,21 +1,29 @@
 //! `cargo ci demo`: builds the `epicserver` command in release mode and runs its demo.
 //!
-//! Nothing is interpreted here: arguments, standard output and the exit code belong to the demo.
+//! Arguments, standard output and the exit code belong to the demo. Only the transport is looked at: where this machine's kernel lacks
+//! it, the demo runs in a guest.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::facts::Workspace;
 use crate::invocation::{Invocation, exit_code};
+use crate::vm;
 
 /// Build in release mode and run the demo of the `epicserver` command.
 ///
-/// All arguments are handed to `epicserver demo`; see `cargo ci demo -- --help` for them. The exit code is the demo's.
+/// All arguments are handed to `epicserver demo`; see `cargo ci demo -- --help` for them. The exit code is the demo's. With
+/// `--transport tipc` on a machine without TIPC it runs in a guest (see `cargo ci vm --help`), with fewer players unless they are given, since
+/// a guest may be emulated.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Let the demo print one JSON object on standard output instead of text for people.
     #[arg(long)]
     json: bool,
+    /// What carries calls between the processes of the demo.
+    #[arg(long)]
+    transport: Option<String>,
     /// What else `epicserver demo` is given.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
     arguments: Vec<String>,
@@ -23,17 +31,58 @@ pub(crate) struct Options {
 
 /// Runs the demo and returns its exit code.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+    let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+    if options.transport.as_deref() == Some("tipc") && !has_tipc(&protocols) {
+        return run_in_guest(options);
+    }
     eprintln!("building the epicserver command (release), then running its demo");
     let status = invocation(options).run_attached()?;
     Ok(exit_code(status))
 }
 
-fn invocation(options: &Options) -> Invocation {
-    let mut arguments = options.arguments.clone();
-    if options.json {
-        arguments.insert(0, "--json".to_owned());
+fn run_in_guest(options: &Options) -> Result<ExitCode, String> {
+    eprintln!(
+        "building the epicserver command (release), then running its demo in a guest: this kernel has no TIPC"
+    );
+    let status = Invocation::cargo("build --release -p epicserver --bin epicserver").run_attached()?;
+    if !status.success() {
+        return Ok(exit_code(status));
     }
-    Invocation::cargo("run --release -p epicserver --bin epicserver -- demo").with_arguments(arguments)
+    let program = Workspace::read()?.target_folder.join("release/epicserver");
+    let words = [program.to_string_lossy().into_owned(), "demo".to_owned()];
+    let command: Vec<_> = words.into_iter().chain(arguments(options)).chain(fewer_players(options)).collect();
+    vm::run_one(&command)
+}
+
+/// Whether the kernel knows the protocol, by its list of those that it knows.
+fn has_tipc(protocols: &str) -> bool {
+    protocols.lines().any(|line| line.split_whitespace().next() == Some("TIPC"))
+}
+
+fn invocation(options: &Options) -> Invocation {
+    Invocation::cargo("run --release -p epicserver --bin epicserver -- demo")
+        .with_arguments(arguments(options))
+}
+
+fn arguments(options: &Options) -> Vec<String> {
+    let mut arguments = Vec::new();
+    if options.json {
+        arguments.push("--json".to_owned());
+    }
+    if let Some(transport) = &options.transport {
+        arguments.extend(["--transport".to_owned(), transport.clone()]);
+    }
+    arguments.extend_from_slice(&options.arguments);
+    arguments
+}
+
+/// A game that a guest plays in a minute, where none was asked for.
+fn fewer_players(options: &Options) -> Vec<String> {
+    let is_given = options
+        .arguments
+        .iter()
+        .any(|argument| argument.starts_with("--players") || argument.starts_with("--barrels"));
+    if is_given { Vec::new() } else { ["--players", "100", "--barrels", "2000"].map(str::to_owned).to_vec() }
 }
 
 #[cfg(test)]
@@ -61,6 +110,20 @@ mod tests {
         check(&["--json"], " --json");
         check(&["--json", "--players", "5"], " --json --players 5");
         check(&["--players", "5", "--json"], " --players 5 --json");
+        check(&["--transport", "tipc", "--players", "5"], " --transport tipc --players 5");
         check(&["--", "--help"], " --help");
+    }
+
+    #[test]
+    fn a_guest_plays_with_few_unless_told_otherwise() {
+        let line = |words: &[&str]| Line::try_parse_from(words).expect("a valid command line").options;
+        assert_eq!(fewer_players(&line(&["demo", "--transport", "tipc"])).len(), 4);
+        assert!(fewer_players(&line(&["demo", "--transport", "tipc", "--players=7"])).is_empty());
+    }
+
+    #[test]
+    fn the_kernel_says_whether_it_has_tipc() {
+        assert!(has_tipc("protocol  size sockets\nTCP 1 2\nTIPC      1536      0\n"));
+        assert!(!has_tipc("protocol  size sockets\nTCP 1 2\n") && !has_tipc(""));
     }
 }

@@ -57,7 +57,6 @@ impl Invocation {
     }
 
     /// Sets how long [`Self::run_watched`] lets the command run.
-    #[cfg(test)]
     pub(crate) fn with_time_limit(mut self, time_limit: Duration) -> Self {
         self.time_limit = time_limit;
         self

@@ -9,6 +9,7 @@ mod counts;
 mod demo;
 mod facts;
 mod fix;
+mod guest_tests;
 mod invocation;
 mod report;
 mod steps;

@@ -28,6 +28,8 @@ pub(crate) enum Work {
     Tidy,
     /// Build with this command, then run each program of this package that it built; each counts as a test.
     Programs(Invocation, &'static str),
+    /// Build with this command, then run those tests that need another kernel in a guest.
+    Guest(Invocation),
 }
 
 impl Step {
@@ -46,8 +48,9 @@ impl Step {
     }
 }
 
-/// All steps of this workspace, in the order of a run. `loom_packages` are the members with model-checked tests.
-pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String]) -> Vec<Step> {
+/// All steps of this workspace, in the order of a run. `loom_packages` are the members with model-checked tests, `guest_packages` those
+/// with tests that need a guest.
+pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String], guest_packages: &[String]) -> Vec<Step> {
     let mut steps = vec![
         Step::command("fmt", "code is formatted", "fmt --all --check"),
         Step { name: "tidy", about: "the rules of the house hold", work: Work::Tidy, on_request: false },
@@ -63,7 +66,10 @@ pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String]) -> Vec<Step>
     steps.extend(loom(workspace, loom_packages));
     steps.extend(sim(workspace));
     steps.push(fuzz());
-    steps.push(Step::command("nextest", "all tests pass", "nextest run --workspace --all-features"));
+    steps.extend(guest(guest_packages));
+    // Those that this profile leaves out are left to the step before, and not skipped.
+    let line = "nextest run --workspace --all-features -E default()";
+    steps.push(Step::command("nextest", "all tests pass", line));
     steps
 }
 
@@ -126,6 +132,16 @@ fn fuzz() -> Step {
     Step { on_request: true, ..step }
 }
 
+/// Built as nextest builds them, so that nothing is built twice.
+fn guest(packages: &[String]) -> Option<Step> {
+    if packages.is_empty() {
+        return None;
+    }
+    let build = "test --workspace --all-features --no-run --message-format=json-render-diagnostics";
+    let about = "tests that need a kernel with TIPC and RDMA, in a guest";
+    Some(Step { name: "guest", about, work: Work::Guest(Invocation::cargo(build)), on_request: false })
+}
+
 /// The package of the example programs.
 const EXAMPLES: &str = "epicserver-examples";
 
@@ -153,45 +169,51 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_yet_is_no_step_and_nextest_is_last() {
-        let steps = plan(&Workspace::default(), &[]);
+        let steps = plan(&Workspace::default(), &[], &[]);
         assert_eq!(names(&steps), ["fmt", "tidy", "clippy", "docs", "doctest", "fuzz", "nextest"]);
     }
 
     #[test]
     fn the_simulator_is_a_step_once_it_has_a_program() {
-        assert!(!names(&plan(&with_program("epicserver-sim", "lib"), &[])).contains(&"sim"));
-        let steps = plan(&with_program("epicserver-sim", "bin"), &[]);
+        assert!(!names(&plan(&with_program("epicserver-sim", "lib"), &[], &[])).contains(&"sim"));
+        let steps = plan(&with_program("epicserver-sim", "bin"), &[], &[]);
         let line = "cargo run --release -p epicserver-sim --bin seeds -- --seeds 1000";
         assert_eq!(command_of(&steps, "sim"), line);
     }
 
     #[test]
     fn examples_are_a_step_once_there_is_one() {
-        assert!(!names(&plan(&with_program(EXAMPLES, "lib"), &[])).contains(&"examples"));
-        assert!(names(&plan(&with_program(EXAMPLES, "example"), &[])).contains(&"examples"));
-        assert!(names(&plan(&with_program(EXAMPLES, "bin"), &[])).contains(&"examples"));
+        assert!(!names(&plan(&with_program(EXAMPLES, "lib"), &[], &[])).contains(&"examples"));
+        assert!(names(&plan(&with_program(EXAMPLES, "example"), &[], &[])).contains(&"examples"));
+        assert!(names(&plan(&with_program(EXAMPLES, "bin"), &[], &[])).contains(&"examples"));
     }
 
     #[test]
     fn loom_builds_in_a_folder_of_its_own() {
-        let steps = plan(&with_program("epicserver-runtime", "lib"), &["epicserver-runtime".to_owned()]);
+        let steps = plan(&with_program("epicserver-runtime", "lib"), &["epicserver-runtime".to_owned()], &[]);
         let line = command_of(&steps, "loom");
         assert!(line.contains("--cfg loom") && line.contains("CARGO_TARGET_DIR=/t/loom"), "{line}");
         assert!(line.ends_with("-p epicserver-runtime"), "{line}");
     }
 
     #[test]
+    fn a_guest_is_a_step_once_a_test_needs_one() {
+        let steps = plan(&Workspace::default(), &[], &["epicserver-transport-tipc".to_owned()]);
+        assert!(names(&steps).contains(&"guest") && names(&steps).ends_with(&["nextest"]));
+    }
+
+    #[test]
     fn a_run_leaves_out_what_must_be_asked_for() {
-        let all = select(plan(&Workspace::default(), &[]), &[]).expect("no name is unknown");
+        let all = select(plan(&Workspace::default(), &[], &[]), &[]).expect("no name is unknown");
         assert!(!names(&all).contains(&"fuzz"));
         let only = ["nextest".to_owned(), "fuzz".to_owned()];
-        let some = select(plan(&Workspace::default(), &[]), &only).expect("both names are known");
+        let some = select(plan(&Workspace::default(), &[], &[]), &only).expect("both names are known");
         assert_eq!(names(&some), ["fuzz", "nextest"]);
     }
 
     #[test]
     fn an_unknown_step_is_refused_with_the_known_ones() {
-        let refused = select(plan(&Workspace::default(), &[]), &["nxtest".to_owned()]);
+        let refused = select(plan(&Workspace::default(), &[], &[]), &["nxtest".to_owned()]);
         assert!(
             refused.is_err_and(|message| message.contains("`nxtest`") && message.ends_with("fuzz, nextest"))
         );
@@ -199,7 +221,7 @@ mod tests {
 
     #[test]
     fn only_steps_with_nextest_need_it() {
-        let steps = plan(&with_program(EXAMPLES, "bin"), &[]);
+        let steps = plan(&with_program(EXAMPLES, "bin"), &[], &[]);
         let needing: Vec<_> =
             steps.iter().filter(|step| step.needs_nextest()).map(|step| step.name).collect();
         assert_eq!(needing, ["fuzz", "nextest"]);

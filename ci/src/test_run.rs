@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::counts::TestCounts;
 use crate::facts::Workspace;
+use crate::guest_tests;
 use crate::invocation::{Invocation, now};
 use crate::report::{Printer, StepResult, closing_lines};
 use crate::steps::{self, Step, Work};
@@ -36,7 +37,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let workspace = Workspace::read()?;
     let loom_packages = tidy::packages_that_mention(&workspace, "loom::model")?;
-    let steps = steps::plan(&workspace, &loom_packages);
+    let guest_packages = tidy::packages_that_mention(&workspace, "mod in_guest")?;
+    let steps = steps::plan(&workspace, &loom_packages, &guest_packages);
     if options.list {
         list(&steps);
         return Ok(ExitCode::SUCCESS);
@@ -75,6 +77,7 @@ fn run_step(step: &Step, workspace: &Workspace, printer: Printer) -> StepResult 
         Work::Commands(commands) => run_commands(commands, &mut counts, printer),
         Work::Tidy => tidy::check(workspace).unwrap_or_else(|error| vec![error]),
         Work::Programs(build, package) => run_programs(build, package, &mut counts, printer),
+        Work::Guest(build) => guest_tests::run(build, &mut counts, printer),
     };
     let result = StepResult { name: step.name, failures, elapsed: start.elapsed(), counts };
     printer.finish(&result);

@@ -52,10 +52,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=GUESTS_MAX))]
     guests: u8,
     /// How long all of it may take, in seconds, before the guests are ended.
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    #[arg(long, default_value_t = DEADLINE_S, value_name = "SECONDS")]
     deadline: u64,
     /// Memory of each guest in MiB; half of it may hold files that the guest writes.
-    #[arg(long, default_value_t = 3072, value_name = "MIB", value_parser = clap::value_parser!(u32).range(512..))]
+    #[arg(long, default_value_t = MEMORY_MIB, value_name = "MIB", value_parser = clap::value_parser!(u32).range(512..))]
     memory: u32,
     /// Show the console of the guests' kernels on the error output.
     #[arg(long)]
@@ -82,6 +82,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let statuses = plan.run(&kit, accelerator)?;
     let status = statuses.into_iter().find(|&status| status != 0).unwrap_or(0);
     Ok(ExitCode::from(status))
+}
+
+/// Runs a command in one guest, as the options have it that nobody gave.
+pub(crate) fn run_one(command: &[String]) -> Result<ExitCode, String> {
+    let (deadline, memory) = (DEADLINE_S, MEMORY_MIB);
+    run(&Options { guests: 1, deadline, memory, console: false, command: command.to_vec() })
 }
 
 /// What is to be run, on how many guests, and until when.
@@ -131,6 +137,8 @@ impl Plan {
     }
 }
 
+const DEADLINE_S: u64 = 600;
+const MEMORY_MIB: u32 = 3072;
 /// More would share a processor with each other only.
 const GUESTS_MAX: i64 = 8;
 /// What the guests' readers have to say and nobody has heard yet; they wait above that.
