@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use epicserver::cluster::{View, partition_of};
-use epicserver::settings::Settings;
+use epicserver::settings::{Settings, TransportKind};
 use epicserver::{Node, launch};
 
 use self::game::{Barrel, Player};
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Cores of each process
     #[arg(long, default_value_t = 1)]
     cores: u16,
+    /// What carries calls between the processes: tcp, tipc or rdma
+    #[arg(long, default_value_t = TransportKind::Tcp)]
+    transport: TransportKind,
     /// How much to log: error, warn, info, debug or trace
     #[arg(long, default_value = "error")]
     log: tracing::Level,
@@ -94,7 +97,8 @@ async fn demo(options: &Options) -> Result<Summary, Failure> {
     let first = Process::start(&folder, options).await?;
     let (second, third) =
         tokio::try_join!(Process::start(&folder, options), Process::start(&folder, options))?;
-    let settings = Settings { cores: Some(1), log: options.log, ..Settings::in_folder(folder.path()) };
+    let (transport, log) = (options.transport, options.log);
+    let settings = Settings { cores: Some(1), transport, log, ..Settings::in_folder(folder.path()) };
     let client = launch::start::<()>(&settings).await.map_err(|error| error.to_string())?;
     let client = Arc::new(client);
     let live = Live::start(client.clone());
@@ -127,7 +131,7 @@ async fn demo(options: &Options) -> Result<Summary, Failure> {
     for process in [fourth, first] {
         process.stop().await?;
     }
-    Ok(Summary { totals, outcome, seconds, takeover, cores: options.cores })
+    Ok(Summary { totals, outcome, seconds, takeover, transport, cores: options.cores })
 }
 
 impl Options {
@@ -226,6 +230,7 @@ struct Summary {
     outcome: Outcome,
     seconds: f64,
     takeover: Duration,
+    transport: TransportKind,
     cores: u16,
 }
 
@@ -277,7 +282,7 @@ impl Summary {
     fn json(&self) -> serde_json::Value {
         let Outcome { findings, failed, retried } = self.outcome;
         serde_json::json!({
-            "transport": "tcp",
+            "transport": self.transport.to_string(),
             "nodes": 4,
             "cores": self.cores,
             "objects": self.totals.objects,

@@ -2,13 +2,15 @@
 //!
 //! Picks what the settings name: transport, data directory, store. The application does not change with them.
 
+mod tipc;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use epicserver_data_dir::{ClusterIdentity, DataDirectory, DirectoryMachine, Opening};
 use epicserver_runtime::{ClusterConfig, LinksConfig, NodeBuilder};
 use epicserver_storage::{Kept, Machine, MachineError};
-use epicserver_transport::{Addr, Transport};
+use epicserver_transport::{Addr, Discovery, Transport};
 
 use crate::settings::{DataDir, RdmaDevice, Settings, TransportKind, USUAL_FOLDER};
 
@@ -59,14 +61,22 @@ impl Place {
     }
 
     fn is_alone(&self) -> bool {
-        self.settings.data_folder().is_none() && self.settings.seed.is_empty()
+        let settings = &self.settings;
+        settings.data_folder().is_none() && settings.seed.is_empty() && !settings.finds_its_cluster()
     }
 
-    fn transport(&self, usual: &str) -> Result<Box<dyn Transport>, Failure> {
-        let listen = self.settings.listen.as_deref().unwrap_or(usual);
+    /// The transport, and what finds others where nobody needs to be told of them.
+    fn transport(&self, cluster: u128) -> Result<(Box<dyn Transport>, Option<Box<dyn Discovery>>), Failure> {
+        let listen = self.settings.listen.as_deref();
         match self.settings.transport {
-            TransportKind::Tcp => tcp(listen),
-            TransportKind::Rdma => rdma(listen, self.settings.rdma_device.as_ref()),
+            TransportKind::Tcp => Ok((tcp(listen.unwrap_or(ANY_PORT))?, None)),
+            TransportKind::Tipc => {
+                let tipc::Found { transport, discovery } = tipc::bind(listen, cluster)?;
+                Ok((transport, Some(discovery)))
+            }
+            TransportKind::Rdma => {
+                Ok((rdma(listen.unwrap_or(ANY_PORT), self.settings.rdma_device.as_ref())?, None))
+            }
         }
     }
 
@@ -74,7 +84,7 @@ impl Place {
         let Some(secret) = self.settings.secret()? else {
             return Err("peers are given, but no secret: name its file with secret_file".into());
         };
-        let transport = self.transport(ANY_PORT)?;
+        let (transport, _) = self.transport(0)?;
         let own = transport.local_addr().clone();
         let nodes = self.settings.peers.iter().map(|peer| Addr::new(peer)).chain([own.clone()]).collect();
         // The secret tells clusters apart; the id is for those that share one.
@@ -96,8 +106,10 @@ impl Place {
             (None, Some(given)) => given,
             (None, None) => return Err(NO_SECRET.into()),
         };
+        let (transport, discovery) = self.transport(identity.cluster)?;
         Ok(ClusterConfig {
-            transport: self.transport(ANY_PORT)?,
+            transport,
+            discovery,
             machine: directory.as_ref().map(machine),
             seeds: self.settings.seed.iter().map(|seed| Addr::new(seed)).collect(),
             cluster: identity.cluster,

@@ -91,6 +91,8 @@ impl std::str::FromStr for RdmaDevice {
 pub enum TransportKind {
     /// TCP.
     Tcp,
+    /// Linux TIPC.
+    Tipc,
     /// InfiniBand verbs.
     Rdma,
 }
@@ -99,8 +101,22 @@ impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
+            Self::Tipc => "tipc",
             Self::Rdma => "rdma",
         })
+    }
+}
+
+impl std::str::FromStr for TransportKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "tipc" => Ok(Self::Tipc),
+            "rdma" => Ok(Self::Rdma),
+            _ => Err(format!("{text:?} is no transport: use \"tcp\", \"tipc\" or \"rdma\"")),
+        }
     }
 }
 
@@ -149,13 +165,14 @@ pub struct Flags {
     /// Who drives the transport: inline (the first core), dedicated (a thread of its own) or auto [default: auto]
     #[arg(long, value_name = "WHO")]
     pub threads: Option<String>,
-    /// What carries calls between processes: tcp or rdma [default: tcp]
+    /// What carries calls between processes: tcp, tipc or rdma [default: tcp]
     #[arg(long, value_name = "WHAT")]
     pub transport: Option<String>,
     /// With --transport rdma: the device, NAME[:PORT[:GID_INDEX]] [default: the one that serves the listening address]
     #[arg(long, value_name = "DEVICE")]
     pub rdma_device: Option<String>,
-    /// Where to listen for other processes [default: 127.0.0.1:0, a free port of this machine]
+    /// Where to listen for other processes [default: 127.0.0.1:0, a free port of this machine; with --transport tipc an address of
+    /// the cluster's service that nobody has]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Where the cluster's state lives; processes of one machine that share it find each other. none: in memory, alone
@@ -261,13 +278,7 @@ impl Settings {
             "listen" => self.listen = Some(address(value)?),
             "peers" => self.peers = addresses(value)?,
             "seed" => self.seed = addresses(value)?,
-            "transport" => {
-                self.transport = match value {
-                    "tcp" => TransportKind::Tcp,
-                    "rdma" => TransportKind::Rdma,
-                    _ => return Err(format!("{value:?} is no transport: use \"tcp\" or \"rdma\"")),
-                };
-            }
+            "transport" => self.transport = value.parse()?,
             RDMA_DEVICE | "rdma_device" => self.rdma_device = Some(value.parse()?),
             "data_dir" => {
                 self.data_dir = match value {
@@ -306,6 +317,15 @@ impl Settings {
             problems
                 .push("peers are given, but not where to listen: add listen = \"ADDRESS:PORT\"".to_owned());
         }
+        let over_tipc = self.transport == TransportKind::Tipc;
+        for address in self.listen.iter().chain(&self.peers).chain(&self.seed) {
+            if address.starts_with(TIPC_SCHEME) != over_tipc {
+                let transport = self.transport;
+                let wanted = if over_tipc { TIPC_ADDRESS } else { IP_ADDRESS };
+                problems
+                    .push(format!("{address:?} is no address of the transport {transport}: use {wanted}"));
+            }
+        }
         if !self.peers.is_empty() && self.secret_file.is_none() {
             problems.push(
                 "peers are given, but no secret: write 64 random hexadecimal digits to a file that only you can read, \
@@ -319,6 +339,7 @@ impl Settings {
     pub fn data_folder(&self) -> Option<PathBuf> {
         match &self.data_dir {
             DataDir::At(folder) => Some(folder.clone()),
+            DataDir::Usual if self.finds_its_cluster() => None,
             DataDir::Usual if CAN_KEEP && self.seed.is_empty() && self.peers.is_empty() => {
                 let program = std::env::current_exe().ok();
                 let name = program.as_deref().and_then(Path::file_stem).unwrap_or("program".as_ref());
@@ -326,6 +347,15 @@ impl Settings {
             }
             DataDir::Usual | DataDir::Nowhere => None,
         }
+    }
+
+    /// Whether the cluster is found on the network, by its secret alone.
+    pub(crate) fn finds_its_cluster(&self) -> bool {
+        let keeps_data = matches!(self.data_dir, DataDir::At(_));
+        self.transport == TransportKind::Tipc
+            && self.secret_file.is_some()
+            && self.peers.is_empty()
+            && !keeps_data
     }
 
     /// The usual settings of a process whose cluster's state lives in this folder.
@@ -386,10 +416,11 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
 
 fn address(text: &str) -> Result<String, String> {
     let text = text.trim();
-    match text.parse::<std::net::SocketAddr>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(format!("{text:?} is no address: use ADDRESS:PORT, such as 127.0.0.1:7700")),
+    // What a TIPC address is, its transport knows.
+    if text.starts_with(TIPC_SCHEME) || text.parse::<std::net::SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
     }
+    Err(format!("{text:?} is no address: use {IP_ADDRESS}"))
 }
 
 fn parse_secret(text: &str) -> Option<[u8; 32]> {
@@ -404,9 +435,13 @@ fn parse_secret(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Whether this build has what a data directory needs.
-const CAN_KEEP: bool = cfg!(all(feature = "sqlite", any(feature = "tcp", feature = "rdma")));
+const CAN_KEEP: bool =
+    cfg!(all(feature = "sqlite", any(feature = "tcp", feature = "tipc", feature = "rdma")));
 /// Where programs keep their state unless they are told otherwise.
 pub(crate) const USUAL_FOLDER: &str = ".epicserver";
+const TIPC_SCHEME: &str = "tipc:";
+const TIPC_ADDRESS: &str = "tipc:SERVICE:INSTANCE, such as tipc:4711:7, or leave it out";
+const IP_ADDRESS: &str = "ADDRESS:PORT, such as 127.0.0.1:7700";
 const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
@@ -518,6 +553,36 @@ mod tests {
         let settings = load(&flags, &[]).expect("all is right");
         assert_eq!(settings.rdma_device.map(|device| device.name), Some("rxe0".into()));
         assert_eq!(settings.transport, TransportKind::Rdma);
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_transport() {
+        let with = |transport: &str, listen: &str| {
+            let (transport, listen) = (Some(transport.into()), Some(listen.into()));
+            load(&Flags { transport, listen, ..Flags::default() }, &[]).map(|settings| settings.listen)
+        };
+        assert_eq!(with("tipc", "tipc:4711:7"), Ok(Some("tipc:4711:7".into())));
+        for (transport, listen) in
+            [("tipc", "127.0.0.1:7700"), ("tcp", "tipc:4711:7"), ("rdma", "tipc:4711:7")]
+        {
+            let refused = with(transport, listen).expect_err("another network's");
+            assert!(refused.to_string().contains(listen), "{refused}");
+        }
+    }
+
+    #[test]
+    fn over_tipc_a_secret_is_enough_to_find_a_cluster() {
+        let flags = Flags {
+            transport: Some("tipc".into()),
+            secret_file: Some("cluster.secret".into()),
+            ..Flags::default()
+        };
+        let joining = load(&flags, &[]).expect("right");
+        assert!(joining.finds_its_cluster() && joining.data_folder().is_none());
+        let keeping = load(&Flags { data_dir: Some("here".into()), ..flags.clone() }, &[]).expect("right");
+        assert_eq!((keeping.finds_its_cluster(), keeping.data_folder()), (false, Some("here".into())));
+        let over_tcp = load(&Flags { transport: None, ..flags }, &[]).expect("right");
+        assert!(!over_tcp.finds_its_cluster());
     }
 
     #[test]

@@ -11,21 +11,24 @@ pub(crate) fn close(socket: Socket) {
     if crate::sys::is_writable(&socket) {
         return drop(socket);
     }
-    // Without the thread it is closed here, when `send` gives it back.
-    let _ = CLOSER.send(socket);
+    // If that has enough to do it is closed here, when it comes back.
+    let _ = CLOSER.try_send(socket);
 }
 
-static CLOSER: LazyLock<mpsc::Sender<Socket>> = LazyLock::new(start);
+static CLOSER: LazyLock<mpsc::SyncSender<Socket>> = LazyLock::new(start);
 
-/// One thread for the whole process; what waits for it is bounded by the links that may be.
+/// One thread for the whole process.
 #[expect(
     clippy::disallowed_methods,
     reason = "a driver: to close may block, and nothing else may wait for it"
 )]
-fn start() -> mpsc::Sender<Socket> {
-    let (sender, sockets) = mpsc::channel();
+fn start() -> mpsc::SyncSender<Socket> {
+    let (sender, sockets) = mpsc::sync_channel(CLOSING_MAX);
     let body = move || sockets.into_iter().for_each(|socket: Socket| drop(socket));
     // An error drops the receiver with the body, and then nobody sends.
     let _ = std::thread::Builder::new().name("tipc-close".to_owned()).spawn(body);
     sender
 }
+
+/// Sockets that wait to be closed: as many as the links of some transports.
+const CLOSING_MAX: usize = 1024;

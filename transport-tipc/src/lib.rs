@@ -9,7 +9,7 @@
 //! What is not here: pings (the session's; the kernel asks after a silent peer once an hour), and encryption, which TIPC does by itself
 //! when its nodes are given keys.
 //!
-//! Start reading at `network`; `topology` is discovery, `startup` what a machine may lack, `sys` the kernel's header.
+//! Start reading at `network`; `topology` and `discovery` are who is there, `startup` what a machine may lack, `sys` the kernel's header.
 //!
 //! ```no_run
 //! use epicserver_transport::Transport;
@@ -27,6 +27,7 @@
 
 mod address;
 mod closer;
+mod discovery;
 mod network;
 mod packets;
 mod startup;
@@ -34,6 +35,7 @@ mod sys;
 mod topology;
 
 pub use address::{NotAnAddress, ServiceAddress};
+pub use discovery::TipcDiscovery;
 pub use network::{Importance, TipcNetwork, TipcOptions, TipcSocket};
 pub use packets::{PacketListener, PacketSocket};
 pub use startup::why_only_here;

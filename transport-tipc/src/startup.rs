@@ -61,3 +61,23 @@ const NO_RIGHTS: &str = "this process may not use TIPC: allow AF_TIPC in what co
     `RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_TIPC` in its systemd unit";
 const NO_BEARER: &str = "TIPC is on no network here, so only processes of this machine are found: put it on one with \
     `tipc bearer enable media eth device DEVICE` as root";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_tipc_is_told_how_to_get_it() {
+        // One that has it gives a socket.
+        if let Err(error) = socket(Type::SEQPACKET) {
+            assert!(error.to_string().contains("`modprobe tipc`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_taken_address_names_who_has_it() {
+        let address = ServiceAddress { service: 4711, instance: 7 };
+        let text = taken(address, SocketNumber { port: 5, node: 0xabc }).to_string();
+        assert!(text.contains("tipc:4711:7") && text.contains("5 of node abc"), "{text}");
+    }
+}

@@ -11,7 +11,8 @@
 //! * help for implementing it: [`LinkTable`], the [`Deframer`] for byte streams, [`Epoll`] and [`EventFd`] to sleep with;
 //! * two transports of its own: [`LoopbackNetwork`] inside the process, with a strict mode that behaves like verbs, and
 //!   [`Faulty`], which adds faults to any other;
-//! * `conformance` (feature of that name): the suite that every transport passes; `fuzz` (likewise): fuzz targets.
+//! * `conformance` (feature of that name): the suite that every transport passes; `fuzz` (likewise): fuzz targets;
+//! * [`Discovery`], for networks that tell who is there.
 //!
 //! What is not here: sessions. Hello, credits, counts, resending and pings are the runtime's.
 //!
@@ -53,6 +54,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod deframer;
+mod discovery;
 mod faulty;
 mod frame;
 #[cfg(any(test, feature = "fuzz"))]
@@ -67,6 +69,7 @@ mod transport;
 mod wake;
 
 pub use deframer::Deframer;
+pub use discovery::Discovery;
 pub use faulty::{FaultCounts, FaultPlan, Faulty};
 pub use frame::{Frame, FrameBuf, ReceiveBlock};
 pub use header::{FRAME_ALIGN, FrameHeader, FrameKind, HEADER_LEN, HeaderError, flags};

@@ -49,6 +49,7 @@ impl Process {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("demo-node").arg("--data-dir").arg(folder.path());
         command.args(["--cores", &options.cores.to_string(), "--log", options.log.as_str()]);
+        command.args(["--transport", &options.transport.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("a node process has no output")?).lines();
         let line = tokio::time::timeout(START_PATIENCE, lines.next_line())

@@ -20,6 +20,7 @@ fn node_process() {
         wait: Some("park".to_owned()),
         log: Some("warn".to_owned()),
         threads: flag("threads"),
+        transport: flag("transport"),
         data_dir: flag("data_dir"),
         seed: flag("seed"),
         secret_file: flag("secret_file"),

@@ -17,5 +17,6 @@ mod other_game;
 #[expect(dead_code, reason = "the demo uses all of it")]
 mod play;
 mod takeover;
+mod tipc;
 mod world;
 mod zombies;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver::cluster::{PartitionState, View};
-use epicserver::settings::{DataDir, Settings};
+use epicserver::settings::{DataDir, Settings, TransportKind};
 use epicserver::{Node, launch};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -40,6 +40,11 @@ impl World {
         Self::found_with(name, threads, &[("binary", "plain")]).await
     }
 
+    /// Founds a cluster over that transport with a data node without objects.
+    pub(crate) async fn found_over(name: &str, threads: &'static str, transport: &str) -> (Self, Process) {
+        Self::found_with(name, threads, &[("binary", "plain"), ("transport", transport)]).await
+    }
+
     async fn found_with(name: &str, threads: &'static str, more: &[(&str, &str)]) -> (Self, Process) {
         let folder = std::env::temp_dir().join(format!("epicserver-test-{name}-{}", std::process::id()));
         // Of an earlier run with this process number.
@@ -48,7 +53,9 @@ impl World {
         let folder_text = path_text(&folder);
         let given: Vec<_> = [("data_dir", folder_text.as_str())].iter().chain(more).copied().collect();
         let first = start(&given, threads).await;
-        let settings = Settings { cores: Some(1), ..Settings::in_folder(&folder) };
+        let transport = more.iter().find(|(name, _)| *name == "transport");
+        let transport = transport.map_or(TransportKind::Tcp, |(_, name)| name.parse().expect("a transport"));
+        let settings = Settings { cores: Some(1), transport, ..Settings::in_folder(&folder) };
         let client = launch::start::<()>(&settings).await.expect("the client joins");
         (Self { folder, threads, client }, first)
     }
@@ -76,6 +83,12 @@ impl World {
     pub(crate) async fn start_elsewhere(&self, seed: &str) -> Process {
         let secret = path_text(&self.folder.join("cluster.secret"));
         start(&[("data_dir", "none"), ("seed", seed), ("secret_file", &secret)], self.threads).await
+    }
+
+    /// Another process that behaves like one of another machine, and is told nothing but the secret: over TIPC that is enough.
+    pub(crate) async fn start_found(&self) -> Process {
+        let secret = path_text(&self.folder.join("cluster.secret"));
+        start(&[("transport", "tipc"), ("secret_file", &secret)], self.threads).await
     }
 
     /// Waits until this node owns all objects.

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use epicserver_storage::{BoundEntity as BoundRecord, Machine, Member as MemberRecord, NodeId};
-use epicserver_transport::{Addr, Transport};
+use epicserver_transport::{Addr, Discovery, Transport};
 
 use super::doors::{CoreDoors, LineShared, StorageDoor};
 use super::seeking::Seeking;
@@ -29,6 +29,8 @@ pub struct ClusterConfig {
     pub machine: Option<Box<dyn Machine>>,
     /// Where nodes of the cluster listen; one that answers is enough.
     pub seeds: Vec<Addr>,
+    /// What finds others without being told of them, on a network that knows.
+    pub discovery: Option<Box<dyn Discovery>>,
     /// The cluster's id: nodes of different clusters refuse each other.
     pub cluster: u128,
     /// What every node must prove to know.
@@ -43,6 +45,7 @@ impl std::fmt::Debug for ClusterConfig {
             .field("transport", &self.transport.caps().name)
             .field("machine", &self.machine.is_some())
             .field("seeds", &self.seeds)
+            .field("discovery", &self.discovery.is_some())
             .field("cluster", &self.cluster)
             .field("looks_on", &self.looks_on)
             .finish_non_exhaustive()
@@ -53,6 +56,7 @@ impl std::fmt::Debug for ClusterConfig {
 pub(crate) struct ClusterSeed {
     pub(crate) machine: Option<Box<dyn Machine>>,
     pub(crate) seeds: Vec<Addr>,
+    pub(crate) discovery: Option<Box<dyn Discovery>>,
     pub(crate) address: Addr,
     pub(crate) me: NodeId,
     pub(crate) cores: u16,
@@ -77,15 +81,16 @@ impl ClusterSeed {
     /// Takes what is left of a config when the links have their transport.
     pub(crate) fn new(
         machine: Option<Box<dyn Machine>>,
-        config: (Vec<Addr>, u128, bool),
+        found_by: (Vec<Addr>, Option<Box<dyn Discovery>>),
+        config: (u128, bool),
         address: Addr,
         me: NodeId,
         cores: u16,
     ) -> Self {
         let (inbox, inputs) = bounded(INPUTS_MAX);
-        let (seeds, cluster, looks_on) = config;
+        let ((seeds, discovery), (cluster, looks_on)) = (found_by, config);
         let (line, shared) = (LineShared::new(), Arc::new(ClusterShared::new(me)));
-        Self { machine, seeds, address, me, cores, cluster, looks_on, inbox, inputs, line, shared }
+        Self { machine, seeds, discovery, address, me, cores, cluster, looks_on, inbox, inputs, line, shared }
     }
 
     /// Starts the thread.
@@ -99,7 +104,7 @@ impl ClusterSeed {
             clock,
             member: Member::new(record),
             address: self.address,
-            seeking: Seeking::new(self.seeds, !self.looks_on),
+            seeking: Seeking::new(self.seeds, self.discovery, !self.looks_on),
             machine: self.machine,
             keeper: None,
             links,

@@ -1,16 +1,17 @@
 //! Looking for the keeper: in the data directory, at the seeds, among the members; and becoming it when nobody is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use epicserver_storage::{KeeperRecord, Kept, Machine, NodeId, RENEW_INTERVAL_NS, View, takeover_ns};
-use epicserver_transport::Addr;
+use epicserver_transport::{Addr, Discovery};
 
 /// What is known of others while no keeper is known, and what the keeper tells the others of its machine.
-#[derive(Debug)]
 pub(crate) struct Seeking {
     /// Whether this node may keep the data itself.
     may_keep: bool,
     seeds: Vec<Addr>,
+    discovery: Option<Box<dyn Discovery>>,
     sought_at: BTreeMap<Addr, u64>,
     /// When it is tried again to keep the data.
     keep_at: u64,
@@ -25,12 +26,22 @@ pub(crate) struct Seeking {
     is_told: bool,
 }
 
+impl fmt::Debug for Seeking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seeking")
+            .field("seeds", &self.seeds)
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Seeking {
-    /// With these seeds.
-    pub(crate) fn new(seeds: Vec<Addr>, may_keep: bool) -> Self {
+    /// With these seeds, and what finds others without any.
+    pub(crate) fn new(seeds: Vec<Addr>, discovery: Option<Box<dyn Discovery>>, may_keep: bool) -> Self {
         Self {
             may_keep,
             seeds,
+            discovery,
             sought_at: BTreeMap::new(),
             keep_at: 0,
             record: None,
@@ -119,7 +130,7 @@ impl Seeking {
         }
     }
 
-    /// Whom to dial: the keeper of this machine, and the seeds. Ends a keeper of this machine that has stopped.
+    /// Whom to dial: the keeper of this machine, the seeds, and who is found. Ends a keeper of this machine that has stopped.
     pub(crate) fn whom_to_seek(
         &mut self,
         now: u64,
@@ -127,11 +138,14 @@ impl Seeking {
         machine: Option<&mut (dyn Machine + 'static)>,
     ) -> Vec<Addr> {
         let mut all: Vec<Addr> = self.seeds.iter().chain(&self.known).cloned().collect();
+        all.extend(self.discovery.iter_mut().flat_map(|discovery| discovery.look()));
         if let Some(machine) = machine {
             all.extend(self.keeper_of_machine(now, machine));
         }
+        // Who is found comes and goes, and need not be remembered for ever.
+        self.sought_at.retain(|_, at| now < *at + SEEK_NS);
         all.retain(|addr| {
-            let is_due = addr != own && self.sought_at.get(addr).is_none_or(|at| now >= at + SEEK_NS);
+            let is_due = addr != own && !self.sought_at.contains_key(addr);
             if is_due {
                 self.sought_at.insert(addr.clone(), now);
             }

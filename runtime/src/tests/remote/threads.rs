@@ -1,9 +1,10 @@
-//! Whole nodes on real threads, over the loopback and over TCP, with a link thread and without.
+//! Whole nodes on real threads, over the loopback, TCP and TIPC, with a link thread and without.
 
 use std::time::Duration;
 
 use epicserver_transport::{Addr, LoopbackNetwork, LoopbackOptions, Transport};
 use epicserver_transport_tcp::{TcpOptions, TcpTransport};
+use epicserver_transport_tipc::{TipcOptions, TipcTransport};
 
 use super::world::{Add, Chain, Echo, Nap, Post};
 use crate::driver::{LinksConfig, TransportThreads, Wait};
@@ -13,6 +14,14 @@ use crate::node::Node;
 fn tcp(count: usize) -> Vec<Box<dyn Transport>> {
     let bind = |_| {
         Box::new(TcpTransport::bind(TcpOptions::default()).expect("a port is free")) as Box<dyn Transport>
+    };
+    (0..count).map(bind).collect()
+}
+
+fn tipc(count: usize) -> Vec<Box<dyn Transport>> {
+    let bind = |_| {
+        Box::new(TipcTransport::bind(TipcOptions::default()).expect("a kernel with TIPC"))
+            as Box<dyn Transport>
     };
     (0..count).map(bind).collect()
 }
@@ -100,12 +109,29 @@ async fn nodes_over_counted_receives_reach_every_object() {
 #[tokio::test]
 async fn a_node_that_stops_leaves_no_caller_behind() {
     for form in FORMS {
-        stop_one_of_two(form).await;
+        stop_one_of_two(tcp(2), form).await;
     }
 }
 
-async fn stop_one_of_two(form: &[TransportThreads]) {
-    let mut nodes = start(tcp(2), 1, Wait::Auto, form);
+/// A kernel with TIPC carries the same.
+mod in_guest {
+    use super::*;
+
+    #[tokio::test]
+    async fn nodes_over_tipc_reach_every_object() {
+        reach_everything(|| tipc(3), 2).await;
+    }
+
+    #[tokio::test]
+    async fn a_node_over_tipc_that_stops_leaves_no_caller_behind() {
+        for form in FORMS {
+            stop_one_of_two(tipc(2), form).await;
+        }
+    }
+}
+
+async fn stop_one_of_two(transports: Vec<Box<dyn Transport>>, form: &[TransportThreads]) {
+    let mut nodes = start(transports, 1, Wait::Auto, form);
     let pool = nodes[0].pool();
     let mut naps = tokio::task::JoinSet::new();
     for key in 0..50u64 {
