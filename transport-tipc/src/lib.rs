@@ -39,7 +39,7 @@ pub use discovery::TipcDiscovery;
 pub use network::{Importance, TipcNetwork, TipcOptions, TipcSocket};
 pub use packets::{PacketListener, PacketSocket};
 pub use startup::why_only_here;
-pub use sys::SocketNumber;
+pub use sys::{PACKET_LEN_MAX, SocketNumber};
 pub use topology::{Bound, Topology, TopologyEvent, bound_sockets};
 
 /// Frames over TIPC: one listening socket and any number of connections.

@@ -5,6 +5,8 @@ use crate::startup;
 use crate::sys;
 use socket2::{Socket, Type};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -64,12 +66,14 @@ impl PacketSocket {
         }
     }
 
-    /// Whether sending and receiving wait; they do at first.
+    /// How long sending and receiving wait at most; `None`: not at all.
     ///
     /// # Errors
     /// The system's.
-    pub fn set_waits(&self, waits: bool) -> io::Result<()> {
-        self.socket.set_nonblocking(!waits)
+    pub fn set_waits(&self, time_max: Option<Duration>) -> io::Result<()> {
+        self.socket.set_nonblocking(time_max.is_none())?;
+        self.socket.set_read_timeout(time_max)?;
+        self.socket.set_write_timeout(time_max)
     }
 
     /// Sends one packet.
@@ -86,5 +90,11 @@ impl PacketSocket {
     /// The system's; [`io::ErrorKind::WouldBlock`] if it would have to wait.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.socket).read(buffer)
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

@@ -87,7 +87,7 @@ fn raw_to_sock_addr(raw: RawAddress) -> SockAddr {
 /// The service by which the kernel tells who binds what.
 pub(crate) const TOPOLOGY_SERVICE: ServiceAddress = ServiceAddress { service: 1, instance: 1 };
 /// Longest packet in bytes that a socket takes and gives.
-pub(crate) const PACKET_LEN_MAX: usize = 66_000;
+pub const PACKET_LEN_MAX: usize = 66_000;
 /// `struct tipc_subscr` and `struct tipc_event` in bytes.
 pub(crate) const SUBSCRIPTION_LEN: usize = 28;
 pub(crate) const EVENT_LEN: usize = 48;
