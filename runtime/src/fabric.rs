@@ -144,17 +144,26 @@ impl Fabric {
         }
     }
 
-    /// Takes a frame that core `core` of this node has for a peer.
+    /// Takes a frame that core `core` of this node has for a peer. One for a node that is no member is refused.
     pub fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
-        let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied() else { return };
-        let Some(peer) = self.peers.get_mut(&frame.peer.id) else {
-            return self.refuse(core, &header, frame.peer);
-        };
-        if !peer.may_be_called(frame.peer) {
-            return self.refuse(core, &header, frame.peer);
+        if let Some(frame) = self.try_frame(now, core, frame)
+            && let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied()
+        {
+            self.refuse(core, &header, frame.peer);
         }
+    }
+
+    /// As [`Self::handle_frame`], but gives the frame back if its node is no member: a core may know of a view whose members this
+    /// has not been told yet.
+    pub fn try_frame(&mut self, now: u64, core: u16, frame: PeerFrame) -> Option<PeerFrame> {
+        let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied() else { return None };
+        let Some(peer) = self.peers.get_mut(&frame.peer.id).filter(|peer| peer.may_be_called(frame.peer))
+        else {
+            return Some(frame);
+        };
         peer.queue(now, core, &header, frame.frame);
         peer.report_unsent(&mut self.outputs);
+        None
     }
 
     /// Does what is due.

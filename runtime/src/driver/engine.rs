@@ -138,7 +138,7 @@ impl Engine {
     /// Takes a frame of a core that has no ring.
     pub(crate) fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
         self.is_dirty = true;
-        self.fabric.handle_frame(now, core, frame);
+        give_frame(&mut self.fabric, self.control.as_ref(), now, core, frame);
     }
 
     /// The next frame or news for a core that has no ring.
@@ -195,7 +195,7 @@ impl Engine {
         for port in &mut self.ports {
             for _ in 0..FRAMES_PER_PASS {
                 let Some(frame) = port.outgoing.try_pop() else { break };
-                self.fabric.handle_frame(now, port.core, frame);
+                give_frame(&mut self.fabric, self.control.as_ref(), now, port.core, frame);
                 worked = true;
             }
             if port.outgoing.room_wanted() {
@@ -257,6 +257,18 @@ impl Engine {
             }
         }
         worked
+    }
+}
+
+/// Gives the fabric a core's frame. It may be for a member of a view that the core was shown a moment ago, and that the fabric was
+/// told of before that: such an order is looked for before the frame is refused.
+#[inline]
+fn give_frame(fabric: &mut Fabric, control: Option<&ControlPort>, now: u64, core: u16, frame: PeerFrame) {
+    if let Some(frame) = fabric.try_frame(now, core, frame) {
+        if let Some(control) = control {
+            control.take_orders(now, fabric);
+        }
+        fabric.handle_frame(now, core, frame);
     }
 }
 
