@@ -95,14 +95,14 @@ pub struct Handover {
 
 impl Handover {
     /// Whether the view has the very move of this owner that this ends.
-    pub(crate) fn ends_move_in(&self, view: &View, owner: NodeId) -> bool {
+    pub fn ends_move_in(&self, view: &View, owner: NodeId) -> bool {
         let Self { partition, epoch, to } = *self;
         view.partition(partition) == PartitionState { owner: Some(owner), epoch, moving_to: Some(to) }
     }
 }
 
 /// What became of opening fences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FencesOutcome {
     /// All are open.
     Opened,

@@ -162,7 +162,9 @@ impl Member {
             KeeperAnswer::Renewed { view_version } => {
                 if let Some(Asked { renewal_sent_ns: Some(sent), .. }) = asked {
                     self.lease_until_ns = self.lease_until_ns.max(holder_deadline_ns(sent));
+                    self.views.allow_serving();
                     self.show_lease();
+                    self.advance();
                 }
                 if self.is_member() && view_version > self.views.version() {
                     self.ask(now, KeeperRequest::ReadView);
@@ -394,8 +396,9 @@ impl Member {
 
     fn publish(&mut self, view: Arc<View>) {
         let routes = Routes::new(self.record.node, u16::from(self.record.cores), view);
-        self.actions.push_back(MemberAction::Publish(Arc::new(routes)));
+        // The lease before the view, so that no core serves what is new in it without one.
         self.show_lease();
+        self.actions.push_back(MemberAction::Publish(Arc::new(routes)));
     }
 
     /// Tells the cores, if it is news. While they are to drop everything, or show a view of the store before, they may not serve.

@@ -24,6 +24,9 @@ pub(super) struct Views {
     /// What is waited for; counts up.
     task: u64,
     waits_for: Option<Task>,
+    /// Whether this incarnation ever had a lease: before it has one, a view that gives it partitions is not shown, so that whoever
+    /// calls there waits for it, and is not refused.
+    may_serve: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,11 @@ impl Views {
         let Some(view) = self.opening.take().or_else(|| self.newest.take()) else { return Step::Wait };
         self.opened.resize(usize::from(PARTITIONS), 0);
         let fences = self.missing(me, &view);
+        if fences.is_empty() && !self.may_serve && view.partitions.iter().any(|state| state.owner == Some(me))
+        {
+            self.opening = Some(view);
+            return Step::Wait;
+        }
         if fences.is_empty() {
             self.published = Some(Arc::clone(&view));
             return Step::Publish(view);
@@ -129,6 +137,11 @@ impl Views {
         self.advance(me)
     }
 
+    /// This incarnation has a lease.
+    pub(super) fn allow_serving(&mut self) {
+        self.may_serve = true;
+    }
+
     /// Whether that was what was waited for.
     pub(super) fn handle_dropped(&mut self, number: u64) -> bool {
         let is_it = self.waits_for == Some(Task::Drop) && self.task == number;
@@ -142,6 +155,7 @@ impl Views {
     pub(super) fn evict(&mut self) -> u64 {
         (self.published, self.opening, self.newest, self.store) = (None, None, None, None);
         self.opened.clear();
+        self.may_serve = false;
         self.start(Task::Drop);
         self.task
     }
