@@ -86,6 +86,8 @@ struct Window {
     waiting: VecDeque<Outgoing>,
     /// What this core calls there, by short names.
     handles: Option<Handles>,
+    /// Which life of the node has learnt short names.
+    bound_life: u32,
 }
 
 /// A call for an object of another node.
@@ -271,12 +273,17 @@ impl CoreState {
     /// The short name of an object at a node, while there are any left.
     fn handle_for(&self, node: NodeId, target: TargetKey<'_>) -> Option<Handle> {
         let mut peers = self.remote.peers.borrow_mut();
-        self.handles_of(peers.window(node.id)).handle(target)
+        self.handles_of(peers.window(node.id), node).handle(target)
     }
 
-    fn handles_of<'a>(&self, window: &'a mut Window) -> &'a mut Handles {
+    /// The short names for objects of a node; another life of it knows none of them.
+    fn handles_of<'a>(&self, window: &'a mut Window, node: NodeId) -> &'a mut Handles {
         let fresh = || Handles::for_core(self.config.index, self.routes.borrow().cores());
-        window.handles.get_or_insert_with(fresh)
+        let handles = window.handles.get_or_insert_with(fresh);
+        if std::mem::replace(&mut window.bound_life, node.incarnation) != node.incarnation {
+            handles.forget_known();
+        }
+        handles
     }
 
     /// Gives handles to the objects of an entity that is nobody's.
@@ -295,7 +302,9 @@ impl CoreState {
             return;
         }
         let mut peers = self.remote.peers.borrow_mut();
-        if let Some(handles) = peers.known(entry.call.node.id).and_then(|window| window.handles.as_mut()) {
+        let node = entry.call.node;
+        let window = peers.known(node.id).filter(|window| window.bound_life == node.incarnation);
+        if let Some(handles) = window.and_then(|window| window.handles.as_mut()) {
             handles.mark_known(entry.binds);
         }
     }

@@ -45,7 +45,7 @@ impl CoreState {
         let (epoch, core) = (routes.epoch(partition), routes.core_at(node, partition));
         let mut peers = self.remote.peers.borrow_mut();
         let window = peers.place(node.id);
-        let handles = self.handles_of(&mut peers.windows[window as usize]);
+        let handles = self.handles_of(&mut peers.windows[window as usize], node);
         let entity = const { EntityId::of(E::NAME).0 };
         let place = key.canonical(|key| handles.index_of(TargetKey { entity, key }))?;
         handles.set_way(place, Way { views, node, epoch, partition, core });
