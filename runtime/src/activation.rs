@@ -131,6 +131,11 @@ impl ObjectPtr {
         self.key(|key| ObjectHash::of(self.vtable.get().id, key)).unwrap_or(ObjectHash(0))
     }
 
+    /// Whether it is live, and no call holds it or waits for it.
+    pub(crate) fn is_unused(self) -> bool {
+        self.lock.get() == 0 && self.waiting.is_empty() && self.status.get() == Status::Live
+    }
+
     /// What to call the object in texts for people.
     pub(crate) fn label(self) -> String {
         let name = self.vtable.get().name;

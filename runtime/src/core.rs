@@ -467,7 +467,7 @@ impl Core {
         let looks = !matches!(event, Event::Message(_) | Event::Frame(_) | Event::Link(_));
         self.advance(now, |core| {
             core.handle(event);
-            if looks && core.is_moving() {
+            if looks && (core.is_moving() || core.has_moves_waiting()) {
                 core.look_at_drains();
             }
         });

@@ -49,6 +49,7 @@ mod node;
 #[expect(unsafe_code, reason = "messages and replies are moved without their types")]
 mod parcel;
 mod path;
+pub mod planted;
 mod pool;
 mod registry;
 pub mod remote;

@@ -2,16 +2,21 @@
 //!
 //! ```text
 //!   view: this node owns it, moving to another
-//!     -> calls below a method that holds something on the move run, all others are parked
-//!     -> objects that nobody uses are closed, hook and all, and carried (`carried.rs`); after 2 s the rest is ended
-//!     -> all of that is durable -> Action::Drained
+//!     -> it serves on, until it is its turn and what was found in use there is not any more
+//!     -> attempt: calls below a method that holds something on the move run, all others are parked;
+//!        objects that nobody uses are closed, hook and all, and carried (`carried.rs`)
+//!          -> some are still used after a moment: what is parked runs here, and it is tried again later
+//!          -> all are closed, and that is durable -> Action::Drained
 //!   view: another node owns it -> what is parked goes there
 //!   view: it stays             -> what is parked runs here, on objects that start from what is carried
 //! ```
+//! So a move waits for methods, and no method ends for a move; calls wait a moment for methods that run, and else only while the
+//! objects are on their way. Where methods overlap all the time attempts become longer after a while.
+//!
 //! Nothing is forwarded: callers send again what was parked for them, in order with what they held back meanwhile
 //! (`remote/moved.rs`). The core that serves the partition does all of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -19,25 +24,52 @@ use epicserver_storage::{NodeId, Partition};
 
 use super::{Action, CoreState, Timer};
 use crate::activation::{ObjectPtr, Status};
-use crate::error::{CallError, Loss, Rejection};
+use crate::error::{CallError, Rejection};
 use crate::membership::Handover;
+use crate::planted::{self, Bug};
 use crate::routes::{Place, Routes};
 use crate::shipment::Drained;
 use crate::slot::{SlotPtr, State, TaskRef};
 
 /// The partitions of this core that are on the move.
 #[derive(Default)]
-pub(super) struct Drains(RefCell<BTreeMap<u16, Drain>>);
+pub(super) struct Drains {
+    /// Those that serve on until it is their turn.
+    waiting: RefCell<BTreeMap<u16, Waiting>>,
+    /// When these are looked at again.
+    look_at: Cell<u64>,
+    /// Those that are being emptied, or are empty and on their way.
+    open: RefCell<BTreeMap<u16, Drain>>,
+}
 
-struct Drain {
+/// A move, as the view has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Move {
     to: NodeId,
     epoch: u64,
-    /// When whatever still runs is ended.
+}
+
+/// A partition that is to move.
+struct Waiting {
+    of: Move,
+    /// Since when.
+    since: u64,
+    /// Not before then.
+    at: u64,
+    /// What was used when an attempt ended, each with the use of its memory.
+    used: Vec<(ObjectPtr, u32)>,
+    /// Attempts that ended so although nothing else was waited for any more.
+    tries: u32,
+    /// The last batch that what was closed depends on.
+    depends_on: u64,
+}
+
+struct Drain {
+    waiting: Waiting,
+    /// When the attempt ends.
     until: u64,
     /// The activations, each with the use of its memory.
     left: Vec<(ObjectPtr, u32)>,
-    /// The last batch that what was closed depends on.
-    depends_on: u64,
     /// Since nothing is in memory any more: the batch that must be settled.
     settled_by: Option<u64>,
     /// Calls that wait for the next view, in order.
@@ -49,82 +81,130 @@ struct Drain {
 impl CoreState {
     /// Whether a partition is being emptied here.
     pub(super) fn is_draining(&self, partition: u16) -> bool {
-        self.drains.0.borrow().contains_key(&partition)
+        self.drains.open.borrow().contains_key(&partition)
+    }
+
+    /// Whether nothing of a partition is in memory any more, as it is on its way.
+    pub(super) fn is_drained(&self, partition: u16) -> bool {
+        self.drains.open.borrow().get(&partition).is_some_and(|drain| drain.is_done)
     }
 
     pub(super) fn has_drains(&self) -> bool {
-        !self.drains.0.borrow().is_empty()
+        !self.drains.open.borrow().is_empty()
     }
 
     /// Whether something was closed whose batch is not durable yet.
     pub(super) fn drains_want_commit(&self) -> bool {
         let waits = |drain: &Drain| drain.settled_by.is_some_and(|number| !self.saving.is_settled(number));
-        self.drains.0.borrow().values().any(waits)
+        self.drains.open.borrow().values().any(waits)
     }
 
     /// Ends the moves that a view does not have. What was parked is dispatched again, before what was made later.
     pub(super) fn end_moves(&self, routes: &Routes) {
-        let fits =
-            |partition: u16, drain: &Drain| self.move_in(routes, partition) == Some((drain.to, drain.epoch));
+        let fits = |partition: u16, of: Move| self.move_in(routes, partition) == Some(of);
+        self.drains.waiting.borrow_mut().retain(|partition, waiting| fits(*partition, waiting.of));
         let ended: Vec<Drain> = {
-            let mut drains = self.drains.0.borrow_mut();
-            drains
-                .extract_if(.., |partition, drain| !fits(*partition, drain))
-                .map(|(_, drain)| drain)
-                .collect()
+            let mut open = self.drains.open.borrow_mut();
+            let ended = open.extract_if(.., |partition, drain| !fits(*partition, drain.waiting.of));
+            ended.map(|(_, drain)| drain).collect()
         };
-        for drain in ended {
-            for slot in drain.parked.into_iter().rev() {
-                self.unpark_call(slot);
-                self.outbox.push_front(slot);
-            }
-        }
+        ended.into_iter().for_each(|drain| self.dispatch_parked(drain.parked));
         self.note_moving();
     }
 
-    /// Where the view moves a partition of this core, and at which epoch.
-    fn move_in(&self, routes: &Routes, partition: u16) -> Option<(NodeId, u64)> {
+    fn dispatch_parked(&self, mut parked: VecDeque<SlotPtr>) {
+        if planted::has(Bug::DropParked) {
+            parked.pop_front();
+        }
+        if planted::has(Bug::ReorderParked) {
+            parked.make_contiguous().reverse();
+        }
+        for slot in parked.into_iter().rev() {
+            self.unpark_call(slot);
+            self.outbox.push_front(slot);
+        }
+    }
+
+    /// Where the view moves a partition of this core.
+    fn move_in(&self, routes: &Routes, partition: u16) -> Option<Move> {
         if routes.place(partition) != Place::Here(self.config.index) {
             return None;
         }
         let state = routes.view().partition(Partition::new(partition)?);
-        Some((state.moving_to?, state.epoch))
+        Some(Move { to: state.moving_to?, epoch: state.epoch })
     }
 
-    /// Begins the moves that are new in a view.
+    /// Notes the moves that are new in a view.
     pub(super) fn begin_moves(&self, routes: &Routes) {
-        let until = self.now.get() + DRAIN_NS_MAX;
-        let fresh = |partition: u16| {
-            let (to, epoch) = self.move_in(routes, partition).filter(|_| !self.is_draining(partition))?;
-            let drain = Drain {
-                to,
-                epoch,
-                until,
-                left: Vec::new(),
-                depends_on: 0,
-                settled_by: None,
-                parked: VecDeque::new(),
-                is_done: false,
-            };
-            Some((partition, drain))
+        let now = self.now.get();
+        let mut waiting = self.drains.waiting.borrow_mut();
+        for partition in 0..epicserver_storage::PARTITIONS {
+            let Some(of) = self.move_in(routes, partition) else { continue };
+            if !self.is_draining(partition) {
+                waiting.entry(partition).or_insert_with(|| Waiting::new(of, now));
+            }
+        }
+        drop(waiting);
+        self.drains.look_at.set(now);
+    }
+
+    /// Whether partitions wait for their turn to move.
+    pub(super) fn has_moves_waiting(&self) -> bool {
+        !self.drains.waiting.borrow().is_empty()
+    }
+
+    /// Begins to empty partitions whose turn it is, some at a time: each look at all objects is for many of them.
+    fn begin_attempts(&self) {
+        let now = self.now.get();
+        let room = ATTEMPTS_MAX.saturating_sub(self.drains.open.borrow().len());
+        if now < self.drains.look_at.get() || room < ATTEMPTS_MAX / 4 {
+            return;
+        }
+        let mut due: BTreeMap<u16, Drain> = {
+            let mut waiting = self.drains.waiting.borrow_mut();
+            let due = waiting.extract_if(.., |_, waiting| waiting.is_due(now)).take(room);
+            due.map(|(partition, waiting)| (partition, Drain::new(waiting, now))).collect()
         };
-        let mut begun: BTreeMap<u16, Drain> = (0..epicserver_storage::PARTITIONS).filter_map(fresh).collect();
-        if begun.is_empty() {
+        if self.has_moves_waiting() {
+            self.drains.look_at.set(now + LOOK_NS);
+            self.set_timer(now + LOOK_NS, Timer::Look);
+        }
+        if due.is_empty() {
             return;
         }
         for object in self.objects() {
-            if let Some(drain) = begun.get_mut(&object.partition.get()) {
+            if let Some(drain) = due.get_mut(&object.partition.get()) {
                 drain.left.push((object, object.generation.get()));
             }
         }
-        self.drains.0.borrow_mut().append(&mut begun);
+        let until = due.values().map(|drain| drain.until).min();
+        self.drains.open.borrow_mut().append(&mut due);
         self.note_moving();
-        self.set_timer(until, Timer::Look);
+        if let Some(until) = until {
+            self.set_timer(until, Timer::Look);
+        }
     }
 
-    /// An object of a partition that moves was activated: for a call by path.
+    /// An attempt took long enough: the partition serves again, and is tried later.
+    fn end_attempt(&self, partition: u16) {
+        let Some(drain) = self.drains.open.borrow_mut().remove(&partition) else { return };
+        let Drain { mut waiting, left, parked, .. } = drain;
+        let now = self.now.get();
+        if waiting.is_impatient(now) {
+            waiting.tries += 1;
+        }
+        waiting.at = now + SERVES_LONGER * waiting.attempt_ns(now);
+        waiting.used =
+            left.into_iter().filter(|(object, generation)| is_used(*object, *generation)).collect();
+        self.drains.waiting.borrow_mut().insert(partition, waiting);
+        self.dispatch_parked(parked);
+        self.note_moving();
+        self.set_timer(now + LOOK_NS, Timer::Look);
+    }
+
+    /// An object of a partition that is being emptied was activated: for a call by path.
     pub(super) fn note_activated(&self, object: ObjectPtr) {
-        if let Some(drain) = self.drains.0.borrow_mut().get_mut(&object.partition.get()) {
+        if let Some(drain) = self.drains.open.borrow_mut().get_mut(&object.partition.get()) {
             drain.left.push((object, object.generation.get()));
         }
     }
@@ -132,79 +212,63 @@ impl CoreState {
     /// An object leaves memory. If its partition moves, what it is goes along.
     pub(super) fn carry_if_moving(&self, object: ObjectPtr) {
         let partition = object.partition.get();
-        if !self.is_moving() || !self.is_draining(partition) {
+        if !self.is_moving() || !self.is_draining(partition) || planted::has(Bug::ForgetImage) {
             return;
         }
         self.carry(object);
-        if let Some(drain) = self.drains.0.borrow_mut().get_mut(&partition) {
+        if let Some(drain) = self.drains.open.borrow_mut().get_mut(&partition) {
             let depends_on = object.depends_on.get().max(object.image_batch.get());
-            drain.depends_on = drain.depends_on.max(depends_on);
+            drain.waiting.depends_on = drain.waiting.depends_on.max(depends_on);
         }
     }
 
-    /// Closes what nobody uses, ends what had its time, and gives away what is empty.
+    /// Begins what is due, closes what nobody uses, and gives away what is empty.
     pub(super) fn look_at_drains(&self) {
+        self.begin_attempts();
         let open: Vec<u16> = {
-            let drains = self.drains.0.borrow();
-            drains.iter().filter(|(_, drain)| !drain.is_done).map(|(partition, _)| *partition).collect()
+            let open = self.drains.open.borrow();
+            open.iter().filter(|(_, drain)| !drain.is_done).map(|(partition, _)| *partition).collect()
         };
         let mut closes_left = CLOSES_PER_LOOK;
         for partition in open {
-            self.close_some(partition, &mut closes_left);
-            self.give_away(partition);
+            let is_over = self.close_some(partition, &mut closes_left);
+            if is_over {
+                self.end_attempt(partition);
+            } else {
+                self.give_away(partition);
+            }
         }
         if closes_left == 0 {
             self.set_timer(self.now.get() + 1, Timer::Look);
         }
     }
 
-    fn close_some(&self, partition: u16, closes_left: &mut usize) {
-        let (left, is_late) = {
-            let mut drains = self.drains.0.borrow_mut();
-            let Some(drain) = drains.get_mut(&partition) else { return };
-            (std::mem::take(&mut drain.left), drain.until <= self.now.get())
-        };
-        let still = |(object, generation): &(ObjectPtr, u32)| {
-            object.generation.get() == *generation && object.status.get() != Status::Vacant
+    /// Closes what nobody uses; gives whether something is still used, and the attempt took long enough.
+    fn close_some(&self, partition: u16, closes_left: &mut usize) -> bool {
+        let left = match self.drains.open.borrow_mut().get_mut(&partition) {
+            Some(drain) => std::mem::take(&mut drain.left),
+            None => return false,
         };
         let mut kept = Vec::new();
         for (object, generation) in left {
-            if still(&(object, generation)) && *closes_left > 0 && self.close_object(object) {
+            if is_there(object, generation) && *closes_left > 0 && self.close_object(object) {
                 *closes_left -= 1;
             }
-            if still(&(object, generation)) && is_late {
-                self.end_late_object(object);
-            }
-            if still(&(object, generation)) {
+            if is_there(object, generation) {
                 kept.push((object, generation));
             }
         }
         // Destructors may have brought others in meanwhile.
-        if let Some(drain) = self.drains.0.borrow_mut().get_mut(&partition) {
-            drain.left.append(&mut kept);
-        }
-    }
-
-    /// An object is in use beyond the time that a move may take: its calls end. Its state goes along if nothing that runs can have
-    /// left it half changed.
-    fn end_late_object(&self, object: ObjectPtr) {
-        tracing::warn!(object = object.label(), "its partition moves, and what ran for too long was ended");
-        let is_whole = object.status.get() == Status::Live && object.lock.get() >= 0;
-        if is_whole {
-            if object.dirty.get()
-                && let Err(error) = self.write_image(object)
-            {
-                tracing::error!(object = object.label(), %error, "a state cannot be saved");
-            }
-            self.carry_if_moving(object);
-        }
-        self.kill(object, &CallError::OutcomeUnknown(Loss::OwnerLost));
+        let mut open = self.drains.open.borrow_mut();
+        let Some(drain) = open.get_mut(&partition) else { return false };
+        drain.left.append(&mut kept);
+        *closes_left > 0 && !drain.left.is_empty() && drain.until <= self.now.get()
     }
 
     /// A partition that is empty is the next owner's once every batch with something of it is durable, or failed: this node could
     /// not commit one afterwards.
     fn give_away(&self, partition: u16) {
-        let mut drains = self.drains.0.borrow_mut();
+        let mut drains = self.drains.open.borrow_mut();
         let Some(drain) = drains.get_mut(&partition) else { return };
         let Some(number) = Partition::new(partition) else { return };
         if !drain.left.is_empty() {
@@ -212,13 +276,14 @@ impl CoreState {
             return drain.settled_by = None;
         }
         // What was dropped before the move is saved in one of these batches, too.
-        let last = self.saving.reload_after.get().max(drain.depends_on);
+        let last = self.saving.reload_after.get().max(drain.waiting.depends_on);
         let settled_by = *drain.settled_by.get_or_insert(last);
-        if !self.saving.is_settled(settled_by) {
+        if !self.saving.is_settled(settled_by) && !planted::has(Bug::ShipBeforeDurable) {
             return;
         }
         drain.is_done = true;
-        let handover = Handover { partition: number, epoch: drain.epoch, to: drain.to };
+        let Move { to, epoch } = drain.waiting.of;
+        let handover = Handover { partition: number, epoch, to };
         let records = Arc::new(self.carried_stream(partition));
         self.act(Action::Drained(Box::new(Drained { handover, records })));
     }
@@ -247,9 +312,10 @@ impl CoreState {
 
     /// Keeps a call that is about to be dispatched, if its partition moves; gives whether it is done with.
     pub(super) fn parks(&self, slot: SlotPtr, partition: u16) -> bool {
-        let mut drains = self.drains.0.borrow_mut();
+        let mut drains = self.drains.open.borrow_mut();
         let Some(drain) = drains.get_mut(&partition) else { return false };
-        if !drain.is_done && self.is_by_path(slot) {
+        let is_served = !drain.is_done && self.is_by_path(slot);
+        if is_served || (drain.is_done && planted::has(Bug::ServeGivenAway)) {
             return false;
         }
         if drain.parked.len() >= self.config.waiting_max as usize {
@@ -276,7 +342,7 @@ impl CoreState {
 
     /// Takes a call out that is parked.
     pub(super) fn take_parked(&self, slot: SlotPtr) {
-        for drain in self.drains.0.borrow_mut().values_mut() {
+        for drain in self.drains.open.borrow_mut().values_mut() {
             if let Some(place) = drain.parked.iter().position(|other| *other == slot) {
                 drain.parked.remove(place);
                 break;
@@ -295,7 +361,7 @@ impl CoreState {
     /// Ends the parked calls that `ends` says.
     pub(super) fn refuse_kept(&self, ends: impl Fn(&SlotPtr) -> bool, error: &CallError) {
         let all: Vec<SlotPtr> = {
-            let drains = self.drains.0.borrow();
+            let drains = self.drains.open.borrow();
             drains.values().flat_map(|drain| drain.parked.iter().copied()).filter(ends).collect()
         };
         for task in all.into_iter().map(SlotPtr::task).collect::<Vec<_>>() {
@@ -308,7 +374,59 @@ impl CoreState {
     }
 }
 
-/// How long what runs in a partition that moves may go on.
-pub(super) const DRAIN_NS_MAX: u64 = 2_000_000_000;
+impl Waiting {
+    fn new(of: Move, now: u64) -> Self {
+        Self { of, since: now, at: now, used: Vec::new(), tries: 0, depends_on: 0 }
+    }
+
+    /// Whether it waits so long that it is tried whatever is used.
+    fn is_impatient(&self, now: u64) -> bool {
+        now >= self.since + PATIENCE_NS
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        let is_free = || !self.used.iter().any(|(object, generation)| is_used(*object, *generation));
+        self.at <= now && (self.is_impatient(now) || is_free())
+    }
+
+    /// How long the next attempt may take.
+    fn attempt_ns(&self, now: u64) -> u64 {
+        if self.is_impatient(now) {
+            (ATTEMPT_NS << self.tries.min(ATTEMPT_DOUBLINGS_MAX)).min(ATTEMPT_NS_MAX)
+        } else {
+            ATTEMPT_NS
+        }
+    }
+}
+
+impl Drain {
+    fn new(waiting: Waiting, now: u64) -> Self {
+        let until = now + waiting.attempt_ns(now);
+        Self { waiting, until, left: Vec::new(), settled_by: None, parked: VecDeque::new(), is_done: false }
+    }
+}
+
+/// Whether an activation is in memory.
+fn is_there(object: ObjectPtr, generation: u32) -> bool {
+    object.generation.get() == generation && object.status.get() != Status::Vacant
+}
+
+/// Whether an activation is in memory, and somebody uses it.
+fn is_used(object: ObjectPtr, generation: u32) -> bool {
+    is_there(object, generation) && !object.is_unused()
+}
+
+/// Partitions of a core that are being emptied or are on their way at one time: with fewer each is there sooner, with more all are.
+const ATTEMPTS_MAX: usize = 32;
+/// How long calls wait for methods that run in a partition that is to be emptied.
+const ATTEMPT_NS: u64 = 20_000_000;
+/// How long a partition waits for methods before attempts become longer, up to so long.
+const PATIENCE_NS: u64 = 2_000_000_000;
+const ATTEMPT_NS_MAX: u64 = 2_000_000_000;
+const ATTEMPT_DOUBLINGS_MAX: u32 = 7;
+/// By how much a partition serves longer after an attempt than that took.
+const SERVES_LONGER: u64 = 4;
+/// How often partitions that wait are looked at.
+const LOOK_NS: u64 = 1_000_000;
 /// Objects that are closed before others have their turn.
 const CLOSES_PER_LOOK: usize = 1024;

@@ -1,5 +1,6 @@
 //! Objects come and go: activation, loading, hooks, idling, forgetting, and the end of an activation that cannot go on.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -210,9 +211,7 @@ impl CoreState {
 
     /// Lets go of an object that nobody uses: hook, last image, and out. Gives whether it may go.
     pub(super) fn close_object(&self, object: ObjectPtr) -> bool {
-        let busy =
-            object.lock.get() != 0 || !object.waiting.is_empty() || object.status.get() != Status::Live;
-        if busy {
+        if !object.is_unused() {
             return false;
         }
         object.status.set(Status::Closing);
@@ -329,11 +328,11 @@ impl CoreState {
     pub(super) fn handle_view(&self, routes: Arc<Routes>) {
         let before = self.routes.replace(routes);
         let now = self.routes.borrow().clone();
-        for object in self.objects() {
-            let partition = object.partition.get();
-            let same = now.place(partition) == before.place(partition)
-                && now.epoch(partition) == before.epoch(partition);
-            if !same {
+        let lost = self.lost_between(&before, &now);
+        // Most often all of it was emptied before.
+        let objects = if lost.is_empty() { Vec::new() } else { self.objects() };
+        for object in objects {
+            if lost.contains(&object.partition.get()) {
                 self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
             }
         }
@@ -342,6 +341,17 @@ impl CoreState {
         self.end_moves(&now);
         self.view_changed(&before);
         self.begin_moves(&now);
+    }
+
+    /// The partitions of this core that are not what they were, and may have objects in memory.
+    fn lost_between(&self, before: &Routes, now: &Routes) -> BTreeSet<u16> {
+        let here = Place::Here(self.config.index);
+        let is_lost = |partition: &u16| {
+            before.place(*partition) == here
+                && (now.place(*partition), now.epoch(*partition)) != (here, before.epoch(*partition))
+                && !self.is_drained(*partition)
+        };
+        (0..epicserver_storage::PARTITIONS).filter(is_lost).collect()
     }
 
     /// Drops objects that have lain unused for too long, a few at a time.
