@@ -12,6 +12,7 @@ mod fix;
 mod guest_tests;
 mod invocation;
 mod report;
+mod sim;
 mod steps;
 mod test_run;
 mod tidy;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test(options) => test_run::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::Tidy => tidy::run(),
         Command::Fix => fix::run(),
         Command::Vm(options) => vm::run(&options),
@@ -47,6 +49,7 @@ struct Arguments {
 enum Command {
     Test(test_run::Options),
     Demo(demo::Options),
+    Sim(sim::Options),
     /// Check the rules of the house: layering, unsafe code, documentation, leftovers.
     ///
     /// Each finding names the file, the line, the rule and what to do about it. Exits with 1 when there is one.

@@ -6,13 +6,17 @@
 mod acknowledged;
 mod bounds;
 mod calls_once;
+mod clean_moves;
 mod committed_only;
+mod owners;
 mod turns_apart;
 
 pub(crate) use acknowledged::Acknowledged;
 pub(crate) use bounds::Bounds;
 pub(crate) use calls_once::CallsOnce;
+pub(crate) use clean_moves::CleanMoves;
 pub(crate) use committed_only::CommittedOnly;
+pub(crate) use owners::Owners;
 pub(crate) use turns_apart::TurnsApart;
 
 use std::collections::BTreeMap;
@@ -63,8 +67,22 @@ impl Findings {
 /// How often each check was made, by the law's number and the check's name.
 pub type Checks = BTreeMap<(u8, &'static str), u64>;
 
+/// The check of law 5 that is made once for each call that starts.
+pub const CALLS_ONCE: &str = calls_once::ONCE;
+
+/// The checks that are made only where nodes come and go.
+pub const CHECKS_OF_MOVES: &[(u8, &str)] = &[
+    (1, owners::EPOCHS),
+    (1, owners::OWNER),
+    (6, clean_moves::ANSWERED),
+    (6, clean_moves::MEMORY),
+    (8, bounds::SETTLED),
+];
+
 /// Every check there is: one that was never made in a whole run has checked nothing, and so the run fails.
 pub const ALL_CHECKS: &[(u8, &str)] = &[
+    (1, owners::EPOCHS),
+    (1, owners::OWNER),
     (2, acknowledged::VERSIONS),
     (2, acknowledged::HISTORY),
     (2, acknowledged::ACKNOWLEDGED),
@@ -80,8 +98,11 @@ pub const ALL_CHECKS: &[(u8, &str)] = &[
     (5, calls_once::NOT_RUN),
     (5, calls_once::RUN),
     (5, calls_once::ORDER),
+    (6, clean_moves::ANSWERED),
+    (6, clean_moves::MEMORY),
     (8, bounds::QUEUE),
     (8, bounds::ANSWERED),
+    (8, bounds::SETTLED),
     (8, bounds::SLOTS),
     (8, bounds::RETURNED),
 ];

@@ -7,7 +7,7 @@
 //! ```
 //! use epicserver_sim::world::{WorldConfig, run};
 //!
-//! let world = || run(WorldConfig { seed: 7, planted: None, verbose: false });
+//! let world = || run(WorldConfig { seed: 7, ..WorldConfig::default() });
 //! let (first, second) = (world(), world());
 //! assert!(first.violation.is_none(), "{:?}", first.violation);
 //! assert_eq!(first.trace_hash, second.trace_hash, "same seed, same trace");
@@ -23,4 +23,4 @@ mod witness;
 pub mod workload;
 pub mod world;
 
-pub use checkers::{ALL_CHECKS, Checks, Violation};
+pub use checkers::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks, Violation};

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use epicserver_sim::planted::Planted;
-use epicserver_sim::world::{self, Report, WorldConfig};
-use epicserver_sim::{ALL_CHECKS, Checks};
+use epicserver_sim::world::{self, Report, WorldConfig, WorldKind};
+use epicserver_sim::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks};
 use serde_json::json;
 
 /// Run simulated worlds of two cores a node, each from one seed, and check the laws in them.
@@ -25,38 +26,64 @@ struct Options {
     /// Run this seed alone.
     #[arg(long, conflicts_with_all = ["seeds", "start"])]
     seed: Option<u64>,
+    /// Run worlds of this kind alone: of nodes that are there for ever, or that come and go.
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    world: Option<WorldKind>,
     /// Print every event.
     #[arg(long, requires = "seed")]
     trace: bool,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Have a bug, to see that it is found.
-    #[arg(long, value_name = "BUG", value_parser = planted)]
-    planted: Option<Planted>,
+    /// Have a bug, to see that it is found; without a name each of them, in as many seeds as it takes.
+    #[arg(long, value_name = "BUG", value_parser = planted, num_args = 0..=1, default_missing_value = "all")]
+    planted: Option<Bugs>,
 }
 
-fn planted(name: &str) -> Result<Planted, String> {
+/// Which bugs to plant.
+#[derive(Clone, Copy)]
+enum Bugs {
+    All,
+    One(Planted),
+}
+
+fn kind(name: &str) -> Result<WorldKind, String> {
+    WorldKind::named(name).ok_or_else(|| "the kinds are: fixed, moving".to_owned())
+}
+
+fn planted(name: &str) -> Result<Bugs, String> {
+    if name == "all" {
+        return Ok(Bugs::All);
+    }
     let names: Vec<&str> = Planted::ALL.iter().map(|(name, _)| *name).collect();
-    Planted::named(name).ok_or_else(|| format!("the bugs are: {}", names.join(", ")))
+    Planted::named(name).map(Bugs::One).ok_or_else(|| format!("the bugs are: {}", names.join(", ")))
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let planted = match options.planted {
+        Some(Bugs::All) => return find_all(&options),
+        Some(Bugs::One(planted)) => Some(planted),
+        None => None,
+    };
     let seeds = match options.seed {
         Some(seed) => seed..seed.saturating_add(1),
         None => options.start..options.start.saturating_add(options.seeds),
     };
     let mut totals = Totals::default();
+    let since = now();
     let watched = std::io::stderr().is_terminal() && !options.json && !options.trace;
     for seed in seeds {
-        let config = WorldConfig { seed, planted: options.planted, verbose: options.trace };
-        let report = world::run(config);
-        totals.add(&report);
-        if report.violation.is_some() {
-            tell_failure(&report, &options);
-        } else if options.seed.is_some() {
-            println!("seed {seed}: {} events, trace {:016x}", report.events, report.trace_hash);
+        totals.seeds += 1;
+        for kind in WorldKind::ALL.into_iter().filter(|kind| options.world.is_none_or(|only| only == *kind)) {
+            let report = world::run(WorldConfig { seed, kind, planted, verbose: options.trace });
+            totals.add(&report);
+            if report.violation.is_some() {
+                tell_failure(&report, planted, &options);
+            } else if options.seed.is_some() {
+                let (name, events, hash) = (kind.name(), report.events, report.trace_hash);
+                println!("seed {seed} {name}: {events} events, trace {hash:016x}");
+            }
         }
         if watched && seed % PROGRESS_SEEDS == 0 {
             eprint!("\r{} seeds, {} calls, {} failed ", totals.seeds, totals.calls, totals.failed.len());
@@ -65,23 +92,46 @@ fn main() -> ExitCode {
     if watched {
         eprintln!();
     }
-    totals.tell(&options)
+    totals.tell(since.elapsed(), &options)
 }
 
-fn tell_failure(report: &Report, options: &Options) {
+/// Plants one bug after the other, and looks for the first seed that finds it.
+fn find_all(options: &Options) -> ExitCode {
+    let mut all_found = true;
+    for (name, planted) in Planted::ALL {
+        let finds = |seed: &u64| {
+            let config =
+                WorldConfig { seed: *seed, kind: planted.world(), planted: Some(*planted), verbose: false };
+            world::run(config).violation.is_some()
+        };
+        let found = (0..options.seeds).position(|nth| finds(&(options.start + nth)));
+        all_found &= found.is_some();
+        let seeds = found.map_or(options.seeds, |nth| nth as u64 + 1);
+        if options.json {
+            println!("{}", json!({ "bug": name, "found": found.is_some(), "seeds": seeds }));
+        } else {
+            let outcome = if found.is_some() { "found" } else { "NOT FOUND" };
+            println!("{name}: {outcome} in {seeds} seeds");
+        }
+    }
+    if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell_failure(report: &Report, planted: Option<Planted>, options: &Options) {
     let Some(violation) = &report.violation else { return };
-    let bug = options.planted.and_then(|bug| Planted::ALL.iter().find(|(_, known)| *known == bug));
-    let bug = bug.map(|(name, _)| format!(" --planted {name}")).unwrap_or_default();
-    let replay = format!("cargo run --release -p epicserver-sim -- --seed {} --trace{bug}", report.seed);
+    let bug = planted.map(|bug| format!(" --planted {}", bug.name())).unwrap_or_default();
+    let (seed, world) = (report.seed, report.kind.name());
+    let replay =
+        format!("cargo run --release -p epicserver-sim -- --seed {seed} --world {world} --trace{bug}");
     if options.json {
         let line = json!({
-            "seed": report.seed, "law": violation.law, "what": violation.what, "replay": replay,
+            "seed": report.seed, "world": report.kind.name(), "law": violation.law, "what": violation.what, "replay": replay,
             "last_events": report.last_events,
         });
         println!("{line}");
         return;
     }
-    println!("seed {} breaks {violation}", report.seed);
+    println!("seed {} of a {} world breaks {violation}", report.seed, report.kind.name());
     if !options.trace {
         report.last_events.iter().for_each(|line| println!("  {line}"));
     }
@@ -94,18 +144,20 @@ struct Totals {
     seeds: u64,
     calls: u64,
     remote_calls: u64,
+    activations: u64,
     events: u64,
     world_ns: u64,
     failed: Vec<u64>,
     checks: Checks,
     faults: BTreeMap<&'static str, u64>,
+    deeds: BTreeMap<&'static str, u64>,
 }
 
 impl Totals {
     fn add(&mut self, report: &Report) {
-        self.seeds += 1;
         self.calls += report.calls;
         self.remote_calls += report.remote_calls;
+        self.activations += report.activations;
         self.events += report.events;
         self.world_ns += report.world_ns;
         self.failed.extend(report.violation.as_ref().map(|_| report.seed));
@@ -115,18 +167,27 @@ impl Totals {
         for (kind, count) in &report.faults {
             *self.faults.entry(kind).or_default() += count;
         }
+        for (kind, count) in &report.deeds {
+            *self.deeds.entry(kind).or_default() += count;
+        }
     }
 
-    /// Checks that were never made, where there were enough seeds to make each.
-    fn idle_checks(&self) -> Vec<&'static str> {
-        let missing = ALL_CHECKS.iter().filter(|check| !self.checks.contains_key(check));
+    /// Checks that were never made, where there were enough seeds of their worlds to make each.
+    fn idle_checks(&self, options: &Options) -> Vec<&'static str> {
+        let is_made_there = |check: &&(u8, &str)| match options.world {
+            None => true,
+            Some(WorldKind::Fixed) => !CHECKS_OF_MOVES.contains(check),
+            Some(WorldKind::Moving) => CHECKS_OF_MOVES.contains(check),
+        };
+        let missing =
+            ALL_CHECKS.iter().filter(is_made_there).filter(|check| !self.checks.contains_key(check));
         if self.seeds < SEEDS_FOR_ALL { Vec::new() } else { missing.map(|(_, name)| *name).collect() }
     }
 
-    fn tell(&self, options: &Options) -> ExitCode {
-        let idle = self.idle_checks();
+    fn tell(&self, took: Duration, options: &Options) -> ExitCode {
+        let idle = self.idle_checks(options);
         if options.json {
-            println!("{}", self.as_json(&idle));
+            println!("{}", self.as_json(took, &idle));
         } else {
             self.print(&idle);
         }
@@ -136,15 +197,20 @@ impl Totals {
         if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    fn as_json(&self, idle: &[&str]) -> serde_json::Value {
+    fn as_json(&self, took: Duration, idle: &[&str]) -> serde_json::Value {
         let checks: serde_json::Map<_, _> = self
             .checks
             .iter()
             .map(|((law, name), count)| (format!("law {law}: {name}"), json!(count)))
             .collect();
+        let per_s = |count: f64| (count / took.as_secs_f64() * 10.0).round() / 10.0;
+        let world_s = self.world_ns as f64 / 1e9;
         json!({
-            "seeds": self.seeds, "failed": self.failed, "calls": self.calls, "remote_calls": self.remote_calls, "events": self.events,
-            "world_s": self.world_ns as f64 / 1e9, "checks": checks, "checks_never_made": idle, "faults": self.faults,
+            "seeds": self.seeds, "seeds_per_s": per_s(self.seeds as f64), "simulated_s_per_s": per_s(world_s),
+            "calls": self.calls, "remote_calls": self.remote_calls, "activations": self.activations,
+            "calls_checked": self.checks.get(&CALLS_CHECKED).copied().unwrap_or(0), "events": self.events, "world_s": world_s,
+            "faults": self.faults, "cluster": self.deeds, "checks": checks, "checks_never_made": idle,
+            "violations": self.failed.len(), "failed": self.failed,
         })
     }
 
@@ -163,6 +229,8 @@ impl Totals {
         }
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         println!("  faults: {}", faults.join(", "));
+        let deeds: Vec<String> = self.deeds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        println!("  cluster: {}", deeds.join(", "));
         idle.iter().for_each(|name| println!("  NEVER CHECKED: {name}"));
         if !self.failed.is_empty() {
             println!("  failed seeds: {:?}", self.failed);
@@ -170,6 +238,13 @@ impl Totals {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "how fast the worlds are is no part of them")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Whose count is that of the calls which were checked.
+const CALLS_CHECKED: (u8, &str) = (5, CALLS_ONCE);
 /// Seeds after which every check must have been made.
 const SEEDS_FOR_ALL: u64 = 100;
 const PROGRESS_SEEDS: u64 = 10;

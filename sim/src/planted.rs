@@ -1,7 +1,12 @@
 //! Bugs that a world can be told to have, to prove that the checkers bite.
 //!
-//! All of them lie in what the world does around the cores, in the parts that the drivers do in production: telling cores of
-//! batches, carrying messages, playing the storage thread. The runtime itself is never touched.
+//! Most lie in what the world does around the cores, in the parts that the drivers do in production: telling cores of batches,
+//! carrying messages, playing the storage thread and the cluster thread. Those of moves that lie in the cores are the runtime's
+//! own ([`epicserver_runtime::planted`]), which are there for the simulator only.
+
+use epicserver_runtime::planted::Bug;
+
+use crate::world::WorldKind;
 
 /// One bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +29,14 @@ pub enum Planted {
     Overtake,
     /// A frame for another node is sent twice now and then.
     RepeatFrame,
+    /// Fences are said to be open that were never opened.
+    SkipFence,
+    /// The objects of a partition that moved are thrown away when they have come.
+    LoseShipment,
+    /// Cores are told that the lease of their node never ends.
+    PastLease,
+    /// One of the runtime's own.
+    Moves(Bug),
 }
 
 impl Planted {
@@ -38,7 +51,37 @@ impl Planted {
         ("stale-load", Self::StaleLoad),
         ("overtake", Self::Overtake),
         ("repeat-frame", Self::RepeatFrame),
+        ("skip-fence", Self::SkipFence),
+        ("lose-shipment", Self::LoseShipment),
+        ("past-lease", Self::PastLease),
+        ("drop-parked", Self::Moves(Bug::DropParked)),
+        ("reorder-parked", Self::Moves(Bug::ReorderParked)),
+        ("ship-before-durable", Self::Moves(Bug::ShipBeforeDurable)),
+        ("serve-given-away", Self::Moves(Bug::ServeGivenAway)),
+        ("skip-hold", Self::Moves(Bug::SkipHold)),
+        ("forget-image", Self::Moves(Bug::ForgetImage)),
     ];
+
+    /// What the cores of its world have.
+    pub(crate) fn of_cores(self) -> Option<Bug> {
+        match self {
+            Self::Moves(bug) => Some(bug),
+            _ => None,
+        }
+    }
+
+    /// The kind of world where it shows itself.
+    pub fn world(self) -> WorldKind {
+        match self {
+            Self::SkipFence | Self::LoseShipment | Self::PastLease | Self::Moves(_) => WorldKind::Moving,
+            _ => WorldKind::Fixed,
+        }
+    }
+
+    /// The name that the command takes.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, planted)| *planted == self).map_or("", |(name, _)| name)
+    }
 
     /// The bug of this name.
     pub fn named(name: &str) -> Option<Self> {

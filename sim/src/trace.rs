@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use epicserver_runtime::membership::FencesOutcome;
+
 use crate::planted::Planted;
 
 /// The record of a run.
@@ -90,6 +92,31 @@ pub(crate) enum Happened {
     },
     Crashed {
         node: u16,
+    },
+    /// The storage thread asked the store to open fences.
+    Fenced {
+        node: u16,
+        fences: usize,
+        outcome: FencesOutcome,
+    },
+    /// The cluster thread made a pass, and the cores route by this view.
+    Governed {
+        node: u16,
+        taken: usize,
+        version: u64,
+    },
+    /// A node is to leave.
+    Leaving {
+        node: u16,
+    },
+    /// It has left.
+    Left {
+        node: u16,
+    },
+    /// A node stands still until then.
+    Paused {
+        node: u16,
+        until: u64,
     },
     Started {
         node: u16,

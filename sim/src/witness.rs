@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use epicserver_runtime::CallError;
 
-use crate::checkers::{CallsOnce, TurnsApart};
+use crate::checkers::{CallsOnce, Checks, CleanMoves, TurnsApart, Violation};
 use crate::workload::Ticket;
 
 /// How a method holds its object.
@@ -34,6 +34,25 @@ pub(crate) struct Witness {
     pub(crate) log: Vec<(u64, u64, bool)>,
     pub(crate) turns: TurnsApart,
     pub(crate) once: CallsOnce,
+    /// There in worlds where nothing goes wrong but that nodes come and go.
+    pub(crate) clean: Option<CleanMoves>,
+}
+
+impl Witness {
+    /// The first law that was broken, if one was.
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        let clean = || self.clean.as_ref().and_then(CleanMoves::violation);
+        self.turns.violation().or_else(|| self.once.violation()).or_else(clean)
+    }
+
+    /// How often each check was made.
+    pub(crate) fn count_into(&self, checks: &mut Checks) {
+        self.turns.count_into(checks);
+        self.once.count_into(checks);
+        if let Some(clean) = &self.clean {
+            clean.count_into(checks);
+        }
+    }
 }
 
 thread_local! {
@@ -61,6 +80,24 @@ pub(crate) fn next_serial() -> u64 {
 /// A call was answered.
 pub(crate) fn answered<T>(serial: u64, result: &Result<T, CallError>) {
     with(|witness| witness.once.answered(serial, result.as_ref().err()));
+}
+
+/// A client has the answer to a call of its own.
+pub(crate) fn ended<T>(serial: u64, result: &Result<T, CallError>, in_hurry: bool) {
+    with(|witness| {
+        if let Some(clean) = &mut witness.clean {
+            clean.answered(serial, result.as_ref().err(), in_hurry);
+        }
+    });
+}
+
+/// An object that is never saved was changed; it knows of so many changes.
+pub(crate) fn changed(object: u64, knows: u64) {
+    with(|witness| {
+        if let Some(clean) = &mut witness.clean {
+            clean.changed(object, knows);
+        }
+    });
 }
 
 /// A call was sent one way.

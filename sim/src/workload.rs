@@ -26,6 +26,8 @@ pub struct Ticket {
     pub object: u64,
     /// Its ancestors' objects.
     pub path: Vec<u64>,
+    /// Nobody waits for it.
+    pub one_way: bool,
     /// What the call is made because of.
     pub cause: Cause,
 }
@@ -93,6 +95,11 @@ pub fn board(key: u64) -> u64 {
     BOARD | key
 }
 
+/// The key of an object by its name in tickets.
+pub fn key_of(object: u64) -> u64 {
+    object & (BOARD - 1)
+}
+
 /// Names a client in tickets.
 pub fn client(number: u64) -> u64 {
     CLIENT | number
@@ -106,7 +113,7 @@ impl Ticket {
     fn next(&self, object: u64, cause: Cause) -> Self {
         let mut path = self.path.clone();
         path.push(self.object);
-        Self { serial: witness::next_serial(), caller: self.object, object, path, cause }
+        Self { serial: witness::next_serial(), caller: self.object, object, path, one_way: false, cause }
     }
 
     fn as_cause(&self) -> Cause {
@@ -209,6 +216,7 @@ impl Account {
 #[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Board {
     seen: Field<Vec<Receipt>>,
+    changes: Field<u64>,
 }
 
 impl Board {
@@ -226,6 +234,8 @@ impl Board {
                     seen.remove(0);
                 }
             });
+            self.changes.modify(|changes| *changes += 1);
+            witness::changed(ticket.object, self.changes.get());
             Ok(receipt)
         })
         .await
@@ -260,9 +270,10 @@ async fn pass_on(
         return Ok(Vec::new());
     }
     let first = to.remove(0);
-    let papers = ticket.next(account(first.key()), cause);
+    let mut papers = ticket.next(account(first.key()), cause);
+    papers.one_way = way == Way::OneWay;
     let serial = papers.serial;
-    if way == Way::OneWay {
+    if papers.one_way {
         let result = first.call(Add { ticket: papers }).send();
         witness::sent(serial, &result);
         return result.map(|()| Vec::new());

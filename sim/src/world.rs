@@ -1,9 +1,11 @@
 //! The world: nodes, clients and a store in one thread, in an order that is drawn from a seed.
 //!
 //! ```text
-//!   clients --calls--> cores <--rings--> cores <--> link thread <--network--> link thread of the other node
-//!                        |                |
-//!                     storage thread -----+---> store
+//!   clients --calls--> cores <--rings--> cores <--> link thread <--network--> link threads of other nodes
+//!                        |                |              |
+//!                     storage thread -----+---> store    |
+//!                        |                               |
+//!                     cluster thread --------------------+       where nodes come and go
 //!
 //!   Each arrow is a queue. Who goes on next, and how much of its queue it takes, is drawn; time moves when the world says.
 //! ```
@@ -11,29 +13,31 @@
 //! Nothing here reads a clock, starts a thread or iterates over anything that is not ordered, so a seed is a whole run:
 //! [`run`]. First things go wrong, then they are healed and every call must end, then the nodes start again from the
 //! store and everything that was promised must be there.
+//!
+//! Two kinds of worlds: in the one the nodes are fixed (`fixed.rs`), in the other they join, leave and are taken over
+//! (`moving.rs`).
 
 mod client;
+mod cluster;
+mod fixed;
 mod links;
+mod moving;
 mod node;
 mod profile;
 mod scene;
 mod storage;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use epicserver_runtime::core::CoreConfig;
-use epicserver_runtime::fabric::FixedMembers;
-use epicserver_runtime::routes::Routes;
-use epicserver_storage::{Fence, Member, MemoryStore, NodeId, Partition, Store, StoreId, View};
-use epicserver_transport::{Addr, LoopbackNetwork};
+use epicserver_storage::{MemoryStore, Store, StoreId, View};
+use epicserver_transport::LoopbackNetwork;
 
 use self::client::Client;
-use self::links::Links;
+use self::moving::Moving;
 use self::node::SimNode;
 use self::profile::Profile;
 use self::scene::Scene;
-use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Violation};
+use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
 use crate::trace::{Happened, Trace};
@@ -44,10 +48,40 @@ use crate::witness;
 pub struct WorldConfig {
     /// Where everything comes from.
     pub seed: u64,
+    /// What kind of world it is.
+    pub kind: WorldKind,
     /// A bug to have.
     pub planted: Option<Planted>,
     /// Whether to print every event.
     pub verbose: bool,
+}
+
+/// How the nodes of a world come to own what they own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorldKind {
+    /// Each has its share for ever.
+    #[default]
+    Fixed,
+    /// They join and leave, and partitions go after them.
+    Moving,
+}
+
+impl WorldKind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Fixed, Self::Moving];
+
+    /// The name that the command takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Moving => "moving",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 /// How a run ended.
@@ -55,6 +89,8 @@ pub struct WorldConfig {
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// What kind of world it was.
+    pub kind: WorldKind,
     /// The first law that was broken, if one was.
     pub violation: Option<Violation>,
     /// One number for the whole trace.
@@ -67,10 +103,14 @@ pub struct Report {
     pub checks: Checks,
     /// What went wrong on purpose, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What the cluster did by itself, by kind.
+    pub deeds: BTreeMap<&'static str, u64>,
     /// Calls that clients made.
     pub calls: u64,
-    /// Calls from one node to the other.
+    /// Calls from one node to another.
     pub remote_calls: u64,
+    /// Activations of objects.
+    pub activations: u64,
     /// Nanoseconds that passed in the world.
     pub world_ns: u64,
 }
@@ -78,38 +118,62 @@ pub struct Report {
 /// Runs one world to its end.
 pub fn run(config: WorldConfig) -> Report {
     witness::install();
+    epicserver_runtime::planted::plant(config.planted.and_then(Planted::of_cores));
     let mut world = World::from_seed(config);
     world.live();
-    world.report(config.seed)
+    world.report(config)
 }
 
 /// See the module's documentation.
 struct World {
     // Before the nodes: calls under way are let go while their cores are there.
     clients: Vec<Client>,
-    nodes: Vec<SimNode>,
+    nodes: BTreeMap<u16, SimNode>,
     scene: Scene,
-    view: View,
+    course: Course,
+    /// What is to happen after so many calls.
+    agenda: Vec<(u64, Change)>,
     store: MemoryStore,
     network: LoopbackNetwork,
     calls: u64,
     /// Of nodes that have ended.
-    remote_calls: u64,
+    work: Work,
+}
+
+/// Who owns what, and why.
+#[derive(Debug)]
+enum Course {
+    /// By this view.
+    Fixed(View),
+    Moving(Moving),
+}
+
+/// What happens to some node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Join,
+    Leave,
+    Crash,
+    Pause,
 }
 
 /// Who goes on.
 #[derive(Clone, Copy, Debug)]
 enum Actor {
-    Core(usize, u16),
-    Storage(usize),
-    Links(usize),
+    Core(u16, u16),
+    Storage(u16),
+    Links(u16),
+    Cluster(u16),
     Client(usize),
 }
 
 impl World {
     fn from_seed(config: WorldConfig) -> Self {
         let mut rng = fastrand::Rng::with_seed(config.seed);
-        let profile = Profile::draw(&mut rng);
+        let (profile, course) = match config.kind {
+            WorldKind::Fixed => (Profile::draw(&mut rng), Course::Fixed(View::empty(StoreId(1)))),
+            WorldKind::Moving => (Profile::draw_moving(&mut rng), Course::Moving(Moving::new())),
+        };
         let scene = Scene {
             rng,
             now: 0,
@@ -118,23 +182,34 @@ impl World {
             acknowledged: Acknowledged::default(),
             committed_only: CommittedOnly::default(),
             bounds: Bounds::default(),
+            owners: Owners::default(),
             faults: BTreeMap::new(),
+            deeds: BTreeMap::new(),
             planted: config.planted,
             healed: false,
             profile,
         };
-        let store = MemoryStore::new(StoreId(1));
-        let (nodes, clients) = (Vec::new(), Vec::new());
-        let (view, network) = (View::empty(StoreId(1)), LoopbackNetwork::new());
-        let mut world = Self { clients, nodes, scene, view, store, network, calls: 0, remote_calls: 0 };
+        let mut world = Self {
+            clients: Vec::new(),
+            nodes: BTreeMap::new(),
+            scene,
+            course,
+            agenda: Vec::new(),
+            store: MemoryStore::new(StoreId(1)),
+            network: LoopbackNetwork::new(),
+            calls: 0,
+            work: Work::default(),
+        };
         world.populate();
         world
     }
 
     fn populate(&mut self) {
+        match self.course {
+            Course::Fixed(_) => self.found_fixed(),
+            Course::Moving(_) => self.found_moving(),
+        }
         let Profile { nodes, cores, clients, .. } = self.scene.profile;
-        (0..nodes).for_each(|index| self.join(index, 1));
-        (0..nodes).for_each(|index| self.start(index));
         for number in 0..clients {
             let entry = (self.scene.rng.u16(..nodes), self.scene.rng.u16(..cores));
             self.clients.push(Client::new(u64::from(number) + 1, entry));
@@ -154,17 +229,35 @@ impl World {
 
     fn go_wrong(&mut self) {
         let calls_max = u64::from(self.scene.profile.calls);
-        let mut crashes: Vec<u64> =
-            (0..self.scene.profile.crashes).map(|_| self.scene.rng.u64(1..calls_max)).collect();
+        self.agenda = self.draw_agenda(calls_max);
         while self.calls < calls_max && self.scene.violation().is_none() {
             self.go_on(true);
-            if let Some(place) = crashes.iter().position(|at| *at <= self.calls) {
-                crashes.swap_remove(place);
-                let index = self.scene.rng.u16(..self.scene.profile.nodes);
-                self.scene.fault("node crashed");
-                self.crash(index);
+            if let Some(place) = self.agenda.iter().position(|(at, _)| *at <= self.calls) {
+                let (_, change) = self.agenda.swap_remove(place);
+                self.change_course(change);
             }
         }
+    }
+
+    fn draw_agenda(&mut self, calls_max: u64) -> Vec<(u64, Change)> {
+        let Profile { joins, leaves, crashes, pauses, .. } = self.scene.profile;
+        let counts = [
+            (Change::Crash, crashes),
+            (Change::Join, joins),
+            (Change::Leave, leaves),
+            (Change::Pause, pauses),
+        ];
+        let all = counts.iter().flat_map(|(change, count)| (0..*count).map(|_| *change));
+        all.map(|change| (self.scene.rng.u64(1..calls_max), change)).collect()
+    }
+
+    fn change_course(&mut self, change: Change) {
+        if matches!(self.course, Course::Moving(_)) {
+            return self.change(change);
+        }
+        let index = self.scene.rng.u16(..self.scene.profile.nodes);
+        self.scene.fault("node crashed");
+        self.crash_fixed(index);
     }
 
     /// One actor goes on, or time passes.
@@ -175,33 +268,63 @@ impl World {
         }
         let Some(nth) = (!actors.is_empty()).then(|| self.scene.rng.usize(..actors.len())) else { return };
         match actors[nth] {
-            Actor::Core(node, core) => self.nodes[node].advance(core, &mut self.scene),
-            Actor::Storage(node) => {
-                if self.nodes[node].store(&mut self.scene).is_err() {
-                    self.scene.fault("store broken");
-                    self.crash(node as u16);
+            Actor::Core(index, core) => {
+                if let Some(node) = self.nodes.get_mut(&index) {
+                    node.advance(core, &mut self.scene);
                 }
             }
-            Actor::Links(node) => self.nodes[node].links.advance(&mut self.scene),
+            Actor::Storage(index) => self.store(index),
+            Actor::Links(index) => {
+                if let Some(node) = self.nodes.get_mut(&index) {
+                    node.links.advance(&mut self.scene);
+                }
+            }
+            Actor::Cluster(index) => {
+                if let Some(node) = self.nodes.get_mut(&index) {
+                    node.govern(&mut self.scene);
+                }
+                self.bury();
+            }
             Actor::Client(client) => self.client(client),
         }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
     }
 
+    /// The storage thread of a node goes on.
+    fn store(&mut self, index: u16) {
+        let Some(node) = self.nodes.get_mut(&index) else { return };
+        if node.store(&mut self.scene).is_err() {
+            self.scene.fault("store broken");
+            match self.course {
+                Course::Fixed(_) => self.crash_fixed(index),
+                Course::Moving(_) => self.crash_moving(index),
+            }
+        }
+    }
+
     fn actors(&mut self, calling: bool) -> Vec<Actor> {
         let mut actors = Vec::new();
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            let cores = (0..self.scene.profile.cores).filter(|core| node.can_advance(*core, self.scene.now));
+        let now = self.scene.now;
+        for (&index, node) in &mut self.nodes {
+            if matches!(&self.course, Course::Moving(moving) if moving.is_paused(index, now)) {
+                continue;
+            }
+            let cores = (0..self.scene.profile.cores).filter(|core| node.can_advance(*core, now));
             actors.extend(cores.map(|core| Actor::Core(index, core)));
             if node.can_store(&self.scene) {
                 actors.push(Actor::Storage(index));
             }
-            if node.links.can_advance(self.scene.now) {
+            if node.links.can_advance(now) {
                 actors.push(Actor::Links(index));
             }
+            if node.can_govern(now) {
+                actors.push(Actor::Cluster(index));
+            }
         }
-        let clients =
-            self.clients.iter().enumerate().filter(|(_, client)| calling && client.can_call(&self.scene));
+        let can_call = |client: &Client| {
+            client.can_call(&self.scene) && self.nodes.get(&client.entry.0).is_some_and(SimNode::takes_calls)
+        };
+        let clients = self.clients.iter().enumerate().filter(|(_, client)| calling && can_call(client));
         actors.extend(clients.map(|(index, _)| Actor::Client(index)));
         actors
     }
@@ -212,14 +335,23 @@ impl World {
             return client.cancel(&mut self.scene);
         }
         self.calls += 1;
-        let node = &self.nodes[usize::from(client.entry.0)];
-        client.call(node, &mut self.scene);
+        if let Some(node) = self.nodes.get(&client.entry.0) {
+            client.call(node, &mut self.scene);
+        }
     }
 
     /// Some microseconds pass; if there is nothing to do, as long as it takes until there is.
     fn pass_time(&mut self, idle: bool) {
-        let next = self.nodes.iter().filter_map(SimNode::next_time).min();
-        let some = self.scene.now + self.scene.rng.u64(1..=50_000);
+        let now = self.scene.now;
+        let paused =
+            |index: u16| matches!(&self.course, Course::Moving(moving) if moving.is_paused(index, now));
+        let awake = self.nodes.iter().filter(|(index, _)| !paused(**index));
+        let next = awake.filter_map(|(_, node)| node.next_time());
+        let next = match &self.course {
+            Course::Fixed(_) => next.min(),
+            Course::Moving(moving) => next.chain(moving.next_time(now)).min(),
+        };
+        let some = self.scene.now + self.scene.rng.u64(1..=self.scene.profile.step_ns_max);
         self.scene.now = match next {
             Some(next) if idle => next.max(self.scene.now + 1),
             _ => some,
@@ -229,7 +361,7 @@ impl World {
     /// Nothing goes wrong from now on.
     fn heal(&mut self) {
         self.scene.healed = true;
-        for node in &mut self.nodes {
+        for node in self.nodes.values_mut() {
             node.storage.heal();
             node.links.heal();
         }
@@ -253,12 +385,14 @@ impl World {
         let open: Vec<u64> = self.clients.iter().flat_map(Client::open_calls).collect();
         self.scene.bounds.answered(&open);
         if open.is_empty() {
-            self.nodes.iter().for_each(|node| node.check_rest(&mut self.scene));
+            self.nodes.values().for_each(|node| node.check_rest(&mut self.scene));
         }
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.clients.iter().all(|client| client.open_len() == 0) && self.nodes.iter().all(SimNode::is_quiet)
+    fn is_at_rest(&mut self) -> bool {
+        self.clients.iter().all(|client| client.open_len() == 0)
+            && self.nodes.values().all(SimNode::is_quiet)
+            && (matches!(self.course, Course::Fixed(_)) || self.is_settled())
     }
 
     /// The store holds what it said it has committed.
@@ -276,109 +410,68 @@ impl World {
 
     /// All nodes start again from the store, and every account is read.
     fn start_again(&mut self) {
-        let pools: Vec<_> = self.nodes.iter().map(|node| node.links.pool().clone()).collect();
-        self.remote_calls += self.nodes.iter().map(SimNode::remote_calls).sum::<u64>();
+        let pools: Vec<_> = self.nodes.values().map(|node| node.links.pool().clone()).collect();
+        let indices: Vec<u16> = self.nodes.keys().copied().collect();
+        self.nodes.values().for_each(|node| self.work.add(node));
         self.nodes.clear();
         for pool in pools {
             self.scene.bounds.returned("the buffers of frames", pool.outstanding());
         }
-        let nodes = 0..self.scene.profile.nodes;
-        nodes.clone().for_each(|index| self.join(index, self.me(index).incarnation + 1));
-        nodes.for_each(|index| self.start(index));
+        match self.course {
+            Course::Fixed(_) => self.found_fixed_again(),
+            Course::Moving(_) => self.found_moving_again(indices),
+        }
         self.clients.iter_mut().for_each(Client::reborn);
         for account in 1..=self.scene.profile.accounts {
             let client = (account % self.clients.len() as u64) as usize;
-            let node = &self.nodes[usize::from(self.clients[client].entry.0)];
-            self.clients[client].read(account, node, &mut self.scene);
+            if let Some(node) = self.nodes.get(&self.clients[client].entry.0) {
+                self.clients[client].read(account, node, &mut self.scene);
+            }
         }
         self.come_to_rest();
     }
 
-    /// A node ends in the middle of whatever it does, and another life of it begins.
-    fn crash(&mut self, index: u16) {
-        let incarnation = self.me(index).incarnation + 1;
-        self.scene.happened(Happened::Crashed { node: index });
-        self.scene.set_place((index, u16::MAX));
-        self.join(index, incarnation);
-        self.start(index);
-        for other in (0..self.scene.profile.nodes).filter(|other| *other != index) {
-            let routes = self.routes(other);
-            self.nodes[usize::from(other)].show(&routes);
-        }
-        for client in self.clients.iter_mut().filter(|client| client.entry.0 == index) {
-            client.reborn();
-            client.hear(&mut self.scene);
-        }
-    }
-
-    /// Puts a node's life into the view: it owns its share of the partitions at the next epoch.
-    fn join(&mut self, index: u16, incarnation: u32) {
-        let Profile { nodes, cores, .. } = self.scene.profile;
-        let node = self.members(index).me(incarnation);
-        let member = Member { node, address: String::new(), cores: cores as u8, entities: Vec::new() };
-        self.view.put_member(member);
-        self.view.version += 1;
-        let mut fences = Vec::new();
-        for partition in Partition::all().filter(|partition| partition.number() / 2 % nodes == index) {
-            self.view.assign(partition, Some(node));
-            fences.push(Fence { partition, epoch: self.view.partition(partition).epoch, holder: node });
-        }
-        self.store.open_fences(&fences).expect("epochs grow");
-    }
-
-    /// Everybody, as a node knows them from the start.
-    fn members(&self, index: u16) -> FixedMembers {
-        let name = |index: u16| Addr::new(&format!("node-{index}"));
-        let all: Vec<Addr> = (0..self.scene.profile.nodes).map(name).collect();
-        FixedMembers::new(&all, &name(index)).expect("it is in the list")
-    }
-
-    /// A node in its present life.
-    fn me(&self, index: u16) -> NodeId {
-        let id = self.members(index).me(0).id;
-        let member = self.view.members.iter().find(|member| member.node.id == id);
-        member.expect("it has joined").node
-    }
-
-    fn routes(&self, index: u16) -> Arc<Routes> {
-        Arc::new(Routes::new(self.me(index), self.scene.profile.cores, Arc::new(self.view.clone())))
-    }
-
-    fn start(&mut self, index: u16) {
-        let epoch = self.view.version;
-        let me = self.me(index);
-        let routes = self.routes(index);
-        let core = self.scene.profile.core.clone();
-        let chaos = core.chaos.map(|_| self.scene.rng.u64(..));
-        let config = CoreConfig { seed: self.scene.rng.u64(..), chaos, ..core };
-        let store = self.store.clone();
-        let place = usize::from(index);
-        // The old life ends before the new one begins.
-        if place < self.nodes.len() {
-            let old = self.nodes.remove(place);
-            self.remote_calls += old.remote_calls();
+    /// A node is gone, and what its clients still hear of it they hear now.
+    fn end_node(&mut self, index: u16) {
+        if let Some(old) = self.nodes.remove(&index) {
+            self.work.add(&old);
         }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
-        let members = self.members(index);
-        let links = Links::new(index, me, &members, &self.network, &mut self.scene);
-        let node = SimNode::start(index, me, &config, &routes, store, links, &mut self.scene);
-        self.nodes.insert(place, node);
-        self.scene.happened(Happened::Started { node: index, epoch });
     }
 
-    fn report(self, seed: u64) -> Report {
+    fn report(mut self, config: WorldConfig) -> Report {
+        self.nodes.values().for_each(|node| self.work.add(node));
         let scene = &self.scene;
         Report {
-            seed,
+            seed: config.seed,
+            kind: config.kind,
             violation: scene.violation(),
             trace_hash: scene.trace.hash(),
             events: scene.trace.count(),
             last_events: scene.trace.last_lines(),
             checks: scene.checks(),
             faults: scene.faults.clone(),
+            deeds: scene.deeds.clone(),
             calls: self.calls,
-            remote_calls: self.remote_calls + self.nodes.iter().map(SimNode::remote_calls).sum::<u64>(),
+            remote_calls: self.work.remote_calls,
+            activations: self.work.activations,
             world_ns: scene.now,
+        }
+    }
+}
+
+/// What cores did.
+#[derive(Debug, Default)]
+struct Work {
+    remote_calls: u64,
+    activations: u64,
+}
+
+impl Work {
+    fn add(&mut self, node: &SimNode) {
+        for counters in node.counters() {
+            self.remote_calls += counters.remote_calls;
+            self.activations += counters.activations;
         }
     }
 }

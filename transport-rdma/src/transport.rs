@@ -143,7 +143,6 @@ impl RdmaTransport {
         direction: Direction,
         peer: Addr,
     ) -> io::Result<LinkId> {
-        self.make_room();
         let full = |_| io::Error::new(io::ErrorKind::QuotaExceeded, "no room for another link");
         let id = self.links.insert(Link::new(control, stage, direction, peer)).map_err(full)?;
         self.by_index[id.index()] = id;
@@ -153,27 +152,6 @@ impl RdmaTransport {
             return Err(error);
         }
         Ok(id)
-    }
-
-    /// If there is no room for another link, the one gives way that has been open for the longest without introducing
-    /// itself: who connects and says nothing must not keep others out.
-    fn make_room(&mut self) {
-        if self.links.len() < self.options.links_max {
-            return;
-        }
-        let silent_until =
-            self.now.saturating_add(self.options.connect_timeout_ns).saturating_sub(SILENCE_NS_MAX);
-        let silent = self.links.iter_mut().filter_map(|(id, link)| match link.stage {
-            Stage::Greeting { deadline }
-                if deadline <= silent_until && link.direction == Direction::Incoming =>
-            {
-                Some((deadline, id))
-            }
-            _ => None,
-        });
-        if let Some((_, id)) = silent.min() {
-            self.end(id, DownReason::TimedOut);
-        }
     }
 
     /// Takes what the device has done since.
@@ -763,8 +741,6 @@ const POLLS_PER_EDGES: u32 = 64;
 const COMPLETIONS_PER_POLL_MAX: usize = 256;
 const ACCEPTS_PER_POLL_MAX: usize = 64;
 const ACCEPT_RETRY_NS: u64 = 100_000_000;
-/// How long a control connection may say nothing before it gives way to others.
-const SILENCE_NS_MAX: u64 = 500_000_000;
 const LISTEN_QUEUE_LEN: i32 = 1024;
 /// Most frames are short; those up to this length share the smaller buffers.
 const SHORT_BUFFER_LEN: usize = 1024;

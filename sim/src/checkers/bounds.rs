@@ -19,6 +19,12 @@ impl Bounds {
         self.findings.check(ANSWERED, open.is_empty(), || format!("calls {open:?} are never answered"));
     }
 
+    /// Whether a cluster has everything where it belongs, when it had the time.
+    pub(crate) fn settled(&mut self, is_settled: bool) {
+        self.findings
+            .check(SETTLED, is_settled, || "nodes, members and partitions never come to rest".to_owned());
+    }
+
     /// The calls and tasks of a core that rests.
     pub(crate) fn slots(&mut self, node: u16, core: u16, live: usize) {
         self.findings.check(SLOTS, live == 0, || {
@@ -43,5 +49,6 @@ impl Bounds {
 const LAW: u8 = 8;
 pub(super) const QUEUE: &str = "queues keep their bound";
 pub(super) const ANSWERED: &str = "every call is answered";
+pub(super) const SETTLED: &str = "a cluster comes to rest";
 pub(super) const SLOTS: &str = "every slot returns";
 pub(super) const RETURNED: &str = "what was lent comes back";

@@ -44,6 +44,13 @@ impl TurnsApart {
         }
     }
 
+    /// A node is no member any more: what still runs there has no effect, and others own its objects.
+    pub(crate) fn expel(&mut self, node: u16) {
+        for holders in self.holders.values_mut() {
+            holders.retain(|holder| holder.place.0 != node);
+        }
+    }
+
     /// A turn begins: of another object than all that it lies in, and on the same core.
     pub(crate) fn enter(&mut self, object: u64, place: (u16, u16)) {
         let running = &self.running;

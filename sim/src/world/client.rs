@@ -36,6 +36,8 @@ struct OpenCall {
     object: u64,
     /// How many changes of the object were acknowledged when the call was made.
     promised: usize,
+    /// It has little time.
+    in_hurry: bool,
     answer: Pin<Box<dyn Future<Output = Answer>>>,
     woken: Arc<Woken>,
 }
@@ -111,10 +113,10 @@ impl Client {
     }
 
     fn begin(&mut self, kind: Kind, object: u64, made: Made, scene: &mut Scene) {
-        let Made { serial, answer } = made;
+        let Made { serial, in_hurry, answer } = made;
         let promised = scene.acknowledged.promised(object);
         let woken = Arc::new(Woken(AtomicBool::new(true)));
-        self.open.push(OpenCall { serial, kind, object, promised, answer, woken });
+        self.open.push(OpenCall { serial, kind, object, promised, in_hurry, answer, woken });
         // Order is that of the first polls.
         self.hear(scene);
     }
@@ -151,6 +153,7 @@ impl Client {
 
     fn answered(&self, call: &OpenCall, answer: &Answer, scene: &mut Scene) {
         witness::answered(call.serial, answer);
+        witness::ended(call.serial, answer, call.in_hurry);
         let text = match answer {
             Ok(receipts) => format!("{} receipts", receipts.len()),
             // Texts for people are not part of what must be the same: they name numbers of the process.
@@ -183,6 +186,7 @@ fn learn(call: &OpenCall, receipt: &Receipt, scene: &mut Scene) {
 /// A call that was made.
 struct Made {
     serial: u64,
+    in_hurry: bool,
     answer: Pin<Box<dyn Future<Output = Answer>>>,
 }
 
@@ -289,7 +293,7 @@ impl Target<'_> {
         let happened = Happened::Called { client: number, serial, what: format!("{what} {object:x}") };
         self.scene.happened(happened);
         let caller = workload::client(number << 16 | life);
-        Ticket { serial, caller, object, path: Vec::new(), cause: Cause::default() }
+        Ticket { serial, caller, object, path: Vec::new(), one_way: false, cause: Cause::default() }
     }
 
     fn made<M, T>(
@@ -310,7 +314,7 @@ impl Target<'_> {
         if hurry {
             self.scene.fault("call in a hurry");
         }
-        Made { serial: ticket.serial, answer: Box::pin(async move { read(call.await) }) }
+        Made { serial: ticket.serial, in_hurry: hurry, answer: Box::pin(async move { read(call.await) }) }
     }
 
     /// Other accounts, and how they are called: some chains come back to where they were.

@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 use epicserver_runtime::core::Event;
 use epicserver_runtime::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
 use epicserver_runtime::remote::PeerFrame;
-use epicserver_storage::NodeId;
+use epicserver_storage::{Member, NodeId};
 use epicserver_transport::{
-    BufferPool, Event as TransportEvent, FaultPlan, Faulty, LinkId, LoopbackNetwork, LoopbackTransport,
-    Transport,
+    Addr, BufferPool, Event as TransportEvent, FaultPlan, Faulty, Frame, LinkId, LoopbackNetwork,
+    LoopbackTransport, Transport,
 };
 
+use super::cluster::ToCluster;
 use super::scene::Scene;
 use crate::trace::Happened;
 
@@ -27,6 +28,29 @@ pub(crate) struct Links {
     outgoing: Vec<VecDeque<PeerFrame>>,
     /// What cores have not taken yet, by core.
     incoming: Vec<VecDeque<LinkInput>>,
+    /// In a cluster whose members change: what came in the last pass may have to be answered in another one.
+    owes_pass: Option<bool>,
+    /// What the cluster thread wants.
+    orders: VecDeque<LinksOrder>,
+    /// What the cluster thread has not taken yet.
+    pub(crate) told: VecDeque<ToCluster>,
+}
+
+/// Who the peers of a node are.
+pub(crate) enum Peers<'a> {
+    /// These, for ever.
+    Fixed(&'a FixedMembers),
+    /// Whoever the view names; this node listens here.
+    Open(Addr),
+}
+
+/// What the cluster thread wants of the link thread.
+#[derive(Debug)]
+pub(crate) enum LinksOrder {
+    Say(NodeId, Frame),
+    Members(Vec<Member>),
+    Seek(Addr),
+    Rebirth(NodeId),
 }
 
 impl std::fmt::Debug for Links {
@@ -40,22 +64,31 @@ impl Links {
     pub(crate) fn new(
         node: u16,
         me: NodeId,
-        members: &FixedMembers,
+        peers: &Peers<'_>,
         network: &LoopbackNetwork,
         scene: &mut Scene,
     ) -> Self {
         let cores = scene.profile.cores;
         let options = scene.profile.loopback.clone();
-        let transport =
-            network.bind(members.own_address().as_str(), options).expect("the life before has let go of it");
+        let address = match peers {
+            Peers::Fixed(members) => members.own_address(),
+            Peers::Open(address) => address.clone(),
+        };
+        let transport = network.bind(address.as_str(), options).expect("the life before has let go of it");
         let mut transport = Faulty::new(transport, FaultPlan::calm(0));
         transport.set_plan(plan(scene));
-        let mut config = FabricConfig::new(me, cores, members, CLUSTER, &SECRET, transport.caps());
+        let caps = transport.caps();
+        let mut config = match peers {
+            Peers::Fixed(members) => FabricConfig::new(me, cores, members, CLUSTER, &SECRET, caps),
+            Peers::Open(_) => FabricConfig::open(me, cores, address, CLUSTER, &SECRET, caps),
+        };
         config.seed = scene.rng.u64(..);
         let fabric = Fabric::new(scene.now, config, Some(transport.pool()));
         let queues = || (0..cores).map(|_| VecDeque::new()).collect();
         let (outgoing, incoming) = ((0..cores).map(|_| VecDeque::new()).collect(), queues());
-        Self { node, transport, fabric, up: Vec::new(), outgoing, incoming }
+        let owes_pass = matches!(peers, Peers::Open(_)).then_some(true);
+        let (orders, told) = (VecDeque::new(), VecDeque::new());
+        Self { node, transport, fabric, up: Vec::new(), outgoing, incoming, owes_pass, orders, told }
     }
 
     /// Where frames of this node lie.
@@ -104,7 +137,10 @@ impl Links {
     pub(crate) fn can_advance(&mut self, now: u64) -> bool {
         let cores = 0..self.outgoing.len() as u16;
         self.outgoing.iter().any(|queue| !queue.is_empty())
+            || !self.orders.is_empty()
+            || self.owes_pass == Some(true)
             || cores.into_iter().any(|core| self.fabric.has_output(core))
+            || self.fabric.has_control()
             || self.next_time().is_some_and(|at| at <= now)
             || !self.transport.arm()
     }
@@ -117,6 +153,7 @@ impl Links {
     pub(crate) fn advance(&mut self, scene: &mut Scene) {
         let now = scene.now;
         let sent = self.take_frames(scene);
+        self.take_orders(now);
         if self.fabric.poll_timeout().is_some_and(|at| at <= now) {
             self.fabric.handle_timeout(now);
         }
@@ -133,10 +170,36 @@ impl Links {
             self.fabric.handle_event(now, event);
         }
         self.fabric.report_taken();
+        self.pass_on();
         let delivered = self.deliver(scene);
+        if let Some(owes_pass) = &mut self.owes_pass {
+            *owes_pass = received + delivered > 0;
+        }
         let links = self.up.len();
         scene.happened(Happened::Linked { node: self.node, sent, received, delivered, links });
         self.break_link(scene);
+    }
+
+    /// The cluster thread wants something.
+    pub(crate) fn order(&mut self, order: LinksOrder) {
+        self.orders.push_back(order);
+    }
+
+    fn take_orders(&mut self, now: u64) {
+        take_orders(&mut self.fabric, &mut self.orders, now);
+    }
+
+    /// Brings on who is there and what peers say, in that order.
+    fn pass_on(&mut self) {
+        while self.fabric.has_control() {
+            if let Some(news) = self.fabric.poll_peer_news() {
+                self.told.push_back(ToCluster::Peer(news));
+            } else if let Some((from, frame)) = self.fabric.poll_control() {
+                self.told.push_back(ToCluster::Control(from, frame));
+            } else {
+                return;
+            }
+        }
     }
 
     fn take_frames(&mut self, scene: &mut Scene) -> usize {
@@ -145,7 +208,11 @@ impl Links {
             let len = if scene.rng.bool() { queue.len() } else { scene.rng.usize(..=queue.len()) };
             for frame in queue.drain(..len) {
                 taken += 1;
-                self.fabric.handle_frame(scene.now, core, frame);
+                // As the driver's engine does.
+                if let Some(frame) = self.fabric.try_frame(scene.now, core, frame) {
+                    take_orders(&mut self.fabric, &mut self.orders, scene.now);
+                    self.fabric.handle_frame(scene.now, core, frame);
+                }
             }
         }
         taken
@@ -198,7 +265,20 @@ impl Links {
         let cores = 0..self.outgoing.len() as u16;
         self.outgoing.iter().all(VecDeque::is_empty)
             && self.incoming.iter().all(VecDeque::is_empty)
+            && self.orders.is_empty()
             && !cores.into_iter().any(|core| self.fabric.has_output(core))
+    }
+}
+
+fn take_orders(fabric: &mut Fabric, orders: &mut VecDeque<LinksOrder>, now: u64) {
+    for order in orders.drain(..) {
+        match order {
+            // Without a link it is lost, as it may be on its way.
+            LinksOrder::Say(to, frame) => drop(fabric.handle_control(now, to, frame)),
+            LinksOrder::Members(members) => fabric.handle_members(now, &members),
+            LinksOrder::Seek(addr) => drop(fabric.seek(now, addr)),
+            LinksOrder::Rebirth(me) => fabric.handle_rebirth(now, me),
+        }
     }
 }
 

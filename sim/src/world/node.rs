@@ -7,19 +7,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use epicserver_runtime::core::{Action, CoreConfig, CoreMessage, Event};
+use epicserver_runtime::cluster::keeper::KeeperService;
+use epicserver_runtime::core::{Action, CoreConfig, CoreMessage, Counters, Event};
+use epicserver_runtime::membership::Member;
 use epicserver_runtime::routes::Routes;
 use epicserver_runtime::saving::SaveNews;
 use epicserver_runtime::stepping::SteppedNode;
-use epicserver_storage::{MemoryStore, NodeId};
+use epicserver_storage::{MemoryStore, NodeId, View};
 
+use super::cluster::{Cluster, Doors, ToCluster};
 use super::links::Links;
 use super::scene::Scene;
 use super::storage::{Storage, ToStorage};
 use crate::planted::Planted;
 use crate::trace::Happened;
 use crate::witness;
-use crate::workload::{Account, Board};
+use crate::workload::{Account, Board, key_of};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(crate) struct SimNode {
     pub(crate) stepped: SteppedNode,
     pub(crate) storage: Storage,
     pub(crate) links: Links,
+    /// There in a cluster whose members change.
+    pub(crate) cluster: Option<Cluster>,
     cores: Vec<CoreSide>,
     /// Messages under way: by receiver, then by sender.
     rings: Vec<Vec<VecDeque<CoreMessage>>>,
@@ -45,6 +50,8 @@ pub(crate) struct CoreSide {
     seen: Option<Seen>,
     /// The batch that the core works in, as the storage thread knows.
     passed: u64,
+    /// Who its node is, as the core knows.
+    me: NodeId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +94,14 @@ impl SimNode {
             asleep: true,
             seen: None,
             passed: 1,
+            me: id,
         };
         Self {
             index,
             stepped: SteppedNode::new::<(Account, Board)>(scene.now, &config, routes, cores),
             storage: Storage::new(index, id, store, scene),
             links,
+            cluster: None,
             cores: (0..cores).map(core).collect(),
             rings: (0..cores).map(|_| (0..cores).map(|_| VecDeque::new()).collect()).collect(),
             // Each call of a core is in one ring at a time; cancels, probes and their answers come on top.
@@ -201,10 +210,16 @@ impl SimNode {
     }
 
     fn step(&mut self, core: u16, event: Event, scene: &mut Scene) {
-        let actions = &mut self.cores[usize::from(core)].actions;
-        self.stepped.step(core, scene.now, event, actions);
-        let place = (self.index, core);
+        let side = &mut self.cores[usize::from(core)];
+        if let Event::View(routes) = &event {
+            side.me = routes.me();
+        }
+        self.stepped.step(core, scene.now, event, &mut side.actions);
+        let (place, me) = ((self.index, core), side.me);
         for (object, serial, first) in witness::with(|witness| std::mem::take(&mut witness.log)) {
+            if first {
+                scene.owners.started(key_of(object), serial, me);
+            }
             scene.happened(Happened::Ran { place, object, serial, first });
         }
     }
@@ -244,7 +259,10 @@ impl SimNode {
             Action::Blocking(_) | Action::Edge(_) => {
                 unreachable!("no entity of the world asks for work elsewhere")
             }
-            Action::Drained(_) => unreachable!("no view of the world moves anything"),
+            Action::Drained(drained) => {
+                let cluster = self.cluster.as_mut().expect("a view that moves something comes of a cluster");
+                cluster.inbox.push_back(ToCluster::Drained(drained));
+            }
         }
     }
 
@@ -275,11 +293,16 @@ impl SimNode {
     /// When something happens here by itself.
     pub(crate) fn next_time(&self) -> Option<u64> {
         let timers = (0..self.cores.len() as u16).filter_map(|core| self.stepped.core(core).next_timer());
-        timers.chain(self.storage.next_time()).chain(self.links.next_time()).min()
+        let cluster = self.cluster.as_ref().and_then(Cluster::next_time);
+        timers.chain(self.storage.next_time()).chain(self.links.next_time()).chain(cluster).min()
     }
 
     /// Whether no call is under way here, and nothing waits for a batch.
     pub(crate) fn is_quiet(&self) -> bool {
+        self.is_quiet_but_for_cluster() && self.links.told.is_empty() && self.storage.told.is_empty()
+    }
+
+    fn is_quiet_but_for_cluster(&self) -> bool {
         let cores = 0..self.cores.len() as u16;
         cores.clone().all(|core| self.stepped.core(core).is_quiet() && !self.stepped.is_desk_occupied(core))
             && self.rings.iter().flatten().all(VecDeque::is_empty)
@@ -287,9 +310,9 @@ impl SimNode {
             && self.links.is_quiet()
     }
 
-    /// Calls that it made to the other node.
-    pub(crate) fn remote_calls(&self) -> u64 {
-        (0..self.cores.len() as u16).map(|core| self.stepped.core(core).counters().remote_calls).sum()
+    /// What its cores did.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = Counters> {
+        (0..self.cores.len() as u16).map(|core| self.stepped.core(core).counters())
     }
 
     /// Looks at a node that rests.
@@ -307,6 +330,53 @@ impl SimNode {
         for side in &mut self.cores {
             side.answer(Event::View(routes.clone()));
         }
+    }
+}
+
+impl SimNode {
+    /// Whether its clients may call.
+    pub(crate) fn takes_calls(&self) -> bool {
+        self.cluster.as_ref().is_none_or(Cluster::is_serving)
+    }
+
+    /// Becomes a member of a cluster.
+    pub(crate) fn join(&mut self, member: Member, keeper: Option<KeeperService>, scene: &mut Scene) {
+        let mut doors = Doors { cores: &mut self.cores, storage: &mut self.storage, links: &mut self.links };
+        self.cluster = Some(Cluster::new(self.index, member, keeper, &mut doors, scene));
+    }
+
+    /// Whether the cluster thread can go on.
+    pub(crate) fn can_govern(&self, now: u64) -> bool {
+        let Some(cluster) = &self.cluster else { return false };
+        if cluster.is_dropping() {
+            return self.has_dropped();
+        }
+        !cluster.inbox.is_empty()
+            || !self.links.told.is_empty()
+            || !self.storage.told.is_empty()
+            || cluster.next_time().is_some_and(|at| at <= now)
+    }
+
+    /// Cores and storage thread have done what the cluster thread told them.
+    fn has_dropped(&self) -> bool {
+        let is_done = |side: &CoreSide| side.answers.is_empty() && side.phase == Phase::Drain;
+        self.cores.iter().all(is_done) && !self.storage.is_to_restart()
+    }
+
+    /// The cluster thread makes a pass.
+    pub(crate) fn govern(&mut self, scene: &mut Scene) {
+        let is_quiet = self.is_quiet_but_for_cluster();
+        let Some(cluster) = &mut self.cluster else { return };
+        cluster.inbox.extend(self.links.told.drain(..));
+        cluster.inbox.extend(self.storage.told.drain(..));
+        let mut doors = Doors { cores: &mut self.cores, storage: &mut self.storage, links: &mut self.links };
+        cluster.advance(is_quiet, &mut doors, scene);
+    }
+
+    /// Whether it is a member that serves, and has the view that counts with nothing on the move.
+    pub(crate) fn is_settled(&self, now: u64, truth: &View) -> bool {
+        let cores = self.cores.iter().all(|side| side.answers.is_empty());
+        cores && self.cluster.as_ref().is_some_and(|cluster| cluster.is_settled(now, truth))
     }
 }
 

@@ -27,8 +27,17 @@ pub(crate) struct Profile {
     pub(crate) network: FaultPlan,
     /// How often a link is cut, for each pass of a link thread.
     pub(crate) cuts_per_mille: u16,
-    /// Nodes that crash, and start again at once.
+    /// Nodes that crash. Fixed ones start again at once.
     pub(crate) crashes: u32,
+    /// Nodes at a time, where they come and go, and how often they do, or stand still for a while.
+    pub(crate) nodes_max: u16,
+    pub(crate) joins: u32,
+    pub(crate) leaves: u32,
+    pub(crate) pauses: u32,
+    /// Whether the keeper learns at once that a node has crashed; else its lease has to run out.
+    pub(crate) proves_deaths: bool,
+    /// How much time passes at once at most while there is something to do, in nanoseconds.
+    pub(crate) step_ns_max: u64,
     /// Whether some methods panic.
     pub(crate) panics: bool,
     /// Whether clients drop calls.
@@ -62,10 +71,55 @@ impl Profile {
             network: draw_network(rng),
             cuts_per_mille: one_of(rng, &[0, 0, 5, 30]),
             crashes: one_of(rng, &[0, 0, 1, 2]),
+            nodes_max: 0,
+            joins: 0,
+            leaves: 0,
+            pauses: 0,
+            proves_deaths: false,
+            step_ns_max: 50_000,
             panics: rng.u8(..3) == 0,
             cancels: rng.u8(..3) == 0,
             hurries: rng.u8(..3) == 0,
         }
+    }
+
+    /// A world whose nodes come and go.
+    pub(crate) fn draw_moving(rng: &mut fastrand::Rng) -> Self {
+        let mut profile = Self::draw(rng);
+        let is_clean = rng.u8(..3) > 0;
+        profile.nodes = rng.u16(1..=3);
+        profile.nodes_max = profile.nodes.max(2) + rng.u16(0..=1);
+        (profile.joins, profile.leaves) = (rng.u32(1..=3), rng.u32(0..=2));
+        (profile.crashes, profile.pauses) = (0, 0);
+        profile.calls = rng.u32(100..=400);
+        profile.step_ns_max = one_of(rng, &[50_000, 500_000, 5_000_000]);
+        // Chains of calls that wait for room in both directions would wait for each other, moves or none.
+        (profile.core.calls_max, profile.core.window_max) = (1 << 10, 64);
+        profile.store_faults.sync_failed_per_mille = 0;
+        if is_clean {
+            profile.store_faults.fail_per_mille = 0;
+            profile.store_faults.unknown_per_mille = 0;
+            (profile.cuts_per_mille, profile.panics) = (0, false);
+            profile.core.idle_ns = IDLE_NS;
+        } else {
+            (profile.crashes, profile.pauses) = (rng.u32(0..=2), one_of(rng, &[0, 0, 1, 2]));
+            profile.proves_deaths = rng.bool();
+        }
+        profile
+    }
+
+    /// Whether nothing goes wrong but that nodes come and go.
+    pub(crate) fn is_clean(&self) -> bool {
+        let faults = self.store_faults;
+        self.crashes + self.pauses == 0
+            && faults.fail_per_mille + faults.unknown_per_mille == 0
+            && self.cuts_per_mille == 0
+            && !self.panics
+    }
+
+    /// Whether the store may refuse a node that does not know yet that others own what it had.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.crashes + self.pauses > 0 || self.store_faults.unknown_per_mille > 0
     }
 }
 
@@ -91,10 +145,13 @@ fn draw_core(rng: &mut fastrand::Rng) -> CoreConfig {
         window_max: one_of(rng, &[64, 4]),
         // Which seed is drawn at each start.
         chaos: (rng.u8(..8) > 0).then_some(0),
-        idle_ns: one_of(rng, &[15 * 60 * 1_000_000_000, 300_000]),
+        idle_ns: one_of(rng, &[IDLE_NS, 300_000]),
         ..CoreConfig::default()
     }
 }
+
+/// Longer than any world lives.
+const IDLE_NS: u64 = 15 * 60 * 1_000_000_000;
 
 fn one_of<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())]

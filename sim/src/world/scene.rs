@@ -1,11 +1,12 @@
 //! What all actors of a world share: its clock, its dice, what the store has committed, the checkers and the trace.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use epicserver_storage::Batch;
+use epicserver_storage::{Batch, View};
 
 use super::profile::Profile;
-use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Violation};
+use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
 use crate::trace::{Happened, Trace};
@@ -23,6 +24,9 @@ pub(crate) struct Scene {
     pub(crate) acknowledged: Acknowledged,
     pub(crate) committed_only: CommittedOnly,
     pub(crate) bounds: Bounds,
+    pub(crate) owners: Owners,
+    /// What the cluster did, by kind.
+    pub(crate) deeds: BTreeMap<&'static str, u64>,
     /// What went wrong on purpose, by kind.
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) planted: Option<Planted>,
@@ -37,6 +41,11 @@ impl Scene {
 
     pub(crate) fn fault(&mut self, kind: &'static str) {
         *self.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Counts something that a cluster does by itself.
+    pub(crate) fn count(&mut self, deed: &'static str) {
+        *self.deeds.entry(deed).or_default() += 1;
     }
 
     pub(crate) fn set_place(&self, place: (u16, u16)) {
@@ -57,6 +66,14 @@ impl Scene {
             self.rng.shuffle(values);
             self.happened(Happened::Planted { bug });
         }
+    }
+
+    /// The keeper has a view that counts from now on.
+    pub(crate) fn set_truth(&mut self, view: Arc<View>) {
+        for removed in self.owners.removed_by(&view) {
+            witness::with(|witness| witness.turns.expel(super::moving::index_of(removed)));
+        }
+        self.owners.set_truth(view);
     }
 
     /// The store has committed a batch.
@@ -81,9 +98,8 @@ impl Scene {
     /// The first law that was broken, if one was.
     pub(crate) fn violation(&self) -> Option<Violation> {
         let here = self.acknowledged.violation().or_else(|| self.committed_only.violation());
-        here.or_else(|| self.bounds.violation()).or_else(|| {
-            witness::with(|witness| witness.turns.violation().or_else(|| witness.once.violation()))
-        })
+        let here = here.or_else(|| self.bounds.violation()).or_else(|| self.owners.violation());
+        here.or_else(|| witness::with(|witness| witness.violation()))
     }
 
     /// How often each check was made.
@@ -92,10 +108,8 @@ impl Scene {
         self.acknowledged.count_into(&mut checks);
         self.committed_only.count_into(&mut checks);
         self.bounds.count_into(&mut checks);
-        witness::with(|witness| {
-            witness.turns.count_into(&mut checks);
-            witness.once.count_into(&mut checks);
-        });
+        self.owners.count_into(&mut checks);
+        witness::with(|witness| witness.count_into(&mut checks));
         checks
     }
 }

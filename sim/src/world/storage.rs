@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use epicserver_runtime::core::Event;
+use epicserver_runtime::membership::FencesOutcome;
 use epicserver_runtime::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
 use epicserver_storage::{
-    Batch, BatchName, FaultControl, FaultPlan, FaultyStore, MemoryStore, NodeId, Store, StoreError,
+    Batch, BatchName, FaultControl, FaultPlan, FaultyStore, Fence, MemoryStore, NodeId, Store, StoreError,
 };
 
+use super::cluster::ToCluster;
 use super::node::CoreSide;
 use super::scene::Scene;
 use crate::planted::Planted;
@@ -27,6 +29,10 @@ use crate::trace::Happened;
 pub(crate) enum ToStorage {
     Images(u16, Box<BatchImages>),
     Load(LoadTicket),
+    /// By the number of the cluster thread's task.
+    OpenFences(u64, Vec<Fence>),
+    /// Fail everything that is not saved, and save in the name of this life of the node from then on.
+    Restart(NodeId),
 }
 
 /// See the module's documentation.
@@ -43,6 +49,10 @@ pub(crate) struct Storage {
     /// Somebody waits for a batch.
     pub(crate) wanted: bool,
     loads: VecDeque<LoadTicket>,
+    fences: VecDeque<(u64, Vec<Fence>)>,
+    restart: Option<NodeId>,
+    /// What the cluster thread has not taken yet.
+    pub(crate) told: VecDeque<ToCluster>,
     images: Vec<(u16, Box<BatchImages>)>,
     /// The batch that is being filled.
     pub(crate) open: u64,
@@ -60,6 +70,7 @@ enum State {
     Closing(u64),
     /// The store works until this time.
     Loading(u64, LoadTicket, LoadAnswer),
+    Opening(u64, u64, FencesOutcome),
     Committing(u64, u64, Committed, Vec<(u16, Box<BatchImages>)>),
 }
 
@@ -83,6 +94,9 @@ impl Storage {
             requests: VecDeque::new(),
             wanted: false,
             loads: VecDeque::new(),
+            fences: VecDeque::new(),
+            restart: None,
+            told: VecDeque::new(),
             images: Vec::new(),
             open: 1,
             durable: 0,
@@ -99,22 +113,38 @@ impl Storage {
     pub(crate) fn can_advance(&self, now: u64, all_passed: impl Fn(u64) -> bool) -> bool {
         match &self.state {
             State::Idle => {
-                self.wanted || !self.requests.is_empty() || !self.images.is_empty() || !self.loads.is_empty()
+                self.wanted
+                    || !self.requests.is_empty()
+                    || !self.images.is_empty()
+                    || !self.loads.is_empty()
+                    || !self.fences.is_empty()
+                    || self.restart.is_some()
             }
             State::Closing(closed) => all_passed(*closed),
-            State::Loading(until, ..) | State::Committing(until, ..) => *until <= now,
+            State::Loading(until, ..) | State::Opening(until, ..) | State::Committing(until, ..) => {
+                *until <= now
+            }
         }
     }
 
     pub(crate) fn next_time(&self) -> Option<u64> {
         match &self.state {
-            State::Loading(until, ..) | State::Committing(until, ..) => Some(*until),
+            State::Loading(until, ..) | State::Opening(until, ..) | State::Committing(until, ..) => {
+                Some(*until)
+            }
             _ => None,
         }
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
         matches!(self.state, State::Idle) && self.requests.is_empty() && self.images.is_empty()
+    }
+
+    /// Whether it has not begun anew yet, as it is to.
+    pub(crate) fn is_to_restart(&self) -> bool {
+        self.restart.is_some()
+            || matches!(self.state, State::Committing(..))
+            || self.requests.iter().any(|request| matches!(request, ToStorage::Restart(_)))
     }
 
     /// Buffers that it keeps.
@@ -130,6 +160,7 @@ impl Storage {
             State::Loading(_, ticket, answer) => {
                 cores[usize::from(ticket.core)].answer(Event::Loaded(ticket, answer));
             }
+            State::Opening(_, number, outcome) => self.told.push_back(ToCluster::Fences(number, outcome)),
             State::Committing(_, closed, outcome, images) => {
                 for (core, images) in images {
                     cores[usize::from(core)].answer(Event::Recycled(images));
@@ -142,6 +173,10 @@ impl Storage {
 
     fn look(&mut self, scene: &mut Scene) {
         self.take_requests();
+        // Before any load: what is loaded in a partition is loaded under its fence.
+        if let Some((number, fences)) = self.fences.pop_front() {
+            return self.open_fences(number, &fences, scene);
+        }
         let ready = self.loads.iter().position(|ticket| ticket.after <= self.settled);
         if let Some(ticket) = ready.and_then(|place| self.loads.remove(place)) {
             return self.load(ticket, scene);
@@ -158,8 +193,25 @@ impl Storage {
             match request {
                 ToStorage::Images(core, images) => self.images.push((core, images)),
                 ToStorage::Load(ticket) => self.loads.push_back(ticket),
+                ToStorage::OpenFences(number, fences) => self.fences.push_back((number, fences)),
+                ToStorage::Restart(me) => self.restart = Some(me),
             }
         }
+    }
+
+    fn open_fences(&mut self, number: u64, fences: &[Fence], scene: &mut Scene) {
+        let is_skipped = scene.strikes(Planted::SkipFence, 1);
+        let opened = if is_skipped { Ok(()) } else { self.store.open_fences(fences) };
+        let outcome = match opened {
+            Ok(()) => FencesOutcome::Opened,
+            Err(StoreError::Refused { .. }) => FencesOutcome::Refused,
+            Err(_) => FencesOutcome::Failed,
+        };
+        if outcome == FencesOutcome::Failed {
+            scene.fault("fences not opened");
+        }
+        scene.happened(Happened::Fenced { node: self.node, fences: fences.len(), outcome });
+        self.state = State::Opening(self.until(scene), number, outcome);
     }
 
     fn load(&mut self, ticket: LoadTicket, scene: &mut Scene) {
@@ -187,6 +239,11 @@ impl Storage {
     /// Every core has passed: what they handed over of the batch is all there will be.
     fn commit(&mut self, closed: u64, scene: &mut Scene) {
         self.take_requests();
+        if let Some(me) = self.restart.take() {
+            return self.start_anew(me, closed, scene);
+        }
+        // A core that slept when a batch failed has handed over what it had changed in it.
+        self.images.retain(|(_, images)| !self.failures.iter().any(|failed| failed.contains(&images.number)));
         let (images, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.images).into_iter().partition(|(_, images)| images.number <= closed);
         self.images = later;
@@ -214,6 +271,15 @@ impl Storage {
         self.state = State::Committing(until, closed, outcome, images);
     }
 
+    /// What is not saved is dropped: others own it.
+    fn start_anew(&mut self, me: NodeId, closed: u64, scene: &Scene) {
+        self.images.clear();
+        self.id = me;
+        let reason = "this node begins anew".to_owned();
+        let outcome = Committed::Failed(StoreError::Failed { reason });
+        self.state = State::Committing(scene.now, closed, outcome, Vec::new());
+    }
+
     /// What the store itself knows, whatever it said.
     fn is_written(&mut self, batch: &Batch) -> bool {
         self.store.inner_mut().last_committed(self.id).is_ok_and(|last| last == Some(batch.name()))
@@ -224,6 +290,10 @@ impl Storage {
         let outcome = commit_until_known(&mut self.store, batch);
         match &outcome {
             Committed::Failed(StoreError::Failed { .. }) => scene.fault("commit failed"),
+            Committed::Failed(StoreError::Refused { .. }) if scene.profile.takes_over() => {
+                scene.fault("save refused");
+                self.told.push_back(ToCluster::Evicted(self.id));
+            }
             Committed::Failed(error) => {
                 scene.acknowledged.broken(format!("batch {}: {error}", batch.name()));
             }

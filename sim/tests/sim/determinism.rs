@@ -2,11 +2,22 @@
 
 use std::process::Command;
 
-use epicserver_sim::world::{self, WorldConfig};
+use epicserver_sim::world::{self, WorldConfig, WorldKind};
 
 fn trace_hash(seed: u64) -> (u64, u64) {
-    let report = world::run(WorldConfig { seed, ..WorldConfig::default() });
+    trace_of(seed, WorldKind::Fixed)
+}
+
+fn trace_of(seed: u64, kind: WorldKind) -> (u64, u64) {
+    let report = world::run(WorldConfig { seed, kind, ..WorldConfig::default() });
     (report.trace_hash, report.events)
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_of_nodes_that_come_and_go() {
+    let seeds = 1..=3;
+    let traces = || -> Vec<_> { seeds.clone().map(|seed| trace_of(seed, WorldKind::Moving)).collect() };
+    assert_eq!(traces(), traces());
 }
 
 #[test]
@@ -35,14 +46,14 @@ fn seeds_differ() {
 
 #[test]
 fn a_seed_gives_the_same_trace_in_another_process() {
-    for seed in [1, 2, 3, 17] {
+    for (seed, kind) in [(1, WorldKind::Fixed), (17, WorldKind::Fixed), (2, WorldKind::Moving)] {
         let output = Command::new(env!("CARGO_BIN_EXE_epicserver-sim"))
-            .args(["--seed", &seed.to_string()])
+            .args(["--seed", &seed.to_string(), "--world", kind.name()])
             .output()
             .expect("the program starts");
-        let (hash, events) = trace_hash(seed);
-        let line = format!("seed {seed}: {events} events, trace {hash:016x}");
         let text = String::from_utf8_lossy(&output.stdout);
+        let (hash, events) = trace_of(seed, kind);
+        let line = format!("seed {seed} {}: {events} events, trace {hash:016x}", kind.name());
         assert!(text.contains(&line), "{line} is not in {text}");
     }
 }
@@ -50,7 +61,7 @@ fn a_seed_gives_the_same_trace_in_another_process() {
 #[test]
 fn a_trace_has_a_line_for_each_event() {
     let output = Command::new(env!("CARGO_BIN_EXE_epicserver-sim"))
-        .args(["--seed", "5", "--trace"])
+        .args(["--seed", "5", "--world", "fixed", "--trace"])
         .output()
         .expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -256,26 +256,6 @@ fn garbage_on_the_control_connection_is_no_link() {
 }
 
 #[test]
-fn silent_connections_do_not_keep_others_out() {
-    let mut transport = bind(options());
-    let mut silent: Vec<_> = (0..options().links_max * 4)
-        .map(|_| TcpStream::connect(transport.local_addr().as_str()).expect("somebody listens"))
-        .collect();
-    let mut events = Vec::new();
-    for pass in 0..1_000 {
-        transport.poll(pass, &mut events);
-    }
-    assert!(events.is_empty(), "{events:?}");
-    // Those beyond the bound are closed at once, and one of the others gives way when its time is over.
-    let last = silent.last_mut().expect("many");
-    assert!(matches!(last.read(&mut [0]), Ok(0) | Err(_)), "still open");
-    let mut other = bind(options());
-    assert!(transport.connect(other.local_addr(), 2_000).is_err(), "nobody was silent for long");
-    let link = transport.connect(other.local_addr(), SILENCE_NS_MAX + 2_000).expect("room for a link");
-    until_both_up(&mut other, &mut transport, link);
-}
-
-#[test]
 fn what_is_missing_is_said() {
     let say = |options| RdmaTransport::bind(options).err().expect("it cannot start").to_string();
     let text = say(RdmaOptions { device: Some("mlx5_7".into()), ..options() });

@@ -1,0 +1,258 @@
+//! Worlds whose nodes come and go: the first one keeps the data, the others join, leave, crash and stand still, and partitions go
+//! after them. Who owns what is decided by the runtime's own members, planner and leases.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use epicserver_runtime::cluster::keeper::KeeperService;
+use epicserver_runtime::membership::Member;
+use epicserver_runtime::routes::Routes;
+use epicserver_storage::{
+    BoundEntity, Coordinator, Kept, Member as MemberRecord, MemoryCoordinator, NodeId, StoreId, View,
+};
+use epicserver_transport::Addr;
+
+use super::links::{Links, LinksOrder, Peers};
+use super::node::SimNode;
+use super::{Change, Course, World};
+use crate::checkers::CleanMoves;
+use crate::trace::Happened;
+use crate::witness;
+
+/// What such a world remembers beyond its nodes.
+#[derive(Debug)]
+pub(super) struct Moving {
+    coordinator: MemoryCoordinator,
+    reign: u64,
+    /// The last life of each node.
+    incarnations: BTreeMap<u16, u32>,
+    /// Nodes that stand still, and until when.
+    paused: BTreeMap<u16, u64>,
+    /// Lives that have ended, and of which the keeper may learn that for certain.
+    ended: Vec<NodeId>,
+}
+
+impl Moving {
+    pub(super) fn new() -> Self {
+        Self {
+            coordinator: MemoryCoordinator::new(StoreId(1)),
+            reign: 0,
+            incarnations: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// Whether a node stands still now.
+    pub(super) fn is_paused(&self, index: u16, now: u64) -> bool {
+        self.paused.get(&index).is_some_and(|until| *until > now)
+    }
+
+    /// When a node goes on.
+    pub(super) fn next_time(&self, now: u64) -> Option<u64> {
+        self.paused.values().copied().filter(|until| *until > now).min()
+    }
+
+    fn truth(&mut self) -> Arc<View> {
+        self.coordinator.read().expect("it is in memory")
+    }
+}
+
+impl World {
+    fn moving(&mut self) -> &mut Moving {
+        match &mut self.course {
+            Course::Moving(moving) => moving,
+            Course::Fixed(_) => unreachable!("its nodes are fixed ones"),
+        }
+    }
+
+    /// Starts the keeper and the first of the others, and lets them become a cluster.
+    pub(super) fn found_moving(&mut self) {
+        let clean = self.scene.profile.is_clean().then(CleanMoves::default);
+        witness::with(|witness| (witness.clean, witness.once.one_ways_stray) = (clean, true));
+        (0..self.scene.profile.nodes).for_each(|index| self.start_moving(index));
+        self.settle();
+    }
+
+    /// All nodes that were there start again from store and coordinator.
+    pub(super) fn found_moving_again(&mut self, nodes: Vec<u16>) {
+        nodes.into_iter().for_each(|index| self.start_moving(index));
+        self.settle();
+    }
+
+    /// Goes on, without calls, until nothing moves any more.
+    fn settle(&mut self) {
+        let until = self.scene.now + SETTLE_NS_MAX;
+        while self.scene.violation().is_none() && !self.is_settled() && self.scene.now < until {
+            self.go_on(false);
+        }
+        let is_settled = self.is_settled();
+        self.scene.bounds.settled(is_settled);
+        self.clients_find_homes();
+    }
+
+    /// Whether all nodes are members and have the same view, with nothing on the move in it.
+    pub(super) fn is_settled(&mut self) -> bool {
+        let now = self.scene.now;
+        let moving = self.moving();
+        if moving.next_time(now).is_some() {
+            return false;
+        }
+        let truth = moving.truth();
+        let is_still =
+            truth.partitions.iter().all(|state| state.owner.is_some() && state.moving_to.is_none());
+        is_still
+            && truth.members.len() == self.nodes.len()
+            && self.nodes.values().all(|node| node.is_settled(now, &truth))
+    }
+
+    pub(super) fn change(&mut self, change: Change) {
+        match change {
+            Change::Join => self.let_join(),
+            Change::Leave => self.let_leave(),
+            Change::Crash => {
+                if let Some(index) = self.draw_other() {
+                    self.scene.fault("node crashed");
+                    self.crash_moving(index);
+                }
+            }
+            Change::Pause => {
+                if let Some(index) = self.draw_other() {
+                    let until = self.scene.now + self.scene.rng.u64(1..=PAUSE_NS_MAX);
+                    self.scene.fault("node paused");
+                    self.scene.happened(Happened::Paused { node: index, until });
+                    self.moving().paused.insert(index, until);
+                }
+            }
+        }
+    }
+
+    fn let_join(&mut self) {
+        let free: Vec<u16> =
+            (1..self.scene.profile.nodes_max).filter(|index| !self.nodes.contains_key(index)).collect();
+        if free.is_empty() {
+            return;
+        }
+        let index = free[self.scene.rng.usize(..free.len())];
+        self.scene.fault("node joined");
+        self.start_moving(index);
+    }
+
+    fn let_leave(&mut self) {
+        let Some(index) = self.draw_other() else { return };
+        self.scene.fault("node left");
+        self.scene.happened(Happened::Leaving { node: index });
+        let now = self.scene.now;
+        if let Some(cluster) = self.nodes.get_mut(&index).and_then(|node| node.cluster.as_mut()) {
+            cluster.leave(now);
+        }
+    }
+
+    /// A node that is there and does not keep the data.
+    fn draw_other(&mut self) -> Option<u16> {
+        let others: Vec<u16> = self.nodes.keys().copied().filter(|index| *index != KEEPER).collect();
+        (!others.is_empty()).then(|| others[self.scene.rng.usize(..others.len())])
+    }
+
+    /// A node ends in the middle of whatever it does.
+    pub(super) fn crash_moving(&mut self, index: u16) {
+        self.scene.happened(Happened::Crashed { node: index });
+        self.scene.set_place((index, u16::MAX));
+        let me = self.nodes.get(&index).and_then(|node| node.cluster.as_ref()).map(|cluster| cluster.me());
+        self.moving().ended.extend(me);
+        self.moving().paused.remove(&index);
+        self.end_node(index);
+        self.clients_find_homes();
+        if self.scene.profile.proves_deaths {
+            self.prove_deaths();
+        }
+        // Without its data there is no cluster.
+        if index == KEEPER {
+            self.start_moving(index);
+        }
+    }
+
+    /// The keeper learns of lives that have ended.
+    fn prove_deaths(&mut self) {
+        let now = self.scene.now;
+        let ended = std::mem::take(&mut self.moving().ended);
+        if let Some(cluster) = self.nodes.get_mut(&KEEPER).and_then(|node| node.cluster.as_mut()) {
+            ended.into_iter().for_each(|node| cluster.prove_dead(now, node));
+        }
+    }
+
+    /// Nodes that have left are gone, and their clients go to others.
+    pub(super) fn bury(&mut self) {
+        let has_left = |node: &SimNode| node.cluster.as_ref().is_some_and(|cluster| cluster.has_left());
+        let left: Vec<u16> =
+            self.nodes.iter().filter(|(_, node)| has_left(node)).map(|(index, _)| *index).collect();
+        for index in left {
+            self.scene.happened(Happened::Left { node: index });
+            self.scene.set_place((index, u16::MAX));
+            self.end_node(index);
+            self.clients_find_homes();
+        }
+    }
+
+    /// Clients whose node is gone call through another one.
+    fn clients_find_homes(&mut self) {
+        let homes: Vec<u16> = self.nodes.keys().copied().collect();
+        for client in &mut self.clients {
+            if !homes.is_empty() && !homes.contains(&client.entry.0) {
+                client.entry.0 = homes[self.scene.rng.usize(..homes.len())];
+                client.reborn();
+                client.hear(&mut self.scene);
+            }
+        }
+    }
+
+    /// Starts the next life of a node, which wants to be a member.
+    pub(super) fn start_moving(&mut self, index: u16) {
+        let incarnation = self.moving().incarnations.entry(index).or_default();
+        *incarnation += 1;
+        let me = NodeId { id: id_of(index), incarnation: *incarnation };
+        let cores = self.scene.profile.cores;
+        let config = self.draw_core_config();
+        let address = Addr::new(&format!("node-{index}"));
+        let mut links = Links::new(index, me, &Peers::Open(address.clone()), &self.network, &mut self.scene);
+        if index != KEEPER {
+            links.order(LinksOrder::Seek(Addr::new(&format!("node-{KEEPER}"))));
+        }
+        let nothing = Arc::new(Routes::new(me, cores, Arc::new(View::empty(StoreId(0)))));
+        let store = self.store.clone();
+        let mut node = SimNode::start(index, me, &config, &nothing, store, links, &mut self.scene);
+        let entities = vec![BoundEntity { name: "sim.Account".to_owned(), layout: 1 }];
+        let address = address.as_str().to_owned();
+        let record = MemberRecord { node: me, address, cores: cores as u8, entities };
+        let keeper = (index == KEEPER).then(|| self.keep());
+        node.join(Member::new(record), keeper, &mut self.scene);
+        self.nodes.insert(index, node);
+        let epoch = u64::from(me.incarnation);
+        self.scene.happened(Happened::Started { node: index, epoch });
+    }
+
+    fn keep(&mut self) -> KeeperService {
+        let (store, now) = (self.store.clone(), self.scene.now);
+        let moving = self.moving();
+        moving.reign += 1;
+        let coordinator = Box::new(moving.coordinator.clone());
+        let kept = Kept { reign: moving.reign, coordinator, store: Box::new(store) };
+        KeeperService::new(now, kept).expect("its coordinator is in memory")
+    }
+}
+
+fn id_of(index: u16) -> u64 {
+    u64::from(index) + 1
+}
+
+/// Which node of the world a member is.
+pub(crate) fn index_of(node: NodeId) -> u16 {
+    (node.id - 1) as u16
+}
+
+/// The node that keeps the data.
+const KEEPER: u16 = 0;
+/// How long a cluster may take to have everything where it belongs: leases may have to run out.
+const SETTLE_NS_MAX: u64 = 60_000_000_000;
+/// How long a node stands still at most: some of them miss their lease.
+const PAUSE_NS_MAX: u64 = 15_000_000_000;
