@@ -391,6 +391,10 @@ impl ClusterThread {
             }
             MemberAction::Lease(until_ns) => {
                 self.cores.lease(until_ns);
+                if self.shared.lease_until_ns() == 0 {
+                    // Who waits for it may call at once, and by another way than this word goes.
+                    self.cores.wait_for_all();
+                }
                 self.shared.set_lease(until_ns);
             }
             MemberAction::Drop { number, me } => self.drop_everything(now, number, me),
