@@ -108,13 +108,14 @@ impl Profile {
         profile
     }
 
-    /// Whether nothing goes wrong but that nodes come and go.
+    /// Whether nothing goes wrong but that nodes come and go, and nothing is forgotten for being idle.
     pub(crate) fn is_clean(&self) -> bool {
         let faults = self.store_faults;
         self.crashes + self.pauses == 0
             && faults.fail_per_mille + faults.unknown_per_mille == 0
             && self.cuts_per_mille == 0
             && !self.panics
+            && self.core.idle_ns == IDLE_NS
     }
 
     /// Whether the store may refuse a node that does not know yet that others own what it had.
