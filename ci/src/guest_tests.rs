@@ -65,7 +65,7 @@ fn in_guest(programs: &[String]) -> Result<Invocation, String> {
 /// How tests for a guest are called.
 const FILTER: &str = "in_guest::";
 /// Some times what they take where the guest is emulated on a slow machine.
-const DEADLINE: Duration = Duration::from_secs(600);
+const DEADLINE: Duration = Duration::from_secs(900);
 const DOWNLOAD_TIME_MAX: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn one_guest_runs_all_programs() {
         let shown = in_guest(&["/t/a-1".to_owned(), "/t/b-2".to_owned()]).expect("it is known").to_string();
-        assert!(shown.starts_with("cargo ci vm --deadline 600 -- sh -c "), "{shown}");
+        assert!(shown.starts_with("cargo ci vm --deadline 900 -- sh -c "), "{shown}");
         assert!(shown.ends_with(" sh /t/a-1 /t/b-2"), "{shown}");
     }
 }

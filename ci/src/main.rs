@@ -11,6 +11,7 @@ mod facts;
 mod fix;
 mod guest_tests;
 mod invocation;
+mod packages;
 mod report;
 mod sim;
 mod steps;

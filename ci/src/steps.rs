@@ -33,6 +33,17 @@ pub(crate) enum Work {
 }
 
 impl Step {
+    /// Whether the step builds with all features, and so needs what those need.
+    pub(crate) fn needs_headers(&self) -> bool {
+        match &self.work {
+            Work::Commands(commands) => {
+                commands.iter().any(|command| command.to_string().contains("--all-features"))
+            }
+            Work::Programs(..) | Work::Guest(_) => true,
+            Work::Tidy => false,
+        }
+    }
+
     /// Whether the step needs cargo-nextest.
     pub(crate) fn needs_nextest(&self) -> bool {
         let Work::Commands(commands) = &self.work else { return false };

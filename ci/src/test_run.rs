@@ -12,6 +12,7 @@ use crate::counts::TestCounts;
 use crate::facts::Workspace;
 use crate::guest_tests;
 use crate::invocation::{Invocation, now};
+use crate::packages;
 use crate::report::{Printer, StepResult, closing_lines};
 use crate::steps::{self, Step, Work};
 use crate::tidy;
@@ -19,7 +20,8 @@ use crate::tidy;
 /// Run everything that must hold before a change goes in.
 ///
 /// Runs all steps even when one fails, lists the failed ones at the end, and exits with 1 if there are any. The last
-/// line counts the tests of all steps. A fresh machine needs nothing but Rust: cargo-nextest is installed if missing.
+/// line counts the tests of all steps. A fresh machine needs nothing but Rust: what else it takes
+/// (cargo-nextest, headers of rdma-core, libclang, QEMU) is installed if missing, with apt where it is not of Rust.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Print one JSON object a step on standard output: step, ok, seconds, tests_run, tests_failed.
@@ -47,6 +49,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let steps = steps::select(steps, &options.only)?;
     if steps.iter().any(Step::needs_nextest) {
         install_nextest(printer)?;
+    }
+    if steps.iter().any(Step::needs_headers) {
+        packages::install_headers()?;
     }
     let results: Vec<_> = steps.iter().map(|step| run_step(step, &workspace, printer)).collect();
     printer.line(&closing_lines(&results));

@@ -746,4 +746,4 @@ const LISTEN_QUEUE_LEN: i32 = 1024;
 const SHORT_BUFFER_LEN: usize = 1024;
 
 #[cfg(test)]
-mod tests;
+mod in_guest;

@@ -5,11 +5,10 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::image;
+use crate::packages::{finds_program, install, is_root, run};
 
 /// Everything in place.
 #[derive(Debug)]
@@ -64,38 +63,12 @@ impl Kit {
     }
 }
 
-/// A program of the search path, or of the folders for root that not every user has in theirs.
-fn finds_program(name: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).any(|file| file.is_file())
-}
-
 fn install_programs() -> Result<(), String> {
     let missing: Vec<_> = PROGRAMS.into_iter().filter(|(program, _)| !finds_program(program)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
     let mut packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
     packages.dedup();
-    let by_hand = format!("apt-get install {}", packages.join(" "));
-    if !is_root() {
-        let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
-        return Err(format!("a guest needs {}; run `sudo {by_hand}` once", programs.join(", ")));
-    }
-    if !finds_program("apt-get") {
-        return Err(format!(
-            "a guest needs what `{by_hand}` installs, and there is no apt here; install it by your own means"
-        ));
-    }
-    eprintln!("vm: installing {} (once)", packages.join(" "));
-    let install = ["install", "--yes", "--no-install-recommends"];
-    let arguments = || install.into_iter().chain(packages.iter().copied());
-    run("apt-get", arguments(), None).or_else(|_| {
-        // The list of packages may be missing or old.
-        run("apt-get", ["update"], None)?;
-        run("apt-get", arguments(), None)
-    })?;
+    let programs: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
+    install(&packages, &format!("a guest needs {}", programs.join(", ")))?;
     match PROGRAMS.into_iter().find(|(program, _)| !finds_program(program)) {
         None => Ok(()),
         Some((program, package)) => Err(format!("`{package}` was installed, but there is no `{program}`")),
@@ -203,32 +176,6 @@ fn cache_folder() -> Result<PathBuf, String> {
     Ok(base.join(CACHE))
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
-}
-
-/// Runs a command to its end; what it wrote.
-///
-/// # Errors
-/// It cannot be started or fails, with the last it had to say.
-fn run<'a>(
-    program: &str,
-    arguments: impl IntoIterator<Item = &'a str>,
-    folder: Option<&Path>,
-) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    if let Some(folder) = folder {
-        command.current_dir(folder);
-    }
-    let output = command.output().map_err(|error| format!("`{program}` cannot be started: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{command:?} ended with {}: {}", output.status, said.trim()))
-}
-
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
     format!("cannot {what} {}: {error}", path.display())
 }
@@ -260,11 +207,5 @@ mod tests {
         assert_eq!(named_kernel(text), Some("linux-image-6.1.0-56-amd64"));
         assert_eq!(named_kernel("linux-image-amd64\n |Depends: linux-image-7\n"), Some("linux-image-7"));
         assert_eq!(named_kernel(""), None);
-    }
-
-    #[test]
-    fn a_failure_shows_the_command_and_what_it_said() {
-        let error = run("/bin/sh", ["-c", "echo no >&2; exit 3"], None).expect_err("it fails");
-        assert!(error.contains("exit 3") && error.ends_with(": no"), "{error}");
     }
 }
