@@ -168,7 +168,7 @@ pub struct Flags {
     /// What carries calls between processes: tcp, tipc or rdma [default: tcp]
     #[arg(long, value_name = "WHAT")]
     pub transport: Option<String>,
-    /// With --transport rdma: the device, NAME[:PORT[:GID_INDEX]] [default: the one that serves the listening address]
+    /// With --transport rdma: the device, as NAME, NAME:PORT or NAME:PORT:GID_INDEX [default: the one that serves the listening address]
     #[arg(long, value_name = "DEVICE")]
     pub rdma_device: Option<String>,
     /// Where to listen for other processes [default: 127.0.0.1:0, a free port of this machine; with --transport tipc an address of
