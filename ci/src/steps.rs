@@ -132,8 +132,14 @@ fn loom(workspace: &Workspace, packages: &[String]) -> Option<Step> {
 
 fn sim(workspace: &Workspace) -> Option<Step> {
     let program = workspace.package("epicserver-sim")?.target("bin")?;
-    let line = format!("run --release -p epicserver-sim --bin {} -- --seeds 1000", program.name);
-    Some(Step::command("sim", "the laws hold in the simulator, 1,000 seeds", &line))
+    // Worlds whose nodes come and go take ten times as long.
+    let runs = [("fixed", 1000), ("moving", 300)].map(|(kind, seeds)| {
+        let name = &program.name;
+        Invocation::cargo(&format!(
+            "run --release -p epicserver-sim --bin {name} -- --world {kind} --seeds {seeds}"
+        ))
+    });
+    Some(Step::commands("sim", "the laws hold in the simulator, 1,300 seeds", runs.to_vec()))
 }
 
 /// Fuzz targets are ordinary tests, so a whole run has them in nextest already; this step runs them alone.
@@ -188,7 +194,7 @@ mod tests {
     fn the_simulator_is_a_step_once_it_has_a_program() {
         assert!(!names(&plan(&with_program("epicserver-sim", "lib"), &[], &[])).contains(&"sim"));
         let steps = plan(&with_program("epicserver-sim", "bin"), &[], &[]);
-        let line = "cargo run --release -p epicserver-sim --bin seeds -- --seeds 1000";
+        let line = "cargo run --release -p epicserver-sim --bin seeds -- --world fixed --seeds 1000";
         assert_eq!(command_of(&steps, "sim"), line);
     }
 
