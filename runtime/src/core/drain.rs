@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!   view: this node owns it, moving to another
-//!     -> it serves on, until it is its turn and what was found in use there is not any more
-//!     -> attempt: calls below a method that holds something on the move run, all others are parked;
-//!        objects that nobody uses are closed, hook and all, and carried (`carried.rs`)
-//!          -> some are still used after a moment: what is parked runs here, and it is tried again later
-//!          -> all are closed, and that is durable -> Action::Drained
+//!     -> attempt: the objects in use now are set apart. Calls to them are parked, all others run;
+//!        each is closed, hook and all, when its methods have ended, and carried (`carried.rs`)
+//!          -> methods that do not end: what is parked runs here, and it is tried again after a pause
+//!          -> the last one is closed: calls to the partition are parked, and the rest is closed
+//!               -> something is used again and does not end: as above
+//!               -> all are closed, and that is durable -> Action::Drained
 //!   view: another node owns it -> what is parked goes there
 //!   view: it stays             -> what is parked runs here, on objects that start from what is carried
 //! ```
-//! So a move waits for methods, and no method ends for a move; calls wait a moment for methods that run, and else only while the
-//! objects are on their way. Where methods overlap all the time attempts become longer after a while.
+//! So a move waits for methods, and no method ends for a move. Calls wait for methods that run in the same object, for methods that
+//! do not end within a moment once only those are left, and else only while the objects are on their way. A call below a method that
+//! holds something on the move is never parked: that method could not end.
 //!
 //! Nothing is forwarded: callers send again what was parked for them, in order with what they held back meanwhile
 //! (`remote/moved.rs`). The core that serves the partition does all of it.
@@ -25,6 +27,7 @@ use epicserver_storage::{NodeId, Partition};
 use super::{Action, CoreState, Timer};
 use crate::activation::{ObjectPtr, Status};
 use crate::error::{CallError, Rejection};
+use crate::id::EntityId;
 use crate::membership::Handover;
 use crate::planted::{self, Bug};
 use crate::routes::{Place, Routes};
@@ -52,24 +55,27 @@ struct Move {
 /// A partition that is to move.
 struct Waiting {
     of: Move,
-    /// Since when.
-    since: u64,
     /// Not before then.
     at: u64,
-    /// What was used when an attempt ended, each with the use of its memory.
-    used: Vec<(ObjectPtr, u32)>,
-    /// Attempts that ended so although nothing else was waited for any more.
-    tries: u32,
     /// The last batch that what was closed depends on.
     depends_on: u64,
 }
+
+/// An activation, with the use of its memory.
+type Activation = (ObjectPtr, u32);
 
 struct Drain {
     waiting: Waiting,
     /// When the attempt ends.
     until: u64,
-    /// The activations, each with the use of its memory.
-    left: Vec<(ObjectPtr, u32)>,
+    /// The activations that were in use when the attempt began, or are back.
+    used: Vec<Activation>,
+    /// What those are, also when they are closed.
+    apart: Vec<(EntityId, Box<[u8]>)>,
+    /// Calls to objects that are not set apart run.
+    serves_others: bool,
+    /// The other activations.
+    left: Vec<Activation>,
     /// Since nothing is in memory any more: the batch that must be settled.
     settled_by: Option<u64>,
     /// Calls that wait for the next view, in order.
@@ -141,7 +147,7 @@ impl CoreState {
         for partition in 0..epicserver_storage::PARTITIONS {
             let Some(of) = self.move_in(routes, partition) else { continue };
             if !self.is_draining(partition) {
-                waiting.entry(partition).or_insert_with(|| Waiting::new(of, now));
+                waiting.entry(partition).or_insert(Waiting { of, at: now, depends_on: 0 });
             }
         }
         drop(waiting);
@@ -156,31 +162,39 @@ impl CoreState {
     /// Begins to empty partitions whose turn it is, some at a time: each look at all objects is for many of them.
     fn begin_attempts(&self) {
         let now = self.now.get();
-        let room = ATTEMPTS_MAX.saturating_sub(self.drains.open.borrow().len());
+        let stops_calls = |drain: &&Drain| !drain.serves_others && !drain.is_done;
+        let room =
+            ATTEMPTS_MAX.saturating_sub(self.drains.open.borrow().values().filter(stops_calls).count());
         if now < self.drains.look_at.get() || room < ATTEMPTS_MAX / 4 {
             return;
         }
         let mut due: BTreeMap<u16, Drain> = {
             let mut waiting = self.drains.waiting.borrow_mut();
-            let due = waiting.extract_if(.., |_, waiting| waiting.is_due(now)).take(room);
+            let due = waiting.extract_if(.., |_, waiting| waiting.at <= now).take(room);
             due.map(|(partition, waiting)| (partition, Drain::new(waiting, now))).collect()
         };
-        if self.has_moves_waiting() {
-            self.drains.look_at.set(now + LOOK_NS);
-            self.set_timer(now + LOOK_NS, Timer::Look);
+        if let Some(next) = self.drains.waiting.borrow().values().map(|waiting| waiting.at).min() {
+            let next = next.max(now + LOOK_NS);
+            self.drains.look_at.set(next);
+            self.set_timer(next, Timer::Look);
         }
         if due.is_empty() {
             return;
         }
         for object in self.objects() {
             if let Some(drain) = due.get_mut(&object.partition.get()) {
-                drain.left.push((object, object.generation.get()));
+                drain.take_in(object);
             }
         }
-        let until = due.values().map(|drain| drain.until).min();
+        for drain in due.values_mut() {
+            drain.note_used(now);
+        }
+        // Those with something in use may take longer.
+        let ends = || due.values().map(|drain| drain.until);
+        let ends = [ends().min(), ends().max()];
         self.drains.open.borrow_mut().append(&mut due);
         self.note_moving();
-        if let Some(until) = until {
+        for until in ends.into_iter().flatten() {
             self.set_timer(until, Timer::Look);
         }
     }
@@ -188,24 +202,23 @@ impl CoreState {
     /// An attempt took long enough: the partition serves again, and is tried later.
     fn end_attempt(&self, partition: u16) {
         let Some(drain) = self.drains.open.borrow_mut().remove(&partition) else { return };
-        let Drain { mut waiting, left, parked, .. } = drain;
-        let now = self.now.get();
-        if waiting.is_impatient(now) {
-            waiting.tries += 1;
-        }
-        waiting.at = now + SERVES_LONGER * waiting.attempt_ns(now);
-        waiting.used =
-            left.into_iter().filter(|(object, generation)| is_used(*object, *generation)).collect();
+        let Drain { mut waiting, parked, .. } = drain;
+        waiting.at = self.now.get() + PAUSE_NS;
+        let at = waiting.at;
         self.drains.waiting.borrow_mut().insert(partition, waiting);
+        self.drains.look_at.set(self.drains.look_at.get().min(at));
         self.dispatch_parked(parked);
         self.note_moving();
-        self.set_timer(now + LOOK_NS, Timer::Look);
+        self.set_timer(at, Timer::Look);
     }
 
-    /// An object of a partition that is being emptied was activated: for a call by path.
+    /// An object of a partition that is being emptied was activated.
     pub(super) fn note_activated(&self, object: ObjectPtr) {
         if let Some(drain) = self.drains.open.borrow_mut().get_mut(&object.partition.get()) {
-            drain.left.push((object, object.generation.get()));
+            let is_apart = drain.serves_others
+                && object.key(|key| drain.is_apart(object.vtable.get().id, key.bytes)) == Some(true);
+            let list = if is_apart { &mut drain.used } else { &mut drain.left };
+            list.push((object, object.generation.get()));
         }
     }
 
@@ -245,24 +258,37 @@ impl CoreState {
 
     /// Closes what nobody uses; gives whether something is still used, and the attempt took long enough.
     fn close_some(&self, partition: u16, closes_left: &mut usize) -> bool {
-        let left = match self.drains.open.borrow_mut().get_mut(&partition) {
-            Some(drain) => std::mem::take(&mut drain.left),
-            None => return false,
-        };
-        let mut kept = Vec::new();
-        for (object, generation) in left {
-            if is_there(object, generation) && *closes_left > 0 && self.close_object(object) {
-                *closes_left -= 1;
-            }
-            if is_there(object, generation) {
-                kept.push((object, generation));
-            }
-        }
+        let taken = self.drains.open.borrow_mut().get_mut(&partition).map(|drain| {
+            let list = if drain.serves_others { &mut drain.used } else { &mut drain.left };
+            std::mem::take(list)
+        });
+        let Some(mut kept) = taken else { return false };
+        self.close_those(&mut kept, closes_left);
+        let now = self.now.get();
         // Destructors may have brought others in meanwhile.
         let mut open = self.drains.open.borrow_mut();
         let Some(drain) = open.get_mut(&partition) else { return false };
+        if drain.serves_others {
+            drain.used.append(&mut kept);
+            if drain.note_used(now) {
+                drop(open);
+                self.set_timer(now + ATTEMPT_NS, Timer::Look);
+                return self.close_some(partition, closes_left);
+            }
+            return *closes_left > 0 && drain.until <= now;
+        }
         drain.left.append(&mut kept);
-        *closes_left > 0 && !drain.left.is_empty() && drain.until <= self.now.get()
+        *closes_left > 0 && !drain.left.is_empty() && drain.until <= now
+    }
+
+    /// Closes those that nobody uses, and keeps the others in the list.
+    fn close_those(&self, list: &mut Vec<Activation>, closes_left: &mut usize) {
+        list.retain(|&(object, generation)| {
+            if is_there(object, generation) && *closes_left > 0 && self.close_object(object) {
+                *closes_left -= 1;
+            }
+            is_there(object, generation)
+        });
     }
 
     /// A partition that is empty is the next owner's once every batch with something of it is durable, or failed: this node could
@@ -271,7 +297,7 @@ impl CoreState {
         let mut drains = self.drains.open.borrow_mut();
         let Some(drain) = drains.get_mut(&partition) else { return };
         let Some(number) = Partition::new(partition) else { return };
-        if !drain.left.is_empty() {
+        if drain.serves_others || !drain.left.is_empty() {
             // Something came back that had been closed.
             return drain.settled_by = None;
         }
@@ -314,7 +340,7 @@ impl CoreState {
     pub(super) fn parks(&self, slot: SlotPtr, partition: u16) -> bool {
         let mut drains = self.drains.open.borrow_mut();
         let Some(drain) = drains.get_mut(&partition) else { return false };
-        let is_served = !drain.is_done && self.is_by_path(slot);
+        let is_served = !drain.is_done && (drain.serves(slot) || self.is_by_path(slot));
         if is_served || (drain.is_done && planted::has(Bug::ServeGivenAway)) {
             return false;
         }
@@ -374,35 +400,49 @@ impl CoreState {
     }
 }
 
-impl Waiting {
-    fn new(of: Move, now: u64) -> Self {
-        Self { of, since: now, at: now, used: Vec::new(), tries: 0, depends_on: 0 }
-    }
-
-    /// Whether it waits so long that it is tried whatever is used.
-    fn is_impatient(&self, now: u64) -> bool {
-        now >= self.since + PATIENCE_NS
-    }
-
-    fn is_due(&self, now: u64) -> bool {
-        let is_free = || !self.used.iter().any(|(object, generation)| is_used(*object, *generation));
-        self.at <= now && (self.is_impatient(now) || is_free())
-    }
-
-    /// How long the next attempt may take.
-    fn attempt_ns(&self, now: u64) -> u64 {
-        if self.is_impatient(now) {
-            (ATTEMPT_NS << self.tries.min(ATTEMPT_DOUBLINGS_MAX)).min(ATTEMPT_NS_MAX)
-        } else {
-            ATTEMPT_NS
-        }
-    }
-}
-
 impl Drain {
     fn new(waiting: Waiting, now: u64) -> Self {
-        let until = now + waiting.attempt_ns(now);
-        Self { waiting, until, left: Vec::new(), settled_by: None, parked: VecDeque::new(), is_done: false }
+        Self {
+            waiting,
+            until: now + METHODS_NS,
+            used: Vec::new(),
+            apart: Vec::new(),
+            serves_others: true,
+            left: Vec::new(),
+            settled_by: None,
+            parked: VecDeque::new(),
+            is_done: false,
+        }
+    }
+
+    /// Notes an activation that is there when the attempt begins.
+    fn take_in(&mut self, object: ObjectPtr) {
+        let activation = (object, object.generation.get());
+        if object.is_unused() {
+            return self.left.push(activation);
+        }
+        self.used.push(activation);
+        self.apart.extend(object.key(|key| (object.vtable.get().id, key.bytes.into())));
+    }
+
+    /// Once nothing of what was set apart is used any more no other object serves either; gives whether that is so since now.
+    fn note_used(&mut self, now: u64) -> bool {
+        let is_last = self.serves_others && self.used.is_empty();
+        if is_last {
+            self.serves_others = false;
+            self.until = now + ATTEMPT_NS;
+        }
+        is_last
+    }
+
+    fn is_apart(&self, entity: EntityId, key: &[u8]) -> bool {
+        self.apart.iter().any(|(of, bytes)| *of == entity && bytes.as_ref() == key)
+    }
+
+    /// Whether calls to the object of this one run.
+    fn serves(&self, slot: SlotPtr) -> bool {
+        let entity = slot.vtable.get().entity_id;
+        self.serves_others && slot.key(|key| self.is_apart(entity, key.bytes)) == Some(false)
     }
 }
 
@@ -411,22 +451,15 @@ fn is_there(object: ObjectPtr, generation: u32) -> bool {
     object.generation.get() == generation && object.status.get() != Status::Vacant
 }
 
-/// Whether an activation is in memory, and somebody uses it.
-fn is_used(object: ObjectPtr, generation: u32) -> bool {
-    is_there(object, generation) && !object.is_unused()
-}
-
-/// Partitions of a core that are being emptied or are on their way at one time: with fewer each is there sooner, with more all are.
+/// Partitions of a core whose calls are parked at one time before they are empty: with fewer each is there sooner, with more all are.
 const ATTEMPTS_MAX: usize = 32;
-/// How long calls wait for methods that run in a partition that is to be emptied.
+/// How long an attempt waits for the methods that run when it begins.
+const METHODS_NS: u64 = 2_000_000_000;
+/// How long the calls to a partition wait for methods that began since, before it serves again.
 const ATTEMPT_NS: u64 = 20_000_000;
-/// How long a partition waits for methods before attempts become longer, up to so long.
-const PATIENCE_NS: u64 = 2_000_000_000;
-const ATTEMPT_NS_MAX: u64 = 2_000_000_000;
-const ATTEMPT_DOUBLINGS_MAX: u32 = 7;
-/// By how much a partition serves longer after an attempt than that took.
-const SERVES_LONGER: u64 = 4;
-/// How often partitions that wait are looked at.
+/// How long a partition serves before the next attempt.
+const PAUSE_NS: u64 = 100_000_000;
+/// How often partitions that wait for room are looked at.
 const LOOK_NS: u64 = 1_000_000;
 /// Objects that are closed before others have their turn.
 const CLOSES_PER_LOOK: usize = 1024;

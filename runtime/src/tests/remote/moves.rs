@@ -87,16 +87,16 @@ fn a_call_by_path_runs_where_its_callers_object_is_held() {
     let mut long = world.start(0, async move { post(key).call(Linger { ms: 10, path }).await });
     world.settle();
     world.show_move(1, key, 1, 1, 2);
-    // What nobody uses is closed by now, and comes back for the call by path.
-    let mut parked = add(&mut world, 0, other);
+    // The one that nobody uses serves on; calls to the one in use wait.
+    let (mut served, mut parked) = (add(&mut world, 0, other), add(&mut world, 0, key));
     world.pass_ms(5);
-    assert_eq!((long.result(), parked.result()), (None, None));
+    assert_eq!((long.result(), served.result(), parked.result()), (None, Some(Ok(4)), None));
     assert!(world.drained(1, key).is_none());
     world.pass_ms(8);
     assert_eq!((long.result(), parked.result()), (Some(Ok(2)), None));
     arrive(&mut world, key);
-    assert_eq!(parked.result(), Some(Ok(4)));
-    assert_eq!(count(&mut world, 1, key), Ok(5));
+    assert_eq!(parked.result(), Some(Ok(6)));
+    assert_eq!(count(&mut world, 1, other), Ok(4));
     world.end();
 }
 
@@ -156,20 +156,26 @@ fn a_move_waits_for_a_long_method_and_others_are_served_meanwhile() {
         });
         world.settle();
         world.show_move(1, key, 1, 1, 2);
-        let mut parked = [0, 1].map(|node| add(&mut world, node, other));
+        let mut served = [0, 1].map(|node| add(&mut world, node, other));
+        let mut behind = world.start(0, async move {
+            let within = Duration::from_secs(60);
+            post(key).call(Nap { ms: 1 }).within(within).await.map(drop)
+        });
         world.settle();
-        assert!(parked.iter_mut().all(|call| call.result().is_none()));
-        world.pass_ms(25);
-        assert!(parked.iter_mut().all(|call| call.result().is_some_and(|count| count.is_ok())));
-        world.pass_ms(1_000);
+        assert!(served.iter_mut().all(|call| call.result().is_some_and(|count| count.is_ok())));
+        assert_eq!(behind.result(), None);
+        // After a while the attempt ends: shared methods run beside the long one, exclusive ones behind it as without a move.
+        world.pass_ms(2_050);
+        assert_eq!((behind.result(), long.result()), (is_shared.then_some(Ok(())), None));
         let mut meanwhile = add(&mut world, 0, other);
         world.settle();
         assert_eq!((meanwhile.result(), long.result()), (Some(Ok(3)), None));
         world.pass_ms(17_000);
         assert_eq!(long.result(), Some(Ok(())), "shared: {is_shared}");
         arrive(&mut world, key);
+        assert_eq!(behind.result(), (!is_shared).then_some(Ok(())));
         // A nap counts.
-        let counted = 5 + u64::from(is_shared);
+        let counted = 6 + u64::from(is_shared);
         assert_eq!((count(&mut world, 0, key), count(&mut world, 1, other)), (Ok(counted), Ok(3)));
         world.end();
     }
