@@ -198,6 +198,8 @@ impl Node {
     /// Stops the node in order: calls under way end, objects run their `on_drop` hooks and are saved, then the threads end.
     /// What has not ended within `patience` is cut off. Gives whether everything ended by itself.
     pub async fn shutdown(self, patience: Duration) -> bool {
+        // What could not be given away in this time leaves none for the rest: the others wait for the end of this process.
+        let deadline = tokio::time::Instant::now() + patience;
         // First of all others take what this node has, while it serves: so no caller notices.
         let heirs = self.cluster.as_ref().filter(|cluster| cluster.has_heirs());
         let mut in_order = match heirs {
@@ -205,7 +207,6 @@ impl Node {
             None => true,
         };
         let is_gone = heirs.is_some();
-        let deadline = tokio::time::Instant::now() + patience;
         // A node of a cluster that nobody takes over refuses new callers at once: they would never let it come to rest.
         let may_rest = self.cluster.is_none() || is_gone;
         while may_rest && !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
