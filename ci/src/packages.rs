@@ -23,9 +23,8 @@ pub(crate) fn install_headers() -> Result<(), String> {
     install(&missing, "a build with InfiniBand verbs needs headers and libclang")
 }
 
-/// Where the build of the bindings looks for it.
+/// Whether the build of the bindings finds it where it looks.
 fn has_libclang() -> bool {
-    let is_libclang = |name: &str| name.starts_with("libclang") && name.contains(".so");
     let holds = |folder: &Path| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries.into_iter().any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
@@ -36,6 +35,13 @@ fn has_libclang() -> bool {
     env::var_os("LIBCLANG_PATH").is_some()
         || folders.any(|folder| holds(&folder))
         || LIBRARIES.iter().any(|folder| holds(Path::new(folder)))
+}
+
+/// Whether a file is the library of C functions, with its version or without, and not the one of C++ beside it (`libclang-cpp`).
+fn is_libclang(file: &str) -> bool {
+    let version = |rest: &str| rest.trim_start_matches('-').split(".so").next().map(str::to_owned);
+    let Some(version) = file.strip_prefix("libclang").and_then(version) else { return false };
+    file.contains(".so") && version.chars().all(|letter| letter.is_ascii_digit() || letter == '.')
 }
 
 /// Installs packages, if there are any.
@@ -111,6 +117,15 @@ mod tests {
     fn a_failure_shows_the_command_and_what_it_said() {
         let error = run("/bin/sh", ["-c", "echo no >&2; exit 3"], None).expect_err("it fails");
         assert!(error.contains("exit 3") && error.ends_with(": no"), "{error}");
+    }
+
+    #[test]
+    fn libclang_is_told_from_its_neighbours() {
+        let are = ["libclang.so", "libclang.so.1", "libclang-14.so.1", "libclang-14.0.6.so"];
+        let are_not =
+            ["libclang-cpp.so.14", "libclang-cpp14.so", "libclang.a", "libclangAST.so", "libLLVM.so"];
+        assert!(are.into_iter().all(is_libclang));
+        assert!(!are_not.into_iter().any(is_libclang));
     }
 
     #[test]
