@@ -36,8 +36,8 @@ use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
 use crate::script::Tape;
 use crate::slot::{SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
-use crate::sync::ring::{Producer, Taken};
 use crate::timer::{TimerKey, TimerWheel};
+use epicserver_sync::ring::{Producer, Taken};
 
 mod admission;
 mod away;

@@ -61,8 +61,6 @@ pub mod shipment;
 #[expect(unsafe_code, reason = "calls live in recycled untyped memory")]
 mod slot;
 pub mod stepping;
-#[allow(dead_code, reason = "the driver uses it")]
-mod sync;
 #[expect(unsafe_code, reason = "the typed operations on untyped slots")]
 mod task;
 #[allow(dead_code, reason = "the driver uses it")]

@@ -26,11 +26,11 @@ use crate::entity::{BoundEntity, Entities, NodeTag};
 use crate::pool::Pool;
 use crate::registry::{self, NodeEntrance};
 use crate::routes::Routes;
-use crate::sync::batch_clock::{CoreClock, batch_clock};
-use crate::sync::inbox::Inbox;
-use crate::sync::parker::{Parker, Unparker};
-use crate::sync::ring::Producer;
-use crate::sync::{pin, ring};
+use epicserver_sync::batch_clock::{CoreClock, batch_clock};
+use epicserver_sync::inbox::Inbox;
+use epicserver_sync::parker::{Parker, Unparker};
+use epicserver_sync::ring::Producer;
+use epicserver_sync::{pin, ring};
 
 mod cluster;
 

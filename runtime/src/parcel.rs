@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::core::{CoreState, Probe, Settle};
 use crate::remote::PeerFrame;
 use crate::slot::{Content, SlotPtr, TaskRef, TaskVtable};
-use crate::sync::ring::Taken;
+use epicserver_sync::ring::Taken;
 
 /// What one core says to another.
 #[derive(Debug)]
@@ -329,4 +329,4 @@ const MESSAGE_WORDS: usize = 9;
 /// Words of a reply that travel.
 const REPLY_WORDS: usize = 8;
 
-const _: () = assert!(size_of::<CoreMessage>() == crate::sync::ring::VALUE_BYTES_MAX);
+const _: () = assert!(size_of::<CoreMessage>() == epicserver_sync::ring::VALUE_BYTES_MAX);

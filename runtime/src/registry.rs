@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::core::CoreState;
 use crate::slot::{NO_CORE, SlotPtr};
-use crate::sync::inbox::Inbox;
+use epicserver_sync::inbox::Inbox;
 
 /// Where threads that are not its core leave work for a core.
 pub(crate) struct Desk {

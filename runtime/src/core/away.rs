@@ -21,7 +21,7 @@ use crate::call::DEPTH_MAX;
 use crate::entity::{Entity, Stored};
 use crate::parcel::{Blank, CoreMessage, Said, Visit};
 use crate::slot::{Away, Hold, SlotPtr, State, TaskRef};
-use crate::sync::ring::{Producer, Taken};
+use epicserver_sync::ring::{Producer, Taken};
 
 /// The ways to the other cores of the node.
 #[derive(Default)]

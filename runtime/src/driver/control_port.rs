@@ -13,8 +13,8 @@ use epicserver_transport::{Addr, Frame};
 use super::cluster::{LineShared, ToCluster};
 use super::engine::LinkCounts;
 use crate::fabric::Fabric;
-use crate::sync::parker::Unparker;
 use crate::wire::control::ControlMessage;
+use epicserver_sync::parker::Unparker;
 
 /// What the links are told by others than cores.
 #[derive(Debug)]

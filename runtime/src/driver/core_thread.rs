@@ -20,10 +20,10 @@ use super::storage_thread::{FromStorage, StorageDesk, ToStorage};
 use crate::core::{Action, Core, CoreMessage, Counters, Event};
 use crate::saving::SaveNews;
 use crate::shipment::Drained;
-use crate::sync::batch_clock::{CoreClock, Observation};
-use crate::sync::inbox::Inbox;
-use crate::sync::parker::{Parker, Unparker};
-use crate::sync::ring::Consumer;
+use epicserver_sync::batch_clock::{CoreClock, Observation};
+use epicserver_sync::inbox::Inbox;
+use epicserver_sync::parker::{Parker, Unparker};
+use epicserver_sync::ring::Consumer;
 
 /// The way to another core of the node.
 pub(crate) struct Neighbour {

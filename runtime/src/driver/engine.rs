@@ -17,8 +17,8 @@ use epicserver_transport::{Event as TransportEvent, Transport};
 use super::control_port::ControlPort;
 use crate::fabric::{Command, Fabric, LinkInput};
 use crate::remote::PeerFrame;
-use crate::sync::parker::Unparker;
-use crate::sync::ring;
+use epicserver_sync::parker::Unparker;
+use epicserver_sync::ring;
 
 /// Transport and fabric, to be driven by one thread.
 pub(crate) struct Engine {

@@ -24,8 +24,8 @@ use crate::fabric::{Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::node::StartError;
 use crate::remote::PeerFrame;
 use crate::routes::Routes;
-use crate::sync::parker::{Parker, Unparker};
-use crate::sync::ring;
+use epicserver_sync::parker::{Parker, Unparker};
+use epicserver_sync::ring;
 
 /// How a node reaches the other nodes of its cluster.
 pub struct LinksConfig {

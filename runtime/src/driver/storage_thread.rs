@@ -14,9 +14,9 @@ use epicserver_storage::{Batch, BatchName, Fence, NodeId, RecordKeyRef, Store, S
 use super::cluster::ToCluster;
 use crate::core::Event;
 use crate::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
-use crate::sync::batch_clock::StorageClock;
-use crate::sync::inbox::Inbox;
-use crate::sync::parker::{Parker, Unparker};
+use epicserver_sync::batch_clock::StorageClock;
+use epicserver_sync::inbox::Inbox;
+use epicserver_sync::parker::{Parker, Unparker};
 
 /// What cores and the cluster thread ask of the storage thread.
 #[derive(Debug)]
@@ -397,7 +397,7 @@ mod tests {
     use super::*;
     use crate::key::KeyView;
     use crate::saving::ImageLabel;
-    use crate::sync::batch_clock::batch_clock;
+    use epicserver_sync::batch_clock::batch_clock;
 
     const NODE: NodeId = NodeId { id: 1, incarnation: 1 };
 

@@ -16,10 +16,10 @@ use crate::driver::storage_thread::{FencesTicket, FromStorage, StorageDesk, ToSt
 use crate::membership::FencesOutcome;
 use crate::routes::Routes;
 use crate::shipment::Shipment;
-use crate::sync::inbox::Inbox;
-use crate::sync::parker::Unparker;
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
 use crate::wire::control::{Announcement, ControlMessage};
+use epicserver_sync::inbox::Inbox;
+use epicserver_sync::parker::Unparker;
 
 /// The ways to all cores of the node.
 pub(crate) struct CoreDoors {

@@ -7,7 +7,7 @@ use std::io;
 ///
 /// # Errors
 /// What the kernel says; not expected on Linux.
-pub(crate) fn available_processors() -> io::Result<Vec<usize>> {
+pub fn available_processors() -> io::Result<Vec<usize>> {
     let mut mask: Mask = [0; MASK_WORDS];
     // SAFETY: `getpid` has no precondition. `mask` is as long as the size given and aligned like `cpu_set_t`, which is an
     // array of these words; the kernel writes into it only.
@@ -23,7 +23,7 @@ pub(crate) fn available_processors() -> io::Result<Vec<usize>> {
 ///
 /// # Errors
 /// If there is no such processor, or the process may not use it: `InvalidInput`. The thread then runs where it did.
-pub(crate) fn pin_current_thread(processor: usize) -> io::Result<()> {
+pub fn pin_current_thread(processor: usize) -> io::Result<()> {
     let mut mask: Mask = [0; MASK_WORDS];
     let word = mask.get_mut(processor / 64).ok_or(io::ErrorKind::InvalidInput)?;
     *word = 1 << (processor % 64);

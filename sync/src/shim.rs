@@ -33,13 +33,7 @@ impl<T> UnsafeCell<T> {
         Self(std::cell::UnsafeCell::new(value))
     }
 
-    /// Calls `access` with a pointer for reading.
-    #[inline(always)]
-    pub(crate) fn with<R>(&self, access: impl FnOnce(*const T) -> R) -> R {
-        access(self.0.get())
-    }
-
-    /// Calls `access` with a pointer for writing.
+    /// Calls `access` with a pointer for reading and writing.
     #[inline(always)]
     pub(crate) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
         access(self.0.get())

@@ -27,8 +27,8 @@ use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 use std::ptr::NonNull;
 
-use super::padded::Padded;
-use super::shim::{Arc, AtomicBool, AtomicU64, Ordering, UnsafeCell, fence};
+use crate::padded::Padded;
+use crate::shim::{Arc, AtomicBool, AtomicU64, Ordering, UnsafeCell, fence};
 
 /// Makes a ring of `capacity` slots and hands out its two ends.
 ///
@@ -36,7 +36,7 @@ use super::shim::{Arc, AtomicBool, AtomicU64, Ordering, UnsafeCell, fence};
 ///
 /// # Panics
 /// If `capacity` is not a power of two in `2..=CAPACITY_MAX`.
-pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     const { assert!(size_of::<T>() <= VALUE_BYTES_MAX, "the value does not fit into a slot") };
     const {
         assert!(
@@ -59,7 +59,7 @@ pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
 }
 
 /// The end that pushes. Dropping it leaves what it pushed to the consumer.
-pub(crate) struct Producer<T> {
+pub struct Producer<T> {
     shared: Arc<Shared<T>>,
     /// Count of pushes: the position of the next one.
     tail: u64,
@@ -73,7 +73,7 @@ impl<T> Producer<T> {
     /// # Errors
     /// Gives `value` back if the ring is full.
     #[inline]
-    pub(crate) fn try_push(&mut self, value: T) -> Result<(), T> {
+    pub fn try_push(&mut self, value: T) -> Result<(), T> {
         if self.tail - self.head_seen == self.shared.capacity() && !self.has_room() {
             return Err(value);
         }
@@ -83,7 +83,7 @@ impl<T> Producer<T> {
 
     /// The next free slot, if there is one.
     #[inline(always)]
-    pub(crate) fn vacant(&mut self) -> Option<Vacant<'_, T>> {
+    pub fn vacant(&mut self) -> Option<Vacant<'_, T>> {
         if self.tail - self.head_seen == self.shared.capacity() && !self.has_room() {
             return None;
         }
@@ -91,7 +91,7 @@ impl<T> Producer<T> {
     }
 
     /// Is there room for one more value? Reads what the consumer published; [`Self::try_push`] does it only when it must.
-    pub(crate) fn has_room(&mut self) -> bool {
+    pub fn has_room(&mut self) -> bool {
         self.head_seen = self.shared.by_consumer.head.load(Ordering::Acquire);
         self.tail - self.head_seen < self.shared.capacity()
     }
@@ -100,7 +100,7 @@ impl<T> Producer<T> {
     ///
     /// To be called between `Parker::prepare` and `Parker::park` by a producer with values that did not fit. `true`: do not
     /// sleep. `false`: the consumer's [`room_wanted`](Consumer::room_wanted) will answer `true`.
-    pub(crate) fn want_room(&mut self) -> bool {
+    pub fn want_room(&mut self) -> bool {
         self.shared.by_producer.room_wanted.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let room = self.has_room();
@@ -111,7 +111,7 @@ impl<T> Producer<T> {
     }
 
     /// Was the consumer dropped? Values pushed from then on are dropped with this producer.
-    pub(crate) fn is_disconnected(&self) -> bool {
+    pub fn is_disconnected(&self) -> bool {
         self.shared.by_consumer.consumer_gone.load(Ordering::Acquire)
     }
 }
@@ -123,7 +123,7 @@ impl<T> Drop for Producer<T> {
 }
 
 /// A free slot of a ring, to be written in place.
-pub(crate) struct Vacant<'a, T>(&'a mut Producer<T>);
+pub struct Vacant<'a, T>(&'a mut Producer<T>);
 
 impl<T> Vacant<'_, T> {
     /// Has `write` put a value into the slot and sends it.
@@ -131,7 +131,7 @@ impl<T> Vacant<'_, T> {
     /// # Panics
     /// If what `write` returns is not what it wrote to its argument.
     #[inline(always)]
-    pub(crate) fn fill(self, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
+    pub fn fill(self, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
         let producer = self.0;
         let slot = producer.shared.slot(producer.tail);
         // SAFETY: the consumer moved the slot's former value out before it published the `head` that makes this slot free,
@@ -148,27 +148,27 @@ impl<T> Vacant<'_, T> {
 }
 
 /// A value that was popped and lies where it was pushed: the right to take it, once. Dropping it drops the value.
-pub(crate) struct Taken<'a, T> {
+pub struct Taken<'a, T> {
     place: NonNull<T>,
     value: PhantomData<&'a mut ManuallyDrop<T>>,
 }
 
 impl<'a, T> Taken<'a, T> {
     /// As if this value had been popped.
-    pub(crate) fn of(value: &'a mut ManuallyDrop<T>) -> Self {
+    pub fn of(value: &'a mut ManuallyDrop<T>) -> Self {
         Self { place: NonNull::from(&mut **value), value: PhantomData }
     }
 
     /// Moves the value out.
     #[inline(always)]
-    pub(crate) fn take(self) -> T {
+    pub fn take(self) -> T {
         // SAFETY: the value is there for `'a`, and this was the only right to it.
         unsafe { self.into_raw().read() }
     }
 
     /// Where the value lies for `'a`. It is the caller's to move out or to drop.
     #[inline(always)]
-    pub(crate) fn into_raw(self) -> *const T {
+    pub fn into_raw(self) -> *const T {
         let place = self.place.as_ptr();
         std::mem::forget(self);
         place
@@ -183,7 +183,7 @@ impl<T> Drop for Taken<'_, T> {
 }
 
 /// The end that pops. Dropping it drops what it had not popped.
-pub(crate) struct Consumer<T> {
+pub struct Consumer<T> {
     shared: Arc<Shared<T>>,
     /// Count of pops: the position of the next one.
     head: u64,
@@ -195,13 +195,13 @@ pub(crate) struct Consumer<T> {
 impl<T> Consumer<T> {
     /// Takes the oldest value, or `None` if the ring is empty.
     #[inline]
-    pub(crate) fn try_pop(&mut self) -> Option<T> {
+    pub fn try_pop(&mut self) -> Option<T> {
         self.try_pop_with(|value| value.take())
     }
 
     /// Has `take` take the oldest value where it lies, or gives `None` if the ring is empty.
     #[inline]
-    pub(crate) fn try_pop_with<R>(&mut self, take: impl FnOnce(Taken<'_, T>) -> R) -> Option<R> {
+    pub fn try_pop_with<R>(&mut self, take: impl FnOnce(Taken<'_, T>) -> R) -> Option<R> {
         let slot = self.shared.slot(self.head);
         if slot.sequence.load(Ordering::Acquire) != self.head + 1 {
             self.publish_head();
@@ -224,7 +224,7 @@ impl<T> Consumer<T> {
     }
 
     /// Is nothing there to pop? For the check between `Parker::prepare` and `Parker::park`.
-    pub(crate) fn is_empty(&mut self) -> bool {
+    pub fn is_empty(&mut self) -> bool {
         let empty = self.shared.slot(self.head).sequence.load(Ordering::Acquire) != self.head + 1;
         if empty {
             self.publish_head();
@@ -236,7 +236,7 @@ impl<T> Consumer<T> {
     /// unparks the producer.
     ///
     /// To be called once per pass after popping, and once more between `Parker::prepare` and `Parker::park`.
-    pub(crate) fn room_wanted(&mut self) -> bool {
+    pub fn room_wanted(&mut self) -> bool {
         if !self.shared.by_producer.room_wanted.load(Ordering::Relaxed) {
             return false;
         }
@@ -246,7 +246,7 @@ impl<T> Consumer<T> {
     }
 
     /// Was the producer dropped? If so, what [`Self::try_pop`] still finds after this call is the last there will be.
-    pub(crate) fn is_disconnected(&self) -> bool {
+    pub fn is_disconnected(&self) -> bool {
         self.shared.by_producer.producer_gone.load(Ordering::Acquire)
     }
 
@@ -393,9 +393,9 @@ impl<T> fmt::Debug for Consumer<T> {
 
 const LINE_LEN: usize = 64;
 /// Bytes of the largest value that fits beside the sequence number in a slot.
-pub(crate) const VALUE_BYTES_MAX: usize = 120;
+pub const VALUE_BYTES_MAX: usize = 120;
 /// Most slots a ring may have: 128 MiB of them.
-pub(crate) const CAPACITY_MAX: usize = 1 << 20;
+pub const CAPACITY_MAX: usize = 1 << 20;
 /// Pops after which the consumer publishes `head` at the latest.
 const PUBLISH_EVERY_MAX: u64 = 64;
 

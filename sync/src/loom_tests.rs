@@ -8,11 +8,11 @@ use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-use super::batch_clock::{CoreClock, StorageClock, batch_clock};
-use super::inbox::Inbox;
-use super::parker::Parker;
-use super::ring::{Consumer, Producer, ring};
-use super::shim::lock;
+use crate::batch_clock::{CoreClock, StorageClock, batch_clock};
+use crate::inbox::Inbox;
+use crate::parker::Parker;
+use crate::ring::{Consumer, Producer, ring};
+use crate::shim::lock;
 
 fn check_bounded(preemptions_max: usize, program: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();

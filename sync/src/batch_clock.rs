@@ -28,13 +28,13 @@
 
 use std::ops::RangeInclusive;
 
-use super::padded::Padded;
-use super::parker::Unparker;
-use super::shim::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+use crate::padded::Padded;
+use crate::parker::Unparker;
+use crate::shim::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 
 /// Makes the clock for `cores` cores and one storage thread, which `storage_unparker` wakes. Every core starts idle: its first
 /// act is [`CoreClock::wake`].
-pub(crate) fn batch_clock(cores: usize, storage_unparker: Unparker) -> (StorageClock, Vec<CoreClock>) {
+pub fn batch_clock(cores: usize, storage_unparker: Unparker) -> (StorageClock, Vec<CoreClock>) {
     let shared = Arc::new(Shared {
         front: Padded(Front {
             open: AtomicU64::new(FIRST),
@@ -60,7 +60,7 @@ pub(crate) fn batch_clock(cores: usize, storage_unparker: Unparker) -> (StorageC
 
 /// The storage thread's side, the only one that moves numbers.
 #[derive(Debug)]
-pub(crate) struct StorageClock {
+pub struct StorageClock {
     shared: Arc<Shared>,
     open: u64,
     durable: u64,
@@ -68,13 +68,13 @@ pub(crate) struct StorageClock {
 
 impl StorageClock {
     /// The number of the batch being filled.
-    pub(crate) fn open(&self) -> u64 {
+    pub fn open(&self) -> u64 {
         self.open
     }
 
     /// Closes the open batch k by opening k + 1, which it returns. The batch is complete once
     /// [`all_passed(k)`](Self::all_passed).
-    pub(crate) fn publish_next(&mut self) -> u64 {
+    pub fn publish_next(&mut self) -> u64 {
         self.publish_open(self.open + 1);
         self.open
     }
@@ -86,7 +86,7 @@ impl StorageClock {
     ///
     /// # Panics
     /// If `number` is still open: no core can have passed it.
-    pub(crate) fn all_passed(&self, number: u64) -> bool {
+    pub fn all_passed(&self, number: u64) -> bool {
         assert!(number < self.open, "batch {number} is open");
         self.shared.cores.iter().all(|core| {
             let word = core.load(Ordering::Acquire);
@@ -98,7 +98,7 @@ impl StorageClock {
     ///
     /// # Panics
     /// If `number` is not closed or lower than before.
-    pub(crate) fn set_durable(&mut self, number: u64) {
+    pub fn set_durable(&mut self, number: u64) {
         assert!((self.durable..self.open).contains(&number), "batch {number} cannot be durable now");
         self.durable = number;
         self.shared.front.durable.store(number, Ordering::Release);
@@ -110,7 +110,7 @@ impl StorageClock {
     ///
     /// # Panics
     /// If `from` is durable already or not yet open.
-    pub(crate) fn fail(&mut self, from: u64) -> RangeInclusive<u64> {
+    pub fn fail(&mut self, from: u64) -> RangeInclusive<u64> {
         assert!(self.durable < from && from <= self.open, "batch {from} cannot fail now");
         let range = from..=self.open;
         {
@@ -125,7 +125,7 @@ impl StorageClock {
     }
 
     /// Did batch `number` fail? For images that are handed over late.
-    pub(crate) fn is_failed(&self, number: u64) -> bool {
+    pub fn is_failed(&self, number: u64) -> bool {
         lock(&self.shared.failures).contains(number)
     }
 
@@ -141,7 +141,7 @@ impl StorageClock {
 /// Dropping it says nothing to the storage thread, which would take a core that died for one that handed everything over: a
 /// core that ends in order calls [`Self::idle`] first.
 #[derive(Debug)]
-pub(crate) struct CoreClock {
+pub struct CoreClock {
     shared: Arc<Shared>,
     index: usize,
     passed: u64,
@@ -154,7 +154,7 @@ pub(crate) struct CoreClock {
 impl CoreClock {
     /// Reads the three numbers, once per loop pass and before handling a message numbered above the last open number seen.
     #[inline]
-    pub(crate) fn observe(&self) -> Observation {
+    pub fn observe(&self) -> Observation {
         let front = &self.shared.front;
         // In this order: whatever open or durable number is seen, the failures before it are.
         let open = front.open.load(Ordering::Acquire);
@@ -168,7 +168,7 @@ impl CoreClock {
     ///
     /// # Panics
     /// If the core is idle. In debug builds also if `number` is not open yet or lower than before.
-    pub(crate) fn passed(&mut self, number: u64) {
+    pub fn passed(&mut self, number: u64) {
         assert!(!self.is_idle, "an idle core passes nothing: wake() first");
         debug_assert!(number >= self.passed, "passed {number} after {}", self.passed);
         debug_assert!(number <= self.observe().open, "batch {number} is not open yet");
@@ -182,7 +182,7 @@ impl CoreClock {
 
     /// Declares that everything was handed over and that nothing changes before [`Self::wake`]. To be called before the
     /// core's `Parker::prepare`; harmless when idle already.
-    pub(crate) fn idle(&mut self) {
+    pub fn idle(&mut self) {
         if self.is_idle {
             return;
         }
@@ -196,7 +196,7 @@ impl CoreClock {
 
     /// Ends idleness before the next turn, and returns the open number, under which that turn works. Everything below counts
     /// as passed. Harmless when awake.
-    pub(crate) fn wake(&mut self) -> u64 {
+    pub fn wake(&mut self) -> u64 {
         if !self.is_idle {
             return self.observe().open;
         }
@@ -213,7 +213,7 @@ impl CoreClock {
     /// The ranges that failed since the last call, oldest first; to be called when
     /// [`Observation::failure_generation`] changed. May repeat numbers that were told before: dropping what depends on
     /// them twice does nothing.
-    pub(crate) fn take_failures(&mut self) -> Vec<RangeInclusive<u64>> {
+    pub fn take_failures(&mut self) -> Vec<RangeInclusive<u64>> {
         self.failed = lock(&self.shared.failures).clone();
         let since = self.failure_generation;
         self.failure_generation = self.failed.generation();
@@ -227,7 +227,7 @@ impl CoreClock {
 
     /// Did batch `number` fail, as far as [`Self::take_failures`] told? For messages that were in a ring when it did: their
     /// number may be below the durable one by now.
-    pub(crate) fn is_failed(&self, number: u64) -> bool {
+    pub fn is_failed(&self, number: u64) -> bool {
         self.failed.contains(number)
     }
 
@@ -238,13 +238,13 @@ impl CoreClock {
 
 /// What a core reads at the start of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Observation {
+pub struct Observation {
     /// The number under which changes are made now.
-    pub(crate) open: u64,
+    pub open: u64,
     /// Everything `..=durable` is durable, except what failed.
-    pub(crate) durable: u64,
+    pub durable: u64,
     /// Counts failures; when it differs from the last one seen, call [`CoreClock::take_failures`] before anything else.
-    pub(crate) failure_generation: u64,
+    pub failure_generation: u64,
 }
 
 #[derive(Debug)]
@@ -302,14 +302,14 @@ const IDLE: u64 = 1 << 63;
 /// The batch that is open at the start.
 const FIRST: u64 = 1;
 /// Failed ranges that are remembered.
-pub(crate) const FAILED_RANGES_MAX: usize = 256;
+pub const FAILED_RANGES_MAX: usize = 256;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::thread;
 
     use super::*;
-    use crate::sync::parker::Parker;
+    use crate::parker::Parker;
 
     fn clock(cores: usize) -> (Parker, StorageClock, Vec<CoreClock>) {
         let parker = Parker::new();

@@ -11,12 +11,12 @@
 //! | `occupied` | producers set it, the consumer clears it, both under the mutex | consumer, without the mutex | Relaxed: it is a hint to lock; the fences of `parker` order it against PARKED |
 //! | `closed` | consumer, under the mutex | producers under the mutex; anybody as a hint | Relaxed |
 
-use super::padded::Padded;
-use super::shim::{AtomicBool, Mutex, Ordering, lock};
+use crate::padded::Padded;
+use crate::shim::{AtomicBool, Mutex, Ordering, lock};
 
 /// See the module's documentation. Shared by reference; the consumer is one thread by convention, not by type.
 #[derive(Debug)]
-pub(crate) struct Inbox<T> {
+pub struct Inbox<T> {
     occupied: Padded<AtomicBool>,
     closed: AtomicBool,
     queue: Mutex<Vec<T>>,
@@ -28,7 +28,7 @@ impl<T> Inbox<T> {
     ///
     /// # Panics
     /// If `capacity` is 0.
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize) -> Self {
         assert!(capacity > 0, "an inbox without room");
         Self {
             occupied: Padded(AtomicBool::new(false)),
@@ -42,7 +42,7 @@ impl<T> Inbox<T> {
     ///
     /// # Errors
     /// Gives `value` back if the inbox is full or closed ([`Self::is_closed`] tells which).
-    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+    pub fn push(&self, value: T) -> Result<(), T> {
         let mut queue = lock(&self.queue);
         if queue.len() == self.capacity || self.closed.load(Ordering::Relaxed) {
             return Err(value);
@@ -56,14 +56,14 @@ impl<T> Inbox<T> {
 
     /// Is nothing there to drain? One load; may be out of date unless it stands between `Parker::prepare` and `park`.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         !self.occupied.load(Ordering::Relaxed)
     }
 
     /// Appends everything that was pushed, in order, to `values`. Does not lock if there is nothing.
     ///
     /// An empty `values` is swapped with the queue; given the same vector again and again, nothing allocates in the steady state.
-    pub(crate) fn drain_into(&self, values: &mut Vec<T>) {
+    pub fn drain_into(&self, values: &mut Vec<T>) {
         if self.is_empty() {
             return;
         }
@@ -78,13 +78,13 @@ impl<T> Inbox<T> {
 
     /// Refuses every push from now on. What was pushed before stays to be drained: after one more
     /// [`Self::drain_into`] nothing can come.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let _queue = lock(&self.queue);
         self.closed.store(true, Ordering::Relaxed);
     }
 
     /// Was [`Self::close`] called?
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 }

@@ -19,23 +19,23 @@
 
 use std::fmt;
 
-use super::padded::Padded;
-use super::shim::{Arc, AtomicU32, Ordering, fence};
+use crate::padded::Padded;
+use crate::shim::{Arc, AtomicU32, Ordering, fence};
 
 /// The sleeping side; belongs to one thread at a time.
-pub(crate) struct Parker {
+pub struct Parker {
     shared: Arc<Shared>,
 }
 
 impl Parker {
     /// A parker whose thread sleeps in [`Self::park`].
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self::over(Sleep::Futex(futex::Futex::new()))
     }
 
     /// A parker whose thread sleeps elsewhere, such as in epoll: between [`Self::prepare`] and [`Self::cancel`], not in
     /// [`Self::park`]. `wake` ends that sleep, also one that is about to begin (an eventfd does); any thread may call it.
-    pub(crate) fn with_waker(wake: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn with_waker(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self::over(Sleep::Elsewhere(Box::new(wake)))
     }
 
@@ -44,12 +44,12 @@ impl Parker {
     }
 
     /// A handle that wakes this parker's thread.
-    pub(crate) fn unparker(&self) -> Unparker {
+    pub fn unparker(&self) -> Unparker {
         Unparker { shared: Arc::clone(&self.shared) }
     }
 
     /// Announces the intention to sleep. Look at every input once more, then call [`Self::park`] or [`Self::cancel`].
-    pub(crate) fn prepare(&mut self) {
+    pub fn prepare(&mut self) {
         // An unpark that came since the last sleep stays: `park` will return at once.
         let _ = self.shared.state.compare_exchange(RUNNING, PARKED, Ordering::AcqRel, Ordering::Acquire);
         fence(Ordering::SeqCst);
@@ -59,7 +59,7 @@ impl Parker {
     ///
     /// It may return early with `false` (a signal): the caller runs its loop and decides anew. Without
     /// [`Self::prepare`] before it, it does not sleep.
-    pub(crate) fn park(&mut self, timeout_ns: Option<u64>) -> bool {
+    pub fn park(&mut self, timeout_ns: Option<u64>) -> bool {
         match &self.shared.sleep {
             Sleep::Futex(futex) => futex.wait_while_parked(&self.shared.state, timeout_ns),
             Sleep::Elsewhere(_) => debug_assert!(false, "this parker's thread sleeps elsewhere"),
@@ -68,14 +68,20 @@ impl Parker {
     }
 
     /// Takes [`Self::prepare`] back, or ends a sleep elsewhere. Returns whether an unpark came meanwhile.
-    pub(crate) fn cancel(&mut self) -> bool {
+    pub fn cancel(&mut self) -> bool {
         self.shared.state.swap(RUNNING, Ordering::AcqRel) == NOTIFIED
+    }
+}
+
+impl Default for Parker {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// Wakes one parker's thread. Clones are equal and may live on any thread.
 #[derive(Clone)]
-pub(crate) struct Unparker {
+pub struct Unparker {
     shared: Arc<Shared>,
 }
 
@@ -83,14 +89,14 @@ impl Unparker {
     /// Wakes the thread if it is asleep or about to sleep; to be called once after publishing a batch of work. Returns
     /// whether this call made the wake system call.
     #[inline]
-    pub(crate) fn unpark_if_parked(&self) -> bool {
+    pub fn unpark_if_parked(&self) -> bool {
         fence(Ordering::SeqCst);
         self.shared.state.load(Ordering::Relaxed) == PARKED && self.notify_parked()
     }
 
     /// Wakes the thread, or lets its next [`Parker::park`] return at once. For control: it does not depend on anything the
     /// thread would find when it looks again.
-    pub(crate) fn unpark(&self) {
+    pub fn unpark(&self) {
         if self.shared.state.swap(NOTIFIED, Ordering::AcqRel) == PARKED {
             self.shared.wake();
         }
@@ -199,7 +205,7 @@ mod futex {
     use loom::sync::{Condvar, Mutex};
 
     use super::PARKED;
-    use crate::sync::shim::lock;
+    use crate::shim::lock;
 
     /// What a futex promises: the state is compared and the sleep begun in one step as seen by wakers. Timeouts never pass
     /// in the model, so a lost wake-up is a deadlock that loom reports.
