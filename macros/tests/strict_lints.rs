@@ -1,4 +1,4 @@
-//! Generated code does not break the rules of a strict crate.
+//! Generated code does not break the rules of a strict crate: this file is one, and compiles.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, warnings, unreachable_pub, nonstandard_style, unused)]
 
@@ -66,4 +66,15 @@ impl Player {
     async fn begin(&mut self) {}
 }
 
-fn main() {}
+#[test]
+fn a_strict_crate_runs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it starts");
+    let score = runtime.block_on(async {
+        let node = Node::builder().bind::<(Player,)>().cores(1).start()?;
+        let player = node.pool().get::<Player>("red/Bob");
+        player.add(3, player.clone()).await?;
+        let profile = Profile { name: "Bob".into() };
+        Ok::<_, Box<dyn std::error::Error>>(player.show(profile).await)
+    });
+    assert!(matches!(score, Ok(Ok(3))));
+}
