@@ -214,6 +214,10 @@ impl EntityCell {
 const UNBOUND: u32 = u32::MAX;
 
 /// A set of entities that a node binds: a tuple such as `(Player, Barrel)`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a set of entities",
+    note = "entities are bound as a tuple, a single one too: `bind::<(Player,)>()`"
+)]
 pub trait Entities {
     #[doc(hidden)]
     fn collect(into: &mut Vec<BoundEntity>);
