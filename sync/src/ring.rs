@@ -15,7 +15,7 @@
 //! | `Producer::{tail, head_seen}`, `Consumer::{head, head_published}` | their owner | their owner | plain |
 //!
 //! A slot is free for position p when `head + capacity > p`. The consumer never writes to slots. It publishes `head` every
-//! [`PUBLISH_EVERY_MAX`] pops, at most every half capacity, and whenever it finds the ring empty: so a ring that looks full
+//! `PUBLISH_EVERY_MAX` pops, at most every half capacity, and whenever it finds the ring empty: so a ring that looks full
 //! holds at least half a ring of unread values, and one that was drained has all its room.
 //!
 //! *A producer that finds the ring full* may sleep: after `Parker::prepare` it calls [`Producer::want_room`] (stores
