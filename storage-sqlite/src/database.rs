@@ -2,7 +2,7 @@
 //!
 //! Every verb of store and coordinator goes through a [`Handle`]. A write is one transaction that ends with a sync of the log.
 //! The log is copied into the file by the writer itself, before a transaction, once it is [`LOG_PAGES_MAX`] long: there is no
-//! second thread and no second connection. After a failed sync nothing works any more, see [`Database::check_sound`].
+//! second thread and no second connection. While somebody has the hold (`hold.rs`) the log grows instead. After a failed sync nothing works any more, see [`Database::check_sound`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +11,8 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, DEFAULT_NAME, TransactionBehavior};
 
 use crate::error::{Fault, Trouble};
+use crate::hold::{KeeperHold, LOG_HELD_PAGES_MAX};
+use crate::open::FORMAT;
 
 /// A shared way to the connection.
 #[derive(Clone, Debug)]
@@ -19,8 +21,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn new(connection: Connection) -> Self {
-        Self { database: Arc::new(Mutex::new(Database { connection, log_pages: 0, broken: None })) }
+    pub(crate) fn new(connection: Connection, hold: KeeperHold) -> Self {
+        Self { database: Arc::new(Mutex::new(Database { connection, hold, log_pages: 0, broken: None })) }
     }
 
     /// A transaction is rolled back when a panic passes it, so a panic of another holder of the lock does not matter.
@@ -32,6 +34,8 @@ impl Handle {
 #[derive(Debug)]
 pub(crate) struct Database {
     connection: Connection,
+    /// Dropped after the connection, which may empty the log at its end.
+    hold: KeeperHold,
     /// How long the log was after the last transaction.
     log_pages: i32,
     /// Why nothing works any more.
@@ -84,18 +88,24 @@ impl Database {
         Ok(value)
     }
 
-    /// Copies the log into the file once it is long, so that the next transaction begins it anew.
+    /// Copies the log into the file once it is long, and begins it anew: whoever takes the hold afterwards finds a log that only
+    /// grows.
     fn empty_long_log(&mut self) -> Result<(), Fault> {
-        if self.log_pages < LOG_PAGES_MAX {
+        let breaks_holds = self.log_pages >= LOG_HELD_PAGES_MAX;
+        if self.log_pages < LOG_PAGES_MAX || !self.hold.take(breaks_holds) {
             return Ok(());
         }
-        match self.connection.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::PASSIVE) {
-            Ok(_) => {
-                self.log_pages = 0;
-                Ok(())
-            }
-            Err(error) => Err(Fault::before_commit(&error)),
+        let checkpoint = self.connection.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::PASSIVE);
+        checkpoint.map_err(|error| Fault::before_commit(&error))?;
+        // The first transaction behind the copying begins the log anew. One that changes nothing would not.
+        let begun = self.connection.pragma_update(None, "user_version", FORMAT);
+        begun.map_err(|error| Fault::at_commit(&error))?;
+        let log = self.connection.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::NOOP);
+        if let Ok((pages, 0)) = log {
+            self.log_pages = pages;
+            self.hold.release();
         }
+        Ok(())
     }
 
     /// What lies in log and file stays as it is, for a new process to read.
@@ -111,9 +121,23 @@ impl Database {
     }
 
     #[cfg(test)]
+    pub(crate) fn pretend_long_log(&mut self) {
+        self.log_pages = LOG_HELD_PAGES_MAX;
+    }
+
+    #[cfg(test)]
     pub(crate) fn fail_sync(&mut self) {
         let failed = self.write(|_| Err::<(), _>(Trouble::<()>::Fault(Fault::Unsynced("a test".into()))));
         assert!(failed.is_err());
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // SQLite copies the log into the file when it closes it.
+        if !self.hold.take(false) {
+            self.give_up("it is closed".to_owned());
+        }
     }
 }
 

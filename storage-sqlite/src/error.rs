@@ -46,6 +46,30 @@ pub enum OpenError {
         /// What was found.
         reason: String,
     },
+    /// An older copy was put in the place of a newer file: what was acknowledged since is not in it, and nodes may live that have
+    /// seen it.
+    #[error(
+        "{} is older than what was here before: it was opened {found} times, and this folder has seen reign {seen}; put the newer \
+         file back, or go on from this one as from a backup: `epicserver backup NEW --data-dir OLD`, and start with NEW",
+        path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its reign.
+        found: u64,
+        /// The newest reign that was seen beside it.
+        seen: u64,
+    },
+    /// While it was read more was written than the keeper keeps apart.
+    #[error(
+        "so much was written to {} meanwhile that it could not be read as of one moment; try again when less is written",
+        path.display()
+    )]
+    Outrun {
+        /// The file.
+        path: PathBuf,
+    },
     /// The disk or the file system refused.
     #[error("{} cannot be opened: {reason}", path.display())]
     Io {

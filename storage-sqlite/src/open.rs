@@ -1,17 +1,20 @@
 //! Opening the file, as its keeper.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use epicserver_storage::{Kept, MemoryCoordinator, StoreId, View};
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use crate::coordinator::SqliteCoordinator;
 use crate::database::Handle;
 use crate::error::OpenError;
+use crate::generation::{self, FilePlace};
+use crate::hold::KeeperHold;
 use crate::store::SqliteStore;
 use crate::view_bytes;
 
@@ -28,11 +31,16 @@ pub fn open(path: &Path, fresh: StoreId) -> Result<Opened, OpenError> {
     let mut connection = connect(path).map_err(|error| trouble(path, &error))?;
     let is_empty = check_format(&connection, path)?;
     configure(&connection).map_err(|error| trouble(path, &error))?;
-    let begun = begin_reign(&mut connection, is_empty, fresh).map_err(|error| trouble(path, &error))?;
-    let (store, view) = begun.parse().map_err(|reason| OpenError::Damaged { path: path.into(), reason })?;
-    let handle = Handle::new(connection);
+    // Now that the file is ours alone.
+    let hold = KeeperHold::open(path).map_err(|error| io_trouble(path, &error))?;
+    let seen = hold.reign().map_err(|error| io_trouble(path, &error))?;
+    let begun = begin_reign(&mut connection, path, is_empty, fresh, seen)?;
+    hold.set_reign(begun.contents.reign).map_err(|error| io_trouble(path, &error))?;
+    let Contents { store, reign, view } = begun.contents;
+    let handle = Handle::new(connection, hold);
     Ok(Opened {
-        reign: begun.reign.cast_unsigned(),
+        reign,
+        is_new_generation: begun.is_new_generation,
         coordinator: SqliteCoordinator::new(handle.clone(), MemoryCoordinator::resume(view)),
         store: SqliteStore::new(handle, store),
     })
@@ -41,8 +49,10 @@ pub fn open(path: &Path, fresh: StoreId) -> Result<Opened, OpenError> {
 /// An opened file. It is closed when both halves and all their clones are dropped.
 #[derive(Debug)]
 pub struct Opened {
-    /// How often the file was opened, this time included.
+    /// Counts the openings of the file, this one included; in each generation from a higher number on.
     pub reign: u64,
+    /// Whether the file is a copy that was opened for the first time: nobody of the old life can write to it.
+    pub is_new_generation: bool,
     /// The one coordinator; all its leases start anew.
     pub coordinator: SqliteCoordinator,
     /// The one store.
@@ -51,7 +61,7 @@ pub struct Opened {
 
 impl From<Opened> for Kept {
     fn from(opened: Opened) -> Self {
-        let Opened { reign, coordinator, store } = opened;
+        let Opened { reign, is_new_generation: _, coordinator, store } = opened;
         Self { reign, coordinator: Box::new(coordinator), store: Box::new(store) }
     }
 }
@@ -71,7 +81,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Whether the file is still empty; an error if it is not ours.
-fn check_format(connection: &Connection, path: &Path) -> Result<bool, OpenError> {
+pub(crate) fn check_format(connection: &Connection, path: &Path) -> Result<bool, OpenError> {
     let number = |sql| connection.query_row(sql, (), |row| row.get::<_, i64>(0));
     let read = || -> rusqlite::Result<_> {
         let tables = number("SELECT count(*) FROM sqlite_schema")?;
@@ -93,50 +103,94 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What the file says of itself, unchecked.
-struct Begun {
-    store: Vec<u8>,
-    reign: i64,
-    view: Option<Vec<u8>>,
+/// What the file says of itself.
+pub(crate) struct Contents {
+    pub(crate) store: StoreId,
+    pub(crate) reign: u64,
+    /// It may be of another store: of one in memory, while this file keeps the view alone.
+    pub(crate) view: View,
 }
 
-impl Begun {
-    /// The view may be of another store: of one in memory, while this file keeps the view alone.
-    fn parse(&self) -> Result<(StoreId, View), String> {
-        let store = <[u8; 16]>::try_from(&*self.store).map_err(|_| "the store's id is not 16 bytes long")?;
+impl Contents {
+    /// Reads and checks it.
+    pub(crate) fn read(connection: &Connection, path: &Path) -> Result<Self, OpenError> {
+        let damaged = |reason| OpenError::Damaged { path: path.into(), reason };
+        let read = || {
+            let identity = connection.query_row("SELECT store, reign FROM identity", (), |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?))
+            })?;
+            let view = connection
+                .query_row("SELECT bytes FROM view", (), |row| row.get::<_, Vec<u8>>(0))
+                .optional()?;
+            Ok((identity, view))
+        };
+        let ((store, reign), view) = read().map_err(|error| trouble(path, &error))?;
+        Self::parse(&store, reign, view.as_deref()).map_err(damaged)
+    }
+
+    fn parse(store: &[u8], reign: i64, view: Option<&[u8]>) -> Result<Self, String> {
+        let store = <[u8; 16]>::try_from(store).map_err(|_| "the store's id is not 16 bytes long")?;
         let store = StoreId(u128::from_be_bytes(store));
-        let view = match &self.view {
+        let reign = u64::try_from(reign).map_err(|_| "the count of reigns is below zero")?;
+        let view = match view {
             Some(bytes) => view_bytes::decode(bytes).map_err(|error| error.to_string())?,
             None => View::empty(store),
         };
-        Ok((store, view))
+        Ok(Self { store, reign, view })
     }
 }
 
-/// Makes the tables if there are none, counts the reign, and reads what is there: all in one transaction.
-fn begin_reign(connection: &mut Connection, is_empty: bool, fresh: StoreId) -> rusqlite::Result<Begun> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+struct Begun {
+    contents: Contents,
+    is_new_generation: bool,
+}
+
+/// Makes the tables if there are none, counts the reign, and reads what is there: all in one transaction. A reign that cannot begin is
+/// not counted. `seen` is the newest reign that was ever seen beside the file.
+fn begin_reign(
+    connection: &mut Connection,
+    path: &Path,
+    is_empty: bool,
+    fresh: StoreId,
+    seen: u64,
+) -> Result<Begun, OpenError> {
+    let sql = |error: rusqlite::Error| trouble(path, &error);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
     if is_empty {
-        transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", FORMAT)?;
-        transaction.execute("INSERT INTO identity VALUES (1, ?1, 0)", [fresh.0.to_be_bytes()])?;
+        make_tables(&transaction, fresh).map_err(sql)?;
     }
-    let begun = transaction.query_row(
-        "UPDATE identity SET reign = reign + 1 WHERE reign >= 0 RETURNING store, reign",
-        (),
-        |row| Ok(Begun { store: row.get(0)?, reign: row.get(1)?, view: None }),
-    )?;
-    let view = transaction.query_row("SELECT bytes FROM view", (), |row| row.get(0)).optional()?;
-    let begun = Begun { view, ..begun };
-    // A reign that cannot begin is not counted: the transaction is rolled back.
-    if begun.parse().is_ok() {
-        transaction.commit()?;
+    let mut contents = Contents::read(&transaction, path)?;
+    let here = FilePlace::of(path).map_err(|error| io_trouble(path, &error))?;
+    let said = FilePlace::read(&transaction).map_err(sql)?;
+    let is_new_generation = said.is_some_and(|said| said != here);
+    if is_new_generation {
+        contents.view = generation::found(&transaction, &contents.view, fresh).map_err(sql)?;
+        contents.store = fresh;
+        contents.reign = generation::above(contents.reign.max(seen));
+    } else if contents.reign < seen && !is_empty {
+        return Err(OpenError::Older { path: path.into(), found: contents.reign, seen });
     }
-    Ok(begun)
+    contents.reign += 1;
+    here.write(&transaction).map_err(sql)?;
+    let identity = params![contents.store.0.to_be_bytes(), contents.reign.cast_signed()];
+    transaction.execute("UPDATE identity SET store = ?1, reign = ?2", identity).map_err(sql)?;
+    transaction.commit().map_err(sql)?;
+    Ok(Begun { contents, is_new_generation })
 }
 
-fn trouble(path: &Path, error: &rusqlite::Error) -> OpenError {
+fn make_tables(connection: &Connection, fresh: StoreId) -> rusqlite::Result<()> {
+    connection.execute_batch(TABLES)?;
+    connection.pragma_update(None, "application_id", APPLICATION)?;
+    connection.pragma_update(None, "user_version", FORMAT)?;
+    connection.execute("INSERT INTO identity VALUES (1, ?1, 0)", [fresh.0.to_be_bytes()])?;
+    Ok(())
+}
+
+pub(crate) fn io_trouble(path: &Path, error: &io::Error) -> OpenError {
+    OpenError::Io { path: path.into(), reason: error.to_string() }
+}
+
+pub(crate) fn trouble(path: &Path, error: &rusqlite::Error) -> OpenError {
     let (path, reason) = (path.to_owned(), error.to_string());
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Busy { path },
@@ -159,10 +213,10 @@ pub const BUSY_MS_MAX: u64 = 2_000;
 const APPLICATION: i64 = 0x4550_5356;
 
 /// Grows when what lies in the tables changes.
-const FORMAT: i64 = 1;
+pub(crate) const FORMAT: i64 = 1;
 
 /// The longest value in a row, in bytes: an envelope, or the view of a very large cluster.
-const VALUE_LENGTH_MAX: i32 = 64 << 20;
+pub(crate) const VALUE_LENGTH_MAX: i32 = 64 << 20;
 
 /// How many prepared statements are kept; there are fewer.
 const STATEMENTS_MAX: usize = 32;

@@ -7,7 +7,9 @@ use epicserver_storage::{
 use tempfile::TempDir;
 
 use crate::database::LOG_PAGES_MAX;
-use crate::{Opened, SqliteStore, open};
+use crate::hold::Held;
+use crate::verify::check_whole;
+use crate::{OpenError, Opened, SqliteStore, open};
 
 const ALICE: NodeId = NodeId { id: 1, incarnation: 1 };
 
@@ -28,7 +30,8 @@ fn batch(number: u64, version: u64, length: usize) -> Batch {
     let key = key();
     let header = EnvelopeHeader { epoch: 1, version, ..EnvelopeHeader::state(key.as_ref()) };
     let mut batch = Batch::new(BatchName { node: ALICE, number });
-    batch.push(key.as_ref(), &header, &vec![7; length]).unwrap();
+    // SQLite writes no page that stays as it is.
+    batch.push(key.as_ref(), &header, &vec![version as u8; length]).unwrap();
     batch
 }
 
@@ -84,6 +87,74 @@ fn the_log_is_emptied_before_it_grows_long() {
     let log = folder.path().join("file-wal").metadata().unwrap().len();
     let longest = (LOG_PAGES_MAX as u64 + 2 * pages) * 4200;
     assert!(log > 0 && log <= longest, "the log has {log} bytes, {longest} are allowed");
+}
+
+/// Commits so many pages in each batch, until the log was emptied if it can be.
+fn commit_much(store: &mut SqliteStore, from: u64) -> u64 {
+    let pages = 256;
+    let end = from + 2 * LOG_PAGES_MAX as u64 / pages;
+    (from..end).for_each(|number| {
+        store.commit(&batch(number, number, pages as usize * 4096)).unwrap();
+    });
+    end
+}
+
+#[test]
+fn while_somebody_has_the_hold_the_file_rests() {
+    let (Opened { mut store, .. }, folder) = fixture();
+    let path = folder.path().join("file");
+    let next = commit_much(&mut store, 1);
+    let held = Held::take(&path).unwrap().expect("the log was begun anew, and nobody has the hold");
+    let before = std::fs::read(&path).unwrap();
+    let next = commit_much(&mut store, next);
+    assert!(std::fs::read(&path).unwrap() == before, "the file rests");
+    drop(held);
+    commit_much(&mut store, next);
+    assert!(std::fs::read(&path).unwrap() != before, "and now it does not");
+}
+
+/// The log was emptied, and then nothing was written: the next commit began it anew, over what was there, under the eyes of whoever had
+/// the hold.
+#[test]
+fn a_log_that_is_emptied_is_begun_anew_at_once() {
+    let (Opened { mut store, .. }, folder) = fixture();
+    let path = folder.path().join("file");
+    let head = || std::fs::read(folder.path().join("file-wal")).unwrap()[..32].to_owned();
+    let next = commit_much(&mut store, 1);
+    store.handle().lock().pretend_long_log();
+    let before = head();
+    store.commit(&batch(next, 1, 10)).unwrap_err();
+    let _held = Held::take(&path).unwrap().expect("nobody has the hold");
+    let emptied = head();
+    assert_ne!(before, emptied);
+    store.commit(&batch(next, next, 10)).unwrap();
+    assert_eq!(emptied, head());
+}
+
+#[test]
+fn a_keeper_that_ends_leaves_its_log_to_who_has_the_hold() {
+    let (Opened { mut store, coordinator, .. }, folder) = fixture();
+    let path = folder.path().join("file");
+    commit_much(&mut store, 1);
+    let held = Held::take(&path).unwrap().unwrap();
+    drop((store, coordinator));
+    assert!(folder.path().join("file-wal").exists());
+    drop(held);
+    let Opened { mut store, .. } = open(&path, StoreId(2)).unwrap();
+    assert!(store.last_committed(ALICE).unwrap().is_some());
+    drop(store);
+    assert!(!folder.path().join("file-wal").exists());
+}
+
+#[test]
+fn a_log_that_is_much_too_long_breaks_the_hold() {
+    let (Opened { mut store, .. }, folder) = fixture();
+    let path = folder.path().join("file");
+    let held = Held::take(&path).unwrap().unwrap();
+    store.handle().lock().pretend_long_log();
+    store.commit(&batch(1, 1, 10)).unwrap();
+    assert!(!held.is_whole().unwrap());
+    assert!(check_whole(&held, &path).is_err_and(|error| matches!(error, OpenError::Outrun { .. })));
 }
 
 #[test]

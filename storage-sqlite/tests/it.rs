@@ -2,6 +2,8 @@
 
 #[path = "it/conformance.rs"]
 mod conformance;
+#[path = "it/copying.rs"]
+mod copying;
 #[path = "it/crash.rs"]
 mod crash;
 #[path = "it/damage.rs"]
