@@ -38,6 +38,39 @@ impl DataDirectory {
         Ok(Self { path: path.to_owned(), identity, is_new })
     }
 
+    /// Opens one that is there, and writes nothing.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] says what to do; [`DirectoryError::NoDirectory`] if it is none.
+    pub fn look_at(path: &Path) -> Result<Self, DirectoryError> {
+        if !path.join(VERSION).is_file() {
+            return Err(DirectoryError::NoDirectory { path: path.to_owned() });
+        }
+        read_version(path)?;
+        let file = path.join(SECRET);
+        if !ClusterIdentity::is_at(&file) {
+            return Err(DirectoryError::SecretLost { path: path.to_owned() });
+        }
+        let identity =
+            ClusterIdentity::read(&file).map_err(|error| DirectoryError::Secret { path: file, error })?;
+        Ok(Self { path: path.to_owned(), identity, is_new: false })
+    }
+
+    /// Makes a directory of the same cluster without data: on any file system, as it may be a backup that is not served from
+    /// there. Its files are synced, its name in the folder above is not.
+    ///
+    /// # Errors
+    /// The system's, also if something is there.
+    pub fn make_copy(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(path)?;
+        for (name, text) in [(VERSION, VERSION_TEXT), (SECRET, &*self.identity.to_text())] {
+            let mut file = create_new(&path.join(name))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+        }
+        File::open(path)?.sync_all()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -105,7 +138,11 @@ fn check_version(path: &Path) -> Result<(), DirectoryError> {
         check_empty(path)?;
         put_whole(&file, VERSION_TEXT).map_err(|error| not_writable(path, &error))?;
     }
-    let found = fs::read(&file).map_err(|error| not_writable(path, &error))?;
+    read_version(path)
+}
+
+fn read_version(path: &Path) -> Result<(), DirectoryError> {
+    let found = fs::read(path.join(VERSION)).map_err(|error| not_writable(path, &error))?;
     if found == VERSION_TEXT.as_bytes() {
         return Ok(());
     }

@@ -41,6 +41,15 @@ pub enum DirectoryError {
         /// One of the files in it.
         found: String,
     },
+    /// There is none at this place.
+    #[error(
+        "{} is no data directory: it has no file `version`; name the folder that a node was given as its data directory, or a backup",
+        path.display()
+    )]
+    NoDirectory {
+        /// The place.
+        path: PathBuf,
+    },
     /// Another version of the program made it.
     #[error(
         "the data directory {} says `{found}`, and this program reads `{known}`; start the program that made it",

@@ -1,5 +1,7 @@
 //! The `epicserver` command.
 
+#[cfg(feature = "sqlite")]
+mod data;
 mod demo;
 mod inspect;
 
@@ -23,6 +25,12 @@ enum What {
     Node(Flags),
     /// Shows the members of a running cluster and what they do, or where one object lives.
     Inspect(inspect::Options),
+    /// Copies the data of a cluster to a new directory, while it runs or while it does not.
+    #[cfg(feature = "sqlite")]
+    Backup(data::BackupOptions),
+    /// Looks for damage in a data directory or a backup, in every record.
+    #[cfg(feature = "sqlite")]
+    Verify(data::VerifyOptions),
     /// Plays a game on processes that come and go, one killed among them, and checks every answer.
     Demo(demo::Options),
     /// A process of the demo.
@@ -34,6 +42,10 @@ fn main() -> ExitCode {
     match Command::parse().what {
         What::Node(flags) => node(&flags),
         What::Inspect(options) => inspect::run(&options),
+        #[cfg(feature = "sqlite")]
+        What::Backup(options) => data::backup(&options),
+        #[cfg(feature = "sqlite")]
+        What::Verify(options) => data::verify(&options),
         What::Demo(options) => demo::run(&options),
         What::DemoNode(flags) => demo::processes::serve(&flags),
     }

@@ -148,10 +148,14 @@ fn machine(directory: &DataDirectory) -> Box<dyn Machine> {
 
 #[cfg(feature = "sqlite")]
 fn open_store(opening: &Opening<'_>) -> Result<Kept, MachineError> {
-    let path: PathBuf = opening.directory.join(STORE_FILE);
-    epicserver_storage_sqlite::open(&path, opening.fresh_store)
-        .map(Kept::from)
-        .map_err(|error| MachineError::Unusable { reason: error.to_string() })
+    let path: PathBuf = opening.directory.join(crate::settings::STORE_FILE);
+    let opened = epicserver_storage_sqlite::open(&path, opening.fresh_store)
+        .map_err(|error| MachineError::Unusable { reason: error.to_string() })?;
+    if opened.is_new_generation {
+        let path = opening.directory.display();
+        tracing::warn!(%path, "this data was copied here: a new generation of the cluster begins");
+    }
+    Ok(Kept::from(opened))
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -195,7 +199,5 @@ fn rdma(_: &str, _: Option<&RdmaDevice>) -> Result<Box<dyn Transport>, Failure> 
 }
 
 const ANY_PORT: &str = "127.0.0.1:0";
-#[cfg(feature = "sqlite")]
-const STORE_FILE: &str = "epicserver.sqlite";
 const NO_SECRET: &str = "seeds are given, but neither a data directory nor a secret: copy the file `cluster.secret` of the cluster's \
     data directory to this machine, and name it with secret_file";

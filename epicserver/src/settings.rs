@@ -437,6 +437,8 @@ fn parse_secret(text: &str) -> Option<[u8; 32]> {
 /// Whether this build has what a data directory needs.
 const CAN_KEEP: bool =
     cfg!(all(feature = "sqlite", any(feature = "tcp", feature = "tipc", feature = "rdma")));
+/// The file in a data directory that has the states.
+pub const STORE_FILE: &str = "epicserver.sqlite";
 /// Where programs keep their state unless they are told otherwise.
 pub(crate) const USUAL_FOLDER: &str = ".epicserver";
 const TIPC_SCHEME: &str = "tipc:";

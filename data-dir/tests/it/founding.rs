@@ -134,3 +134,35 @@ fn a_directory_that_cannot_be_written_is_told() {
         );
     }
 }
+
+#[test]
+fn looking_at_a_directory_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let looked = |path: &Path| DataDirectory::look_at(path).map(|directory| directory.identity().clone());
+    for missing in [&path, folder.path()] {
+        let error = looked(missing).unwrap_err();
+        assert!(matches!(error, DirectoryError::NoDirectory { .. }), "{error}");
+    }
+    assert!(!path.exists());
+    let founded = DataDirectory::open_or_found(&path, None).unwrap();
+    assert_eq!(looked(&path).as_ref(), Ok(founded.identity()));
+    fs::write(path.join("version"), "epicserver data directory 2\n").unwrap();
+    assert!(matches!(looked(&path), Err(DirectoryError::Version { .. })));
+    fs::write(path.join("version"), "epicserver data directory 1\n").unwrap();
+    fs::remove_file(path.join("cluster.secret")).unwrap();
+    assert!(matches!(looked(&path), Err(DirectoryError::SecretLost { .. })));
+    assert!(!path.join("cluster.secret").exists());
+}
+
+#[test]
+fn a_copy_is_a_directory_of_the_same_cluster_and_is_never_put_over_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let founded = DataDirectory::open_or_found(&folder.path().join("data"), None).unwrap();
+    let copy = folder.path().join("copy");
+    founded.make_copy(&copy).unwrap();
+    assert_eq!((mode(&copy), mode(&copy.join("cluster.secret"))), (0o700, 0o600));
+    assert!(founded.make_copy(&copy).is_err());
+    assert_eq!(DataDirectory::look_at(&copy).unwrap().identity(), founded.identity());
+    assert!(!DataDirectory::open_or_found(&copy, None).unwrap().is_new());
+}

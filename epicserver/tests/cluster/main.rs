@@ -4,6 +4,7 @@
 //! and keeps a ledger of what was acknowledged, outside of all of them. Tests here may take seconds of real time, as leases do;
 //! none judges by it.
 
+mod backup;
 mod bad_input;
 mod child;
 #[path = "../../src/demo/game.rs"]
