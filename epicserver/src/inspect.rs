@@ -1,11 +1,11 @@
-//! `epicserver inspect`: what a running cluster looks like, and where an object lives.
+//! `epicserver inspect`: what a running cluster looks like, where an object lives, and what is saved of it.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use epicserver::cluster::{ClusterReport, NodeReport};
+use epicserver::cluster::{ClusterReport, NodeReport, ObjectPlace, ObjectReport, SavePolicy, SavedState};
 use epicserver::settings::{Flags, Settings};
 use epicserver::{Node, Stats, launch};
 use serde_json::json;
@@ -24,7 +24,7 @@ pub(crate) struct Options {
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Where one object lives
+    /// Where one object lives, and what is saved of it
     Object {
         #[command(flatten)]
         flags: Box<Flags>,
@@ -175,33 +175,86 @@ fn print_table(report: &ClusterReport, rates: &BTreeMap<u64, u64>) {
 }
 
 async fn show_object(node: &Node, entity: &str, key: &str, json: bool) -> ExitCode {
-    let place = match node.find_object(entity, key, PATIENCE).await {
-        Ok(place) => place,
+    let report = match node.find_object(entity, key, PATIENCE).await {
+        Ok(report) => report,
         Err(error) => return fail(&error),
     };
     if json {
-        println!(
-            "{}",
-            json!({
-                "entity": entity,
-                "key": key,
-                "partition": place.partition,
-                "epoch": place.epoch,
-                "node": place.owner.map(|node| node.to_string()),
-                "address": place.address,
-                "core": place.core,
-            })
-        );
+        println!("{}", object_json(entity, key, &report));
     } else {
-        match place.owner {
-            Some(owner) => println!(
-                "{entity}/{key:?} is in partition {} at epoch {}, on core {} of node {owner} at {}",
-                place.partition, place.epoch, place.core, place.address
-            ),
-            None => println!("{entity}/{key:?} is in partition {}, which nobody owns now", place.partition),
-        }
+        let ObjectReport { place, policy, saved } = report;
+        println!("{entity}/{key:?} {}", place_text(&place));
+        println!("{}", saved_text(saved.as_ref()));
+        println!("policy: {}", policy_text(policy));
     }
     ExitCode::SUCCESS
+}
+
+fn object_json(entity: &str, key: &str, report: &ObjectReport) -> serde_json::Value {
+    let ObjectReport { place, policy, saved } = report;
+    let (state, version, bytes, epoch, reason) = match saved {
+        None => ("unknown", None, None, None, None),
+        Some(SavedState::Nothing) => ("never", None, None, None, None),
+        Some(SavedState::State { version, bytes, epoch }) => {
+            ("saved", Some(version), Some(bytes), Some(epoch), None)
+        }
+        Some(SavedState::Forgotten { version }) => ("forgotten", Some(version), None, None, None),
+        Some(SavedState::Unreadable(reason)) => ("unreadable", None, None, None, Some(reason)),
+    };
+    json!({
+        "entity": entity,
+        "key": key,
+        "partition": place.partition,
+        "epoch": place.epoch,
+        "node": place.owner.map(|node| node.to_string()),
+        "address": place.address,
+        "core": place.core,
+        "policy": policy_text(*policy),
+        "saved": state,
+        "version": version,
+        "bytes": bytes,
+        "saved_at_epoch": epoch,
+        "saved_at": null,
+        "reason": reason,
+    })
+}
+
+fn place_text(place: &ObjectPlace) -> String {
+    let ObjectPlace { partition, epoch, owner, address, core } = place;
+    match owner {
+        Some(owner) => {
+            format!(
+                "is in partition {partition} at epoch {epoch}, on core {core} of node {owner} at {address}"
+            )
+        }
+        None => format!("is in partition {partition}, which nobody owns now"),
+    }
+}
+
+fn saved_text(saved: Option<&SavedState>) -> String {
+    match saved {
+        None => "saved: the node that keeps the data did not say".to_owned(),
+        Some(SavedState::Nothing) => "saved: never".to_owned(),
+        Some(SavedState::State { version, bytes, epoch }) => {
+            format!(
+                "saved: version {version}, {bytes} bytes, at epoch {epoch}; records do not say at what time"
+            )
+        }
+        Some(SavedState::Forgotten { version }) => {
+            format!("saved: that it was forgotten, as version {version}")
+        }
+        Some(SavedState::Unreadable(reason)) => format!("saved: unreadable: {reason}"),
+    }
+}
+
+/// As it is written at an entity.
+fn policy_text(policy: SavePolicy) -> String {
+    match policy {
+        SavePolicy::Durable => "durable".to_owned(),
+        SavePolicy::Behind(delay_ms) => format!("behind(\"{delay_ms}ms\")"),
+        SavePolicy::OnIdle => "on_idle".to_owned(),
+        SavePolicy::Never => "never".to_owned(),
+    }
 }
 
 fn fail(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {

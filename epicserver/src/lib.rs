@@ -125,8 +125,11 @@ pub use epicserver_runtime::entity::Entities;
 pub use epicserver_runtime::script as test;
 /// The cluster as its nodes see it: who is a member, who owns what.
 pub mod cluster {
-    pub use epicserver_runtime::cluster::report::{ClusterReport, NodeCounters, NodeReport, ObjectPlace};
+    pub use epicserver_runtime::cluster::report::{
+        ClusterReport, NodeCounters, NodeReport, ObjectPlace, ObjectReport, SavedState,
+    };
     pub use epicserver_runtime::entity::partition_of;
+    pub use epicserver_runtime::saving::SavePolicy;
     pub use epicserver_runtime::{ClusterConfig, FindError, JoinError};
     pub use epicserver_storage::{Member, NodeId, Partition, PartitionState, View};
 }

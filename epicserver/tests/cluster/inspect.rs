@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use crate::game::{Barrel, Player};
 use crate::world::World;
 
 async fn inspect(arguments: &[&str]) -> (bool, String) {
@@ -42,8 +43,26 @@ async fn it_shows_members_and_where_an_object_lives() {
         assert!(owner_line[count].as_u64() > Some(0), "{count}: {text}");
     }
 
-    let (good, text) = inspect(&["object", "game.Player", "player 1", "--data-dir", &folder, "--json"]).await;
+    let ask = |key: &'static str| {
+        let folder = folder.clone();
+        async move { inspect(&["object", "game.Player", key, "--data-dir", &folder, "--json"]).await }
+    };
+    let (good, text) = ask("player 1").await;
     assert!(good && text.contains(&owner), "{text}");
+    let line: serde_json::Value = serde_json::from_str(&text).expect("one object");
+    assert_eq!((line["saved"].as_str(), line["policy"].as_str()), (Some("never"), Some("durable")), "{text}");
+    let barrels: Vec<_> = (0..2).map(|key| world.client.pool().get::<Barrel>(key)).collect();
+    for _ in 0..4 {
+        let player = world.client.pool().get::<Player>("player 1");
+        player.enter_level(barrels.clone()).await.expect("it answers");
+    }
+    let (good, text) = ask("player 1").await;
+    let line: serde_json::Value = serde_json::from_str(&text).expect("one object");
+    // Its score is 8 bytes, and each time a barrel fell was a save, or one with the next.
+    assert!(good && line["version"].as_u64() > Some(1) && line["saved"] == "saved", "{text}");
+    assert_eq!((line["bytes"].as_u64(), line["saved_at"].is_null()), (Some(8), true), "{text}");
+    let (good, text) = inspect(&["object", "game.Barrel", "1", "--data-dir", &folder]).await;
+    assert!(good && text.contains("saved: never\npolicy: never"), "{text}");
     let (good, text) = inspect(&["object", "game.Dragon", "1", "--data-dir", &folder]).await;
     assert!(!good && text.contains("game.Barrel, game.Player"), "{text}");
     world.end().await;

@@ -142,6 +142,10 @@ impl KeeperService {
                     self.send(from, number, ControlMessage::StoreAnswer(answer));
                 }
             }
+            ControlMessage::FindSaved(key) => {
+                let saved = self.desk.saved(&key);
+                self.send(from, number, ControlMessage::FoundSaved(saved));
+            }
             // An older keeper that has not noticed, or words between members.
             other => tracing::debug!(%from, ?other, "nothing that a keeper answers"),
         }

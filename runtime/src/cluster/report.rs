@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use epicserver_storage::{NodeId, View};
+use epicserver_storage::{NodeId, Partition, RecordKey, View};
 
 use crate::node::Stats;
+use crate::saving::SavePolicy;
 
 /// A cluster at one moment, as one of its nodes sees it.
 #[derive(Clone, Debug)]
@@ -55,6 +56,51 @@ pub struct NodeCounters {
     pub frames_sent: u64,
     /// Frames that came from other nodes.
     pub frames_received: u64,
+}
+
+/// Where an object lives, and what is saved of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectReport {
+    /// Where it lives.
+    pub place: ObjectPlace,
+    /// When it is saved, as the nodes say that bind its entity.
+    pub policy: SavePolicy,
+    /// What the keeper has of it; `None`: it did not answer in time.
+    pub saved: Option<SavedState>,
+}
+
+/// What the store has of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SavedState {
+    /// Nothing: it was never saved.
+    Nothing,
+    /// A state.
+    State {
+        /// Counts the saves of the object.
+        version: u64,
+        /// Bytes of the saved state.
+        bytes: u64,
+        /// The epoch of the partition's owner that saved it.
+        epoch: u64,
+    },
+    /// That it was forgotten.
+    Forgotten {
+        /// Counts the saves of the object, this one included.
+        version: u64,
+    },
+    /// Something that cannot be read, for this reason.
+    Unreadable(String),
+}
+
+/// How an object of an entity that a node binds is called by people and by the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundObject {
+    /// Its partition.
+    pub partition: Partition,
+    /// Its name in the store.
+    pub key: RecordKey,
+    /// When its entity is saved.
+    pub policy: SavePolicy,
 }
 
 /// Where an object lives.
@@ -110,7 +156,7 @@ impl ClusterReport {
 
 impl ObjectPlace {
     /// Where the objects of a partition live by this view.
-    pub(crate) fn of(view: &Arc<View>, partition: epicserver_storage::Partition) -> Self {
+    pub(crate) fn of(view: &Arc<View>, partition: Partition) -> Self {
         let state = view.partition(partition);
         let owner = state.owner.and_then(|owner| view.member(owner));
         Self {

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 
 use epicserver_storage::{
-    Batch, BatchError, BatchName, NodeId, Record, RecordKey, Store, StoreError, StoreLimits,
+    Batch, BatchError, BatchName, EnvelopeHeader, EnvelopeKind, NodeId, Record, RecordKey, Store, StoreError,
+    StoreLimits,
 };
 use siphasher::sip::SipHasher13;
 
+use super::report::SavedState;
 use super::shared_store::SharedStore;
 use crate::wire::control::parts::{Collected, Collector, Part, read_saves, stream_len_max};
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
@@ -70,6 +72,24 @@ impl StoreDesk {
                 answer(self.store.last_committed(node).map(StoreAnswer::LastCommitted))
             }
         })
+    }
+
+    /// What the store has of an object, without its state.
+    pub fn saved(&mut self, key: &RecordKey) -> SavedState {
+        let record = match self.store.load(&[key.as_ref()]) {
+            Ok(mut records) => records.pop().flatten(),
+            Err(error) => return SavedState::Unreadable(error.to_string()),
+        };
+        let Some(record) = record else { return SavedState::Nothing };
+        match record.open(key.as_ref()) {
+            Ok((EnvelopeHeader { kind: EnvelopeKind::Tombstone, version, .. }, _)) => {
+                SavedState::Forgotten { version }
+            }
+            Ok((EnvelopeHeader { version, epoch, .. }, state)) => {
+                SavedState::State { version, bytes: state.len() as u64, epoch }
+            }
+            Err(error) => SavedState::Unreadable(error.to_string()),
+        }
     }
 
     /// The link of a node is gone, and with it everything that it had under way.

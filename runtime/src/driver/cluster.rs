@@ -230,7 +230,8 @@ impl ClusterThread {
             ControlMessage::Inspected { stats, counters } => {
                 self.inquiries.handle_stats(from, number, stats, counters);
             }
-            ControlMessage::FoundObject(partition) => self.inquiries.handle_found(number, partition),
+            ControlMessage::FoundObject(found) => self.inquiries.handle_found(number, found),
+            ControlMessage::FoundSaved(saved) => self.inquiries.handle_saved(number, saved),
             question @ (ControlMessage::Inspect | ControlMessage::FindObject { .. }) => {
                 if let Some(answer) = self.inquiries.answer(&question, self.counters()) {
                     self.say(now, from, number, answer);
@@ -280,7 +281,8 @@ impl ClusterThread {
 
     fn inquire(&mut self, now: u64, inquiry: Inquiry) {
         let Some(view) = self.shared.view() else { return };
-        let (number, message, whom) = self.inquiries.ask(inquiry, &view);
+        let (keeper, _) = self.shared.keeper();
+        let (number, message, whom) = self.inquiries.ask(inquiry, &view, keeper);
         for node in whom {
             self.say(now, node, number, message.clone());
         }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use epicserver_storage::{NodeId, Partition, View};
+use epicserver_storage::{NodeId, Partition, RecordKey, RecordKeyRef, View};
 use tokio::sync::mpsc;
 
 use super::{Node, NodeShared};
-use crate::cluster::report::{ClusterReport, NodeCounters, ObjectPlace};
+use crate::cluster::report::{
+    ClusterReport, FoundObject, NodeCounters, ObjectPlace, ObjectReport, SavedState,
+};
 use crate::driver::clock::Clock;
 use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, LineShared, ToCluster};
 use crate::membership::{Phase, able_members};
@@ -64,8 +66,10 @@ pub enum FindError {
 pub(crate) enum Inquiry {
     /// What each of them does.
     Stats(mpsc::Sender<(NodeId, Stats, NodeCounters)>),
-    /// In which partition an object is.
-    Object(String, String, mpsc::Sender<Option<Partition>>),
+    /// How an object is called, and in which partition it is.
+    Object(String, String, mpsc::Sender<Option<FoundObject>>),
+    /// What the keeper has of an object.
+    Saved(RecordKey, mpsc::Sender<SavedState>),
 }
 
 impl Inquiry {
@@ -74,6 +78,7 @@ impl Inquiry {
         match self {
             Self::Stats(answers) => answers.is_closed(),
             Self::Object(_, _, answers) => answers.is_closed(),
+            Self::Saved(_, answers) => answers.is_closed(),
         }
     }
 }
@@ -208,7 +213,8 @@ impl Node {
         report
     }
 
-    /// Asks those who have code for an entity where one of its objects lives. `key` as a person writes it.
+    /// Asks those who have code for an entity where one of its objects lives, and the keeper what is saved of it; each for so
+    /// long at most. `key` as a person writes it.
     ///
     /// # Errors
     /// [`FindError`].
@@ -217,7 +223,7 @@ impl Node {
         entity: &str,
         key: &str,
         patience: Duration,
-    ) -> Result<ObjectPlace, FindError> {
+    ) -> Result<ObjectReport, FindError> {
         let cluster = self.cluster.as_ref().ok_or(FindError::Alone)?;
         let view = self.view();
         let unknown = || {
@@ -231,10 +237,20 @@ impl Node {
         let inquiry = Inquiry::Object(entity.to_owned(), key.to_owned(), answers);
         cluster.inbox.try_send(ToCluster::Inquiry(inquiry)).map_err(|_| unknown())?;
         match tokio::time::timeout(patience, answered.recv()).await {
-            Ok(Some(Some(partition))) => Ok(ObjectPlace::of(&view, partition)),
+            Ok(Some(Some(FoundObject { partition, key, policy }))) => {
+                let saved = self.find_saved(key, patience).await;
+                Ok(ObjectReport { place: ObjectPlace::of(&view, partition), policy, saved })
+            }
             Ok(Some(None)) => Err(FindError::Key { entity: entity.to_owned(), key: key.to_owned() }),
             Ok(None) | Err(_) => Err(unknown()),
         }
+    }
+
+    async fn find_saved(&self, key: RecordKey, patience: Duration) -> Option<SavedState> {
+        let (answers, mut answered) = mpsc::channel(1);
+        let inquiry = ToCluster::Inquiry(Inquiry::Saved(key, answers));
+        self.cluster.as_ref()?.inbox.try_send(inquiry).ok()?;
+        tokio::time::timeout(patience, answered.recv()).await.ok().flatten()
     }
 }
 
@@ -246,9 +262,10 @@ pub(crate) struct SelfReport {
 }
 
 impl SelfReport {
-    /// The partition of an object by the words of a person; `None`: this node does not bind the entity. `Some(None)`: it is no key.
-    pub(crate) fn partition(&self, entity: &str, key: &str) -> Option<Option<Partition>> {
-        use crate::key::{KeyKind, KeyView};
+    /// An object by the words of a person; `None`: this node does not bind the entity. `Some(None)`: it is no key.
+    pub(crate) fn find(&self, entity: &str, key: &str) -> Option<Option<FoundObject>> {
+        use crate::key::KeyView;
+        use epicserver_storage::KeyKind;
         let entity = self.entities.iter().find(|bound| bound.vtable.name == entity)?;
         let method = entity.methods.first()?;
         let number = key.parse::<u64>().ok().map(u64::to_le_bytes);
@@ -259,10 +276,13 @@ impl SelfReport {
             (KeyKind::String, Some(key.as_bytes())),
             (KeyKind::Bytes, Some(key.as_bytes())),
         ];
-        let mut of_kind = spellings
-            .into_iter()
-            .filter_map(|(kind, bytes)| (method.partition)(KeyView { kind, bytes: bytes? }));
-        Some(of_kind.next().and_then(Partition::new))
+        let mut of_kind = spellings.into_iter().filter_map(|(kind, bytes)| {
+            let bytes = bytes?;
+            let partition = Partition::new((method.partition)(KeyView { kind, bytes })?)?;
+            let key = RecordKeyRef::new(entity.vtable.id.0, kind, bytes).ok()?.to_owned();
+            Some(FoundObject { partition, key, policy: entity.vtable.save })
+        });
+        Some(of_kind.next())
     }
 }
 

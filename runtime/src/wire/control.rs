@@ -4,6 +4,7 @@
 //! node -> keeper     Join Renew ReadView Leave Handed, Store(request)
 //! keeper -> node     Announce, Joined Refused Renewed Evicted Left, View (asked for, and at every change), StoreAnswer
 //! owner -> next      Ship        next -> owner   ShipTaken, ShipRefused
+//! who looks -> node  Inspect, FindObject      -> keeper   FindSaved
 //! ```
 //! The payload of a frame of kind `Control` is one message, and the header's slot is the number of the request: an answer
 //! has that of its question, what nobody asked for has 0. A message may get lost with its link, and may come twice: every
@@ -14,10 +15,12 @@
 
 use std::sync::Arc;
 
-use epicserver_storage::{Member, NodeId, PARTITIONS, Partition, StoreId, StoreLimits, View, ViewError};
+use epicserver_storage::{
+    Member, NodeId, PARTITIONS, Partition, RecordKey, StoreId, StoreLimits, View, ViewError,
+};
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind};
 
-use crate::cluster::report::NodeCounters;
+use crate::cluster::report::{FoundObject, NodeCounters, SavedState};
 use crate::membership::Handover;
 use crate::node::Stats;
 use crate::wire::assembly::assemble_bare;
@@ -101,15 +104,19 @@ pub enum ControlMessage {
         /// Counts of its other threads.
         counters: NodeCounters,
     },
-    /// In which partition is this object of yours? Answered by `FoundObject`.
+    /// How is this object of yours called, and in which partition is it? Answered by `FoundObject`.
     FindObject {
         /// The entity's name.
         entity: String,
         /// The key, as a person writes it.
         key: String,
     },
-    /// In this one; or the text is no key of that entity.
-    FoundObject(Option<Partition>),
+    /// So and there; or the text is no key of that entity.
+    FoundObject(Option<FoundObject>),
+    /// What has the store of this object? Answered by the keeper with `FoundSaved`.
+    FindSaved(RecordKey),
+    /// This.
+    FoundSaved(SavedState),
 }
 
 /// What the keeper says about itself.
@@ -248,9 +255,9 @@ impl ControlMessage {
                 writer.text(entity, TEXT_LEN_MAX);
                 writer.text(key, TEXT_LEN_MAX);
             }
-            Self::FoundObject(partition) => {
-                writer.option(partition.as_ref(), |writer, partition| writer.partition(*partition));
-            }
+            Self::FoundObject(found) => writer.option(found.as_ref(), inspect::put_found),
+            Self::FindSaved(key) => writer.key(key.as_ref()),
+            Self::FoundSaved(saved) => inspect::put_saved(writer, saved),
         }
     }
 
@@ -277,6 +284,8 @@ impl ControlMessage {
             Self::Inspected { .. } => 18,
             Self::FindObject { .. } => 19,
             Self::FoundObject(_) => 20,
+            Self::FindSaved(_) => 21,
+            Self::FoundSaved(_) => 22,
         }
     }
 
@@ -317,7 +326,9 @@ impl ControlMessage {
             17 => Self::Inspect,
             18 => inspect::read_inspected(reader)?,
             19 => Self::FindObject { entity: reader.text(TEXT_LEN_MAX)?, key: reader.text(TEXT_LEN_MAX)? },
-            20 => Self::FoundObject(reader.option(Reader::partition)?),
+            20 => Self::FoundObject(reader.option(inspect::read_found)?),
+            21 => Self::FindSaved(reader.key()?),
+            22 => Self::FoundSaved(inspect::read_saved(reader)?),
             other => return Err(ControlError::Kind(other)),
         })
     }

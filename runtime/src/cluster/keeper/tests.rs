@@ -1,10 +1,12 @@
 //! What a keeper answers, and what becomes of the view.
 
 use epicserver_storage::{
-    BatchName, BoundEntity, Lease, MemoryCoordinator, MemoryStore, Partition, StoreId, takeover_ns,
+    Batch, BatchName, BoundEntity, EnvelopeHeader, Fence, Lease, MemoryCoordinator, MemoryStore, Partition,
+    RecordKey, StoreId, takeover_ns,
 };
 
 use super::*;
+use crate::cluster::report::SavedState;
 use crate::membership::{Handover, WATCH_GAP_NS_MAX};
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
 
@@ -269,4 +271,30 @@ fn a_coordinator_that_fails_is_asked_again() {
         };
         assert_eq!(outputs(&mut keeper).iter().filter(|output| is_answer(output)).count(), 1, "{fault:?}");
     }
+}
+
+#[test]
+fn what_is_saved_of_an_object_is_told_without_its_state() {
+    let mut keeper = keeper();
+    let view = join(&mut keeper, 0, ALICE);
+    let (key, other) = (RecordKey::u64(7, 7), RecordKey::u64(7, 8));
+    let epoch = view.partition(key.as_ref().partition()).epoch;
+    let fence = Fence { partition: key.as_ref().partition(), epoch, holder: ALICE };
+    let mut store = keeper.store().clone();
+    store.open_fences(&[fence]).expect("nobody has it");
+    let mut saved = |keeper: &mut KeeperService, number: u64, header: EnvelopeHeader, state: &[u8]| {
+        let mut batch = Batch::new(BatchName { node: ALICE, number });
+        let header = EnvelopeHeader { epoch, version: number, ..header };
+        batch.push(key.as_ref(), &header, state).expect("it is legal");
+        store.commit(&batch).expect("the fence is open");
+        ask(keeper, 1, BOB, ControlMessage::FindSaved(key.clone()))
+    };
+    let state = EnvelopeHeader::state(key.as_ref());
+    let told = SavedState::State { version: 1, bytes: 5, epoch };
+    assert_eq!(saved(&mut keeper, 1, state, b"hello"), Some(ControlMessage::FoundSaved(told)));
+    let gone = EnvelopeHeader::tombstone(key.as_ref());
+    let told = SavedState::Forgotten { version: 2 };
+    assert_eq!(saved(&mut keeper, 2, gone, b""), Some(ControlMessage::FoundSaved(told)));
+    let told = ask(&mut keeper, 1, BOB, ControlMessage::FindSaved(other));
+    assert_eq!(told, Some(ControlMessage::FoundSaved(SavedState::Nothing)));
 }

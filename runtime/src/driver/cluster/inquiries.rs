@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use epicserver_storage::{NodeId, Partition, View};
+use epicserver_storage::{NodeId, View};
 
-use crate::cluster::report::NodeCounters;
+use crate::cluster::report::{FoundObject, NodeCounters, SavedState};
 use crate::node::{Inquiry, SelfReport, Stats};
 use crate::wire::control::ControlMessage;
 
@@ -22,7 +22,12 @@ impl Inquiries {
     }
 
     /// Takes a question: what to ask under which number, and whom.
-    pub(crate) fn ask(&mut self, inquiry: Inquiry, view: &View) -> (u32, ControlMessage, Vec<NodeId>) {
+    pub(crate) fn ask(
+        &mut self,
+        inquiry: Inquiry,
+        view: &View,
+        keeper: Option<NodeId>,
+    ) -> (u32, ControlMessage, Vec<NodeId>) {
         self.asked.retain(|_, inquiry| !inquiry.is_over());
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_first();
@@ -39,6 +44,7 @@ impl Inquiries {
                 let whom = view.members.iter().filter(binds).map(|member| member.node).collect();
                 (ControlMessage::FindObject { entity: entity.clone(), key: key.clone() }, whom)
             }
+            Inquiry::Saved(key, _) => (ControlMessage::FindSaved(key.clone()), keeper.into_iter().collect()),
         };
         self.asked.insert(self.number, inquiry);
         (self.number, message, whom)
@@ -51,8 +57,8 @@ impl Inquiries {
                 Some(ControlMessage::Inspected { stats: self.report.node.stats(), counters })
             }
             ControlMessage::FindObject { entity, key } => {
-                let partition = self.report.partition(entity, key)?;
-                Some(ControlMessage::FoundObject(partition))
+                let found = self.report.find(entity, key)?;
+                Some(ControlMessage::FoundObject(found))
             }
             _ => None,
         }
@@ -67,9 +73,17 @@ impl Inquiries {
     }
 
     /// A node has answered where an object is.
-    pub(crate) fn handle_found(&mut self, number: u32, partition: Option<Partition>) {
-        if let Some(Inquiry::Object(_, _, answers)) = self.asked.remove(&number) {
-            let _ = answers.try_send(partition);
+    pub(crate) fn handle_found(&mut self, number: u32, found: Option<FoundObject>) {
+        if let Some(Inquiry::Object(_, _, answers)) = self.asked.get(&number) {
+            // The first answer counts, and whoever does not wait any more does not need it.
+            let _ = answers.try_send(found);
+        }
+    }
+
+    /// The keeper has answered what is saved of an object.
+    pub(crate) fn handle_saved(&mut self, number: u32, saved: SavedState) {
+        if let Some(Inquiry::Saved(_, answers)) = self.asked.get(&number) {
+            let _ = answers.try_send(saved);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What a node tells of itself to people who look.
 
 use super::bytes::{Reader, Writer};
-use super::{ControlError, ControlMessage};
-use crate::cluster::report::NodeCounters;
+use super::{ControlError, ControlMessage, TEXT_LEN_MAX};
+use crate::cluster::report::{FoundObject, NodeCounters, SavedState};
 use crate::node::Stats;
+use crate::saving::SavePolicy;
 
 pub(super) fn put_inspected(writer: &mut Writer, stats: &Stats, counters: &NodeCounters) {
     let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects } = *stats;
@@ -31,4 +32,58 @@ pub(super) fn read_inspected(reader: &mut Reader<'_>) -> Result<ControlMessage, 
         frames_received: reader.u64()?,
     };
     Ok(ControlMessage::Inspected { stats, counters })
+}
+
+pub(super) fn put_found(writer: &mut Writer, found: &FoundObject) {
+    writer.partition(found.partition);
+    writer.key(found.key.as_ref());
+    match found.policy {
+        SavePolicy::Durable => writer.u8(0),
+        SavePolicy::Behind(delay_ms) => {
+            writer.u8(1);
+            writer.u64(delay_ms);
+        }
+        SavePolicy::OnIdle => writer.u8(2),
+        SavePolicy::Never => writer.u8(3),
+    }
+}
+
+pub(super) fn read_found(reader: &mut Reader<'_>) -> Result<FoundObject, ControlError> {
+    let (partition, key) = (reader.partition()?, reader.key()?);
+    let policy = match reader.u8()? {
+        0 => SavePolicy::Durable,
+        1 => SavePolicy::Behind(reader.u64()?),
+        2 => SavePolicy::OnIdle,
+        3 => SavePolicy::Never,
+        _ => return Err(ControlError::Value("a save policy")),
+    };
+    Ok(FoundObject { partition, key, policy })
+}
+
+pub(super) fn put_saved(writer: &mut Writer, saved: &SavedState) {
+    match saved {
+        SavedState::Nothing => writer.u8(0),
+        SavedState::State { version, bytes, epoch } => {
+            writer.u8(1);
+            [version, bytes, epoch].into_iter().for_each(|&count| writer.u64(count));
+        }
+        SavedState::Forgotten { version } => {
+            writer.u8(2);
+            writer.u64(*version);
+        }
+        SavedState::Unreadable(reason) => {
+            writer.u8(3);
+            writer.text(reason, TEXT_LEN_MAX);
+        }
+    }
+}
+
+pub(super) fn read_saved(reader: &mut Reader<'_>) -> Result<SavedState, ControlError> {
+    Ok(match reader.u8()? {
+        0 => SavedState::Nothing,
+        1 => SavedState::State { version: reader.u64()?, bytes: reader.u64()?, epoch: reader.u64()? },
+        2 => SavedState::Forgotten { version: reader.u64()? },
+        3 => SavedState::Unreadable(reader.text(TEXT_LEN_MAX)?),
+        _ => return Err(ControlError::Value("what is saved")),
+    })
 }

@@ -11,12 +11,13 @@ use fastrand::Rng;
 use super::parts::Part;
 use super::store::{StoreAnswer, StoreRequest};
 use super::{Announcement, ControlMessage};
-use crate::cluster::report::NodeCounters;
+use crate::cluster::report::{FoundObject, NodeCounters, SavedState};
 use crate::membership::Handover;
 use crate::node::Stats;
+use crate::saving::SavePolicy;
 
 /// How many kinds [`message`] makes.
-pub(crate) const KINDS: usize = 21;
+pub(crate) const KINDS: usize = 23;
 
 pub(crate) fn message(random: &mut Rng) -> ControlMessage {
     match random.usize(..KINDS) {
@@ -53,7 +54,24 @@ pub(crate) fn message(random: &mut Rng) -> ControlMessage {
         17 => ControlMessage::Inspect,
         18 => ControlMessage::Inspected { stats: stats(random), counters: counters(random) },
         19 => ControlMessage::FindObject { entity: text(random), key: text(random) },
-        _ => ControlMessage::FoundObject(random.bool().then(|| partition(random))),
+        20 => ControlMessage::FoundObject(random.bool().then(|| found(random))),
+        21 => ControlMessage::FindSaved(key(random)),
+        _ => ControlMessage::FoundSaved(saved(random)),
+    }
+}
+
+fn found(random: &mut Rng) -> FoundObject {
+    let policies =
+        [SavePolicy::Durable, SavePolicy::Behind(random.u64(..)), SavePolicy::OnIdle, SavePolicy::Never];
+    FoundObject { partition: partition(random), key: key(random), policy: policies[random.usize(..4)] }
+}
+
+fn saved(random: &mut Rng) -> SavedState {
+    match random.u8(..4) {
+        0 => SavedState::Nothing,
+        1 => SavedState::State { version: random.u64(..), bytes: random.u64(..), epoch: random.u64(..) },
+        2 => SavedState::Forgotten { version: random.u64(..) },
+        _ => SavedState::Unreadable(text(random)),
     }
 }
 
