@@ -149,8 +149,7 @@ fn machine(directory: &DataDirectory) -> Box<dyn Machine> {
 #[cfg(feature = "sqlite")]
 fn open_store(opening: &Opening<'_>) -> Result<Kept, MachineError> {
     let path: PathBuf = opening.directory.join(crate::settings::STORE_FILE);
-    let opened = epicserver_storage_sqlite::open(&path, opening.fresh_store)
-        .map_err(|error| MachineError::Unusable { reason: error.to_string() })?;
+    let opened = epicserver_storage_sqlite::open(&path, opening.fresh_store)?;
     if opened.is_new_generation {
         let path = opening.directory.display();
         tracing::warn!(%path, "this data was copied here: a new generation of the cluster begins");

@@ -116,6 +116,29 @@ async fn damage_is_told_and_is_an_error_of_its_object_alone() {
     fs::remove_dir_all(&path).expect("removed");
 }
 
+/// The store was put back under a cluster that is ahead of it, or is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_be_used_is_refused_at_once_in_words() {
+    let (world, first) = World::found_plain("older", "dedicated").await;
+    let (folder, store) = (world.folder().to_owned(), world.folder().join("epicserver.sqlite"));
+    world.client.shutdown(launch::PATIENCE).await;
+    assert!(first.stop().await);
+    let old = fs::read(&store).expect("it is there");
+    let settings = Settings { cores: Some(1), ..Settings::in_folder(&folder) };
+    launch::start::<()>(&settings).await.expect("it starts").shutdown(launch::PATIENCE).await;
+    for (bytes, words) in
+        [(&old[..], "is older than what was here before"), (b"Once upon a time", "is damaged")]
+    {
+        fs::write(&store, bytes).expect("it is written");
+        let (good, _, said) = command(&["node", "--data-dir", &path_text(&folder)]).await;
+        assert!(
+            !good && said.contains("error: the cluster's data cannot be used") && said.contains(words),
+            "{said}"
+        );
+    }
+    fs::remove_dir_all(&folder).expect("removed");
+}
+
 /// In the payload of its record: a row has the key, two numbers, and then the envelope.
 fn flip_a_bit_of(key: &str, store: &Path) {
     let mut bytes = fs::read(store).expect("it is there");

@@ -168,10 +168,12 @@ impl ClusterThread {
     /// Becomes the keeper if nobody of this machine is, else asks whoever may know one.
     fn seek(&mut self, now: u64) {
         let me = self.member.node();
-        if let Some(machine) = &mut self.machine
-            && let Some(kept) = self.seeking.try_keep(now, me, self.address.as_str(), &mut **machine)
-        {
-            return self.start_keeping(now, kept);
+        if let Some(machine) = &mut self.machine {
+            let kept = self.seeking.try_keep(now, me, self.address.as_str(), &mut **machine);
+            self.shared.set_unusable(self.seeking.unusable());
+            if let Some(kept) = kept {
+                return self.start_keeping(now, kept);
+            }
         }
         for addr in self.seeking.whom_to_seek(now, &self.address, self.machine.as_deref_mut()) {
             self.links.seek(addr);

@@ -31,6 +31,9 @@ pub enum JoinError {
     /// The cluster does not take the node in.
     #[error("the cluster does not take this node in: {0}")]
     Refused(String),
+    /// Nobody keeps the data, and this node cannot: what is there is damaged, of another program, or older than it should be.
+    #[error("the cluster's data cannot be used: {0}")]
+    Unusable(String),
     /// It is a member, and the cluster did not come to rest.
     #[error("this node joined, but its objects were not served in {} s", .0.as_secs())]
     NotServed(Duration),
@@ -175,6 +178,9 @@ impl Node {
         let Some(cluster) = &self.cluster else { return Ok(()) };
         let deadline = tokio::time::Instant::now() + patience;
         while !cluster.serves() {
+            if let Some(reason) = cluster.shared.unusable().filter(|_| cluster.shared.keeper().0.is_none()) {
+                return Err(JoinError::Unusable(reason));
+            }
             if tokio::time::Instant::now() >= deadline {
                 return Err(match cluster.shared.refused() {
                     Some(reason) => JoinError::Refused(reason),

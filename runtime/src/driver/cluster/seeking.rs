@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use epicserver_storage::{KeeperRecord, Kept, Machine, NodeId, RENEW_INTERVAL_NS, View, takeover_ns};
+use epicserver_storage::{
+    KeeperRecord, Kept, Machine, MachineError, NodeId, RENEW_INTERVAL_NS, View, takeover_ns,
+};
 use epicserver_transport::{Addr, Discovery};
 
 /// What is known of others while no keeper is known, and what the keeper tells the others of its machine.
@@ -24,6 +26,8 @@ pub(crate) struct Seeking {
     /// Where the members of the last view listen: one of them is the keeper, or knows it soon.
     known: Vec<Addr>,
     is_told: bool,
+    /// Why nobody of this machine can keep the data, until somebody has done what this says.
+    unusable: Option<String>,
 }
 
 impl fmt::Debug for Seeking {
@@ -51,6 +55,7 @@ impl Seeking {
             members: BTreeSet::new(),
             known: Vec::new(),
             is_told: false,
+            unusable: None,
         }
     }
 
@@ -105,7 +110,12 @@ impl Seeking {
             return None;
         }
         self.keep_at = now + TRY_NS;
-        match machine.try_keep(me, address) {
+        let kept = machine.try_keep(me, address);
+        self.unusable = match &kept {
+            Err(MachineError::Unusable { reason }) => Some(reason.clone()),
+            _ => None,
+        };
+        match kept {
             Ok(Some(kept)) => {
                 (self.renewals, self.renew_at) = (0, now + RENEW_INTERVAL_NS);
                 Some(kept)
@@ -118,6 +128,11 @@ impl Seeking {
                 None
             }
         }
+    }
+
+    /// Why the data cannot be kept by anybody, as far as is known.
+    pub(crate) fn unusable(&self) -> Option<&str> {
+        self.unusable.as_deref()
     }
 
     /// Tells the other processes of the machine that this keeper runs.

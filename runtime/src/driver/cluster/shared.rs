@@ -21,6 +21,7 @@ struct State {
     reign: u64,
     lease_until_ns: u64,
     refused: Option<String>,
+    unusable: Option<String>,
 }
 
 impl ClusterShared {
@@ -33,6 +34,7 @@ impl ClusterShared {
             reign: 0,
             lease_until_ns: 0,
             refused: None,
+            unusable: None,
         };
         Self { state: Mutex::new(state) }
     }
@@ -63,6 +65,18 @@ impl ClusterShared {
     /// Why the cluster did not take this node in, if it did not.
     pub(crate) fn refused(&self) -> Option<String> {
         self.lock().refused.clone()
+    }
+
+    /// Why the data can be kept by nobody, if that is so.
+    pub(crate) fn unusable(&self) -> Option<String> {
+        self.lock().unusable.clone()
+    }
+
+    pub(crate) fn set_unusable(&self, reason: Option<&str>) {
+        let mut state = self.lock();
+        if state.unusable.as_deref() != reason {
+            state.unusable = reason.map(str::to_owned);
+        }
     }
 
     pub(crate) fn set_node(&self, node: NodeId) {
