@@ -13,7 +13,7 @@
 //! ```
 //! So a move waits for methods, and no method ends for a move. Calls wait for methods that run in the same object, for methods that
 //! do not end within a moment once only those are left, and else only while the objects are on their way. A call below a method that
-//! holds something on the move is never parked: that method could not end.
+//! holds something on the move is never parked: that method could not end. What is parked for the same object runs before it.
 //!
 //! Nothing is forwarded: callers send again what was parked for them, in order with what they held back meanwhile
 //! (`remote/moved.rs`). The core that serves the partition does all of it.
@@ -74,6 +74,8 @@ struct Drain {
     apart: Vec<(EntityId, Box<[u8]>)>,
     /// Calls to objects that are not set apart run.
     serves_others: bool,
+    /// Calls to these run until the next look, as they are on the way to dispatch before one that is not parked.
+    passing: Vec<(EntityId, Box<[u8]>)>,
     /// The other activations.
     left: Vec<Activation>,
     /// Since nothing is in memory any more: the batch that must be settled.
@@ -239,7 +241,8 @@ impl CoreState {
     pub(super) fn look_at_drains(&self) {
         self.begin_attempts();
         let open: Vec<u16> = {
-            let open = self.drains.open.borrow();
+            let mut open = self.drains.open.borrow_mut();
+            open.values_mut().for_each(|drain| drain.passing.clear());
             open.iter().filter(|(_, drain)| !drain.is_done).map(|(partition, _)| *partition).collect()
         };
         let mut closes_left = CLOSES_PER_LOOK;
@@ -340,9 +343,20 @@ impl CoreState {
     pub(super) fn parks(&self, slot: SlotPtr, partition: u16) -> bool {
         let mut drains = self.drains.open.borrow_mut();
         let Some(drain) = drains.get_mut(&partition) else { return false };
-        let is_served = !drain.is_done && (drain.serves(slot) || self.is_by_path(slot));
+        let is_served = !drain.is_done && drain.serves(slot);
         if is_served || (drain.is_done && planted::has(Bug::ServeGivenAway)) {
             return false;
+        }
+        if !drain.is_done && self.is_by_path(slot) {
+            let target = slot.key(|key| (slot.vtable.get().entity_id, key.bytes.into()));
+            let before = target.map(|target| drain.let_pass(target)).unwrap_or_default();
+            drop(drains);
+            let has_any = !before.is_empty();
+            if has_any {
+                self.outbox.push_front(slot);
+                self.dispatch_parked(before);
+            }
+            return has_any;
         }
         if drain.parked.len() >= self.config.waiting_max as usize {
             drop(drains);
@@ -357,6 +371,16 @@ impl CoreState {
             slot.timer.set(Some(self.set_timer(slot.deadline.get(), Timer::Kept(slot.task()))));
         }
         true
+    }
+
+    /// Calls of this object that were admitted before others were parked are about to be dispatched again: the others come behind them.
+    pub(super) fn release_parked_for(&self, object: ObjectPtr) {
+        let mut drains = self.drains.open.borrow_mut();
+        let Some(drain) = drains.get_mut(&object.partition.get()) else { return };
+        let entity = object.vtable.get().id;
+        let taken = object.key(|key| drain.take_parked(entity, key.bytes)).unwrap_or_default();
+        drop(drains);
+        self.dispatch_parked(taken);
     }
 
     fn unpark_call(&self, slot: SlotPtr) {
@@ -408,6 +432,7 @@ impl Drain {
             used: Vec::new(),
             apart: Vec::new(),
             serves_others: true,
+            passing: Vec::new(),
             left: Vec::new(),
             settled_by: None,
             parked: VecDeque::new(),
@@ -442,7 +467,27 @@ impl Drain {
     /// Whether calls to the object of this one run.
     fn serves(&self, slot: SlotPtr) -> bool {
         let entity = slot.vtable.get().entity_id;
-        self.serves_others && slot.key(|key| self.is_apart(entity, key.bytes)) == Some(false)
+        let passes =
+            |key: &[u8]| self.passing.iter().any(|(of, bytes)| *of == entity && bytes.as_ref() == key);
+        let is_served = |key: &[u8]| (self.serves_others && !self.is_apart(entity, key)) || passes(key);
+        slot.key(|key| is_served(key.bytes)) == Some(true)
+    }
+
+    /// Takes the calls out that are parked for this object.
+    fn take_parked(&mut self, entity: EntityId, key: &[u8]) -> VecDeque<SlotPtr> {
+        let is_its = |slot: &SlotPtr| {
+            slot.vtable.get().entity_id == entity && slot.key(|of| of.bytes == key) == Some(true)
+        };
+        let (taken, kept) = self.parked.drain(..).partition(is_its);
+        self.parked = kept;
+        taken
+    }
+
+    /// As above, and lets them run until the next look.
+    fn let_pass(&mut self, (entity, key): (EntityId, Box<[u8]>)) -> VecDeque<SlotPtr> {
+        let taken = self.take_parked(entity, &key);
+        self.passing.push((entity, key));
+        taken
     }
 }
 

@@ -287,6 +287,9 @@ impl CoreState {
             self.dequeue(slot, object);
             calls.push(slot);
         }
+        if self.is_moving() && !calls.is_empty() {
+            self.release_parked_for(object);
+        }
         for slot in calls.into_iter().rev() {
             slot.object.set(None);
             self.outbox.push_front(slot);
