@@ -300,6 +300,9 @@ impl CoreState {
             self.refuse(slot, CallError::SaveFailed);
         }
         self.refuse_kept(tainted, &CallError::SaveFailed);
+        for slot in self.take_unsent(tainted) {
+            self.refuse(slot, CallError::SaveFailed);
+        }
         for object in self.objects() {
             let waiting: Vec<TaskRef> = object.waiting.iter().filter(tainted).map(SlotPtr::task).collect();
             for task in waiting {

@@ -214,6 +214,21 @@ impl CoreState {
         motions.values_mut().flat_map(|motion| std::mem::take(&mut motion.held)).collect()
     }
 
+    /// Takes the calls out that `which` says, of those that are held or wait for room in the window of a node.
+    pub(in crate::core) fn take_unsent(&self, which: impl Fn(&SlotPtr) -> bool) -> Vec<SlotPtr> {
+        let mut taken = Vec::new();
+        let mut keep = |call: &Outgoing| {
+            let is_taken = which(&call.slot);
+            taken.extend(is_taken.then_some(call.slot));
+            !is_taken
+        };
+        let mut motions = self.remote.moves.motions.borrow_mut();
+        motions.values_mut().for_each(|motion| motion.held.retain(&mut keep));
+        let mut peers = self.remote.peers.borrow_mut();
+        peers.windows.iter_mut().for_each(|window| window.waiting.retain(&mut keep));
+        taken
+    }
+
     /// Leaves calls for dispatch: in their order, and before what was made later.
     fn dispatch_again(&self, calls: Vec<Outgoing>) {
         for call in calls.into_iter().rev() {
