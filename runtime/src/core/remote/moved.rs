@@ -102,14 +102,13 @@ impl CoreState {
 
     /// Keeps a call that is about to be dispatched, if its partition is in motion; gives whether it did.
     pub(in crate::core) fn holds_back(&self, slot: SlotPtr, partition: u16) -> bool {
-        // Others order their own calls.
-        if matches!(slot.reply_to.get(), ReplyTo::Core | ReplyTo::Node) {
+        // Others order their own.
+        if !is_own(slot) {
             return false;
         }
         let mut motions = self.remote.moves.motions.borrow_mut();
         let Some(motion) = motions.get_mut(&partition) else { return false };
-        let node = NodeId { id: 0, incarnation: 0 };
-        motion.held.push(Outgoing { slot, node, partition, follows: 0, way: 0 });
+        motion.held.push(Outgoing::unsent(slot, partition));
         drop(motions);
         self.arm_deadline(slot);
         true
@@ -191,7 +190,14 @@ impl CoreState {
         if !is_here && truth.owner.is_some_and(|owner| owner.id == routes.me().id) {
             return;
         }
-        let Some(motion) = self.remote.moves.motions.borrow_mut().remove(&partition) else { return };
+        let Some(mut motion) = self.remote.moves.motions.borrow_mut().remove(&partition) else { return };
+        // What still waits for dispatch may be older than what is held.
+        let is_its = |slot: &SlotPtr| is_own(*slot) && self.partition_of_message(*slot) == Some(partition);
+        let undispatched: Vec<SlotPtr> = self.outbox.iter().filter(is_its).collect();
+        for slot in undispatched {
+            self.outbox.remove(slot);
+            motion.held.push(Outgoing::unsent(slot, partition));
+        }
         self.note_moving();
         self.send_held(motion.held, truth.owner.filter(|_| !is_here));
     }
@@ -327,6 +333,18 @@ impl CoreState {
             self.send_back(guest, origin);
         }
     }
+}
+
+impl Outgoing {
+    /// A call that goes where it is found to belong.
+    fn unsent(slot: SlotPtr, partition: u16) -> Self {
+        Self { slot, node: NodeId { id: 0, incarnation: 0 }, partition, follows: 0, way: 0 }
+    }
+}
+
+/// Whether it is a call of this core, which orders those itself.
+fn is_own(slot: SlotPtr) -> bool {
+    !matches!(slot.reply_to.get(), ReplyTo::Core | ReplyTo::Node)
 }
 
 /// How often a call is sent to where it is said to be.
