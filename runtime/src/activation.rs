@@ -33,7 +33,11 @@ pub(crate) struct Header {
     pub(crate) forget: Cell<bool>,
     /// Changed since its last image; used by the policies that do not save at once.
     pub(crate) dirty: Cell<bool>,
+    /// Changed since its size was last taken; used by the policies that do not save at once.
+    pub(crate) outweighed: Cell<bool>,
     pub(crate) partition: Cell<u16>,
+    /// What it counts for in its core's memory, in bytes; 0 once it is on its way out.
+    pub(crate) weight: Cell<u32>,
     /// The hash in the labels of its images; 0 until the first one is taken.
     pub(crate) key_hash: Cell<u64>,
     pub(crate) index: Cell<u32>,
@@ -77,6 +81,12 @@ pub(crate) struct EntityVtable {
     pub(crate) save: SavePolicy,
     pub(crate) version: u32,
     pub(crate) layout: u64,
+    /// How long its objects may lie unused, if it says so itself.
+    pub(crate) idle_ns: Option<u64>,
+    /// What an activation takes beside the state, in bytes: head, key, and its entry in the table.
+    pub(crate) fixed_len: u32,
+    /// The archive of a state that is not measured yet.
+    pub(crate) state_len_min: u32,
     pub(crate) on_activate: Option<Hook>,
     pub(crate) on_drop: Option<Hook>,
     pub(crate) new_catalog: fn() -> Box<dyn AnyCatalog>,
@@ -250,7 +260,9 @@ impl<E: Entity> Activation<E> {
                 status: Cell::new(Status::Vacant),
                 forget: Cell::new(false),
                 dirty: Cell::new(false),
+                outweighed: Cell::new(false),
                 partition: Cell::new(0),
+                weight: Cell::new(0),
                 key_hash: Cell::new(0),
                 index: Cell::new(index),
                 waiting_len: Cell::new(0),
@@ -349,6 +361,8 @@ impl<E: Entity> Catalog<E> {
         place.header.image_buffer.set(0);
         place.header.forget.set(false);
         place.header.dirty.set(false);
+        place.header.outweighed.set(false);
+        place.header.weight.set(0);
         place.key.set(Some(key.clone()));
         self.by_key.borrow_mut().insert(key, index);
         self.len.set(self.len.get() + 1);
@@ -493,6 +507,12 @@ const fn bare_vtable<E: Entity>() -> EntityVtable {
         save: E::SAVE,
         version: E::VERSION,
         layout: E::LAYOUT,
+        idle_ns: match E::IDLE_MS {
+            Some(ms) => Some(ms.saturating_mul(1_000_000)),
+            None => None,
+        },
+        fixed_len: (size_of::<Activation<E>>() - size_of::<E>() + size_of::<(Stored<E>, u32)>() + 1) as u32,
+        state_len_min: size_of::<E::Archived>() as u32,
         on_activate: None,
         on_drop: None,
         new_catalog: || Box::new(Catalog::<E>::new()),

@@ -47,6 +47,7 @@ mod carried;
 mod cycle;
 mod drain;
 mod gate;
+mod idle;
 mod lease;
 mod moving;
 mod objects;
@@ -96,8 +97,11 @@ pub struct CoreConfig {
     pub dirty_len_max: usize,
     /// The choices of a simulated run: ready turns in an order drawn from this seed, calls direct or queued.
     pub chaos: Option<u64>,
-    /// How long an object may lie unused before it is saved and dropped, in nanoseconds.
+    /// How long an object may lie unused before it is saved and dropped, in nanoseconds; entities may say otherwise.
     pub idle_ns: u64,
+    /// What the objects in this core's memory may take, in bytes: of each the archive of its state and the fixed part of an
+    /// activation. Beyond it those leave that were not used for the longest time. `u64::MAX`: no bound.
+    pub memory_len_max: u64,
     /// Requests, one-ways and cancels that may be under way to one node; more wait, in order.
     pub window_max: usize,
     /// Receive buffers that methods may read in place at a time; beyond that they get copies.
@@ -139,6 +143,7 @@ impl Default for CoreConfig {
             dirty_len_max: 64 << 20,
             chaos: None,
             idle_ns: 15 * 60 * 1_000_000_000,
+            memory_len_max: u64::MAX,
             window_max: crate::remote::WINDOW_MAX,
             lent_max: 0,
             frames: None,
@@ -251,6 +256,12 @@ pub struct Counters {
     pub activations: u64,
     /// Images of changed objects taken.
     pub images: u64,
+    /// Calls that came from other nodes.
+    pub calls_from_nodes: u64,
+    /// Objects dropped as nobody used them for a while.
+    pub idle_dropped: u64,
+    /// Objects dropped as all of them took more memory than they may.
+    pub budget_dropped: u64,
 }
 
 /// The counts of a core while it runs.
@@ -265,6 +276,9 @@ struct CounterCells {
     remote_calls: Cell<u64>,
     activations: Cell<u64>,
     images: Cell<u64>,
+    calls_from_nodes: Cell<u64>,
+    idle_dropped: Cell<u64>,
+    budget_dropped: Cell<u64>,
 }
 
 impl CounterCells {
@@ -276,6 +290,9 @@ impl CounterCells {
             remote_calls: self.remote_calls.get(),
             activations: self.activations.get(),
             images: self.images.get(),
+            calls_from_nodes: self.calls_from_nodes.get(),
+            idle_dropped: self.idle_dropped.get(),
+            budget_dropped: self.budget_dropped.get(),
         }
     }
 }
@@ -344,7 +361,7 @@ pub(crate) struct CoreState {
     moving: Cell<bool>,
     /// The tick of the clock that probes were last sent in, and the calls that these have looked at.
     probed: Cell<(u64, usize)>,
-    sweep_at: Cell<(usize, u32)>,
+    idling: idle::Idling,
     counters: CounterCells,
     script: Option<Tape>,
     desk: Arc<Desk>,
@@ -448,7 +465,7 @@ impl Core {
             carried: carried::Carried::default(),
             moving: Cell::new(false),
             probed: Cell::new((0, 0)),
-            sweep_at: Cell::new((0, 0)),
+            idling: idle::Idling::default(),
             counters: CounterCells::default(),
             script,
             desk: crate::registry::open_desk(number),
@@ -542,8 +559,9 @@ impl Core {
     /// When the next timer is due, if any waits; never later than it really is.
     pub fn next_timer(&self) -> Option<u64> {
         let arm_at = Some(self.state.arm_at.get()).filter(|at| *at != u64::MAX);
-        let lease = self.state.lease.end();
-        self.state.timers.borrow().next_deadline().into_iter().chain(arm_at).chain(lease).min()
+        let (lease, idling) = (self.state.lease.end(), self.state.idling.due());
+        let timers = self.state.timers.borrow().next_deadline();
+        timers.into_iter().chain(arm_at).chain(lease).chain(idling).min()
     }
 
     /// Whether images wait to be handed over or messages wait for a batch to be durable.
@@ -569,6 +587,11 @@ impl Core {
     /// How many objects are in memory.
     pub fn activations(&self) -> usize {
         self.state.entities.iter().flatten().map(|entry| entry.any().len()).sum()
+    }
+
+    /// What the objects in memory take, in bytes, as [`CoreConfig::memory_len_max`] counts it.
+    pub fn memory_len(&self) -> u64 {
+        self.state.idling.memory_len()
     }
 
     /// Where other threads leave work for this core.

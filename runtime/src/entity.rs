@@ -38,6 +38,8 @@ pub trait Entity: Default + Wire {
     const SAVE: SavePolicy;
     /// The version of the state's layout.
     const VERSION: u32;
+    /// How long an object may lie unused before it leaves memory, in milliseconds; `None`: as long as the node says.
+    const IDLE_MS: Option<u64> = None;
     /// The process-wide cell that the runtime keeps its number of this entity in.
     fn cell() -> &'static EntityCell;
     /// The key that decides where an object lives; the object's own unless `partition_by` was given.

@@ -67,6 +67,7 @@ pub struct NodeBuilder {
     transport_threads: TransportThreads,
     pin: bool,
     core: CoreConfig,
+    memory_budget: Option<u64>,
     store: Option<StoreBox>,
     links: Option<LinksConfig>,
     cluster: Option<ClusterConfig>,
@@ -126,6 +127,25 @@ pub struct Stats {
     pub activations: u64,
     /// Objects in memory now.
     pub objects: u64,
+    /// Calls that came to this node from others.
+    pub calls_from_nodes: u64,
+    /// Objects dropped as nobody used them for a while.
+    pub idle_dropped: u64,
+    /// Objects dropped as all of them took more memory than they may.
+    pub budget_dropped: u64,
+    /// What the objects in memory take now, in bytes: of each the archive of its state and the fixed part of an activation.
+    pub memory_len: u64,
+}
+
+impl Stats {
+    /// The share of this node's calls that ran on the core that made them, from 0 to 1; `None` before the first call.
+    ///
+    /// Calls from the application count for the core that they come in at.
+    pub fn local_share(&self) -> Option<f64> {
+        let local = self.calls.saturating_sub(self.cross_core_calls + self.calls_from_nodes);
+        let made = local + self.cross_core_calls + self.remote_calls;
+        (made > 0).then(|| local as f64 / made as f64)
+    }
 }
 
 /// What a node shares with its handles.
@@ -149,6 +169,10 @@ impl NodeShared {
             images: sum(|gauge| &gauge.images),
             activations: sum(|gauge| &gauge.activations),
             objects: sum(|gauge| &gauge.objects),
+            calls_from_nodes: sum(|gauge| &gauge.calls_from_nodes),
+            idle_dropped: sum(|gauge| &gauge.idle_dropped),
+            budget_dropped: sum(|gauge| &gauge.budget_dropped),
+            memory_len: sum(|gauge| &gauge.memory_len),
         }
     }
 
@@ -167,6 +191,7 @@ impl Node {
             transport_threads: TransportThreads::Auto,
             pin: true,
             core: CoreConfig::default(),
+            memory_budget: None,
             store: None,
             links: None,
             cluster: None,
@@ -311,6 +336,15 @@ impl NodeBuilder {
         self
     }
 
+    /// What the objects in memory may take in all cores together, in bytes: of each the archive of its state and the fixed part of
+    /// an activation; no bound unless said otherwise. Each core has an equal share. Beyond it those that nobody uses leave memory,
+    /// the least recently used first.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.memory_budget = Some(bytes);
+        self
+    }
+
     /// Where state is saved; memory unless said otherwise, which lasts as long as the node.
     #[must_use]
     pub fn store(mut self, store: impl Store + 'static) -> Self {
@@ -345,6 +379,9 @@ impl NodeBuilder {
         }
         let clock = Clock::start();
         self.core.epoch_ms = clock.epoch_ms();
+        if let Some(bytes) = self.memory_budget {
+            self.core.memory_len_max = bytes / u64::from(cores);
+        }
         let parts = Parts::new(self, cores, clock)?;
         parts.start(processors)
     }

@@ -22,7 +22,7 @@ pub enum SavePolicy {
     Behind(u64),
     /// Everything since the object was last idle; too large a state likewise.
     OnIdle,
-    /// Everything: the object is never saved.
+    /// Everything: the object is never saved. It begins anew when it has left memory for being idle, or for the memory budget.
     Never,
 }
 

@@ -14,6 +14,7 @@ mod gate;
 pub(crate) mod harness;
 mod holds;
 mod hooks;
+mod idle;
 mod in_place;
 mod keys;
 mod lease;

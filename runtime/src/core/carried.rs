@@ -33,6 +33,8 @@ struct Images {
     epoch: u64,
     /// When the last one was taken, or all of them came.
     since: u64,
+    /// How long the longest of them would have lain idle.
+    idle_ns: u64,
     records: BTreeMap<RecordKey, Image>,
 }
 
@@ -60,6 +62,7 @@ impl CoreState {
         let mut carried = self.carried.0.borrow_mut();
         let images = carried.entry(partition).or_insert_with(|| Images::new(epoch));
         (images.epoch, images.since) = (epoch, self.now.get());
+        images.idle_ns = images.idle_ns.max(self.idle_ns_of(object.vtable.get()));
         images.records.insert(key, Image { record, depends_on, is_saved });
     }
 
@@ -133,8 +136,9 @@ impl CoreState {
             return tracing::warn!(%partition, epoch, "a shipment came too late");
         }
         let image = |record| Image { record, depends_on: 0, is_saved: false };
-        let records = records.into_iter().map(|(key, record)| (key, image(record))).collect();
-        let images = Images { epoch, since: self.now.get(), records };
+        let records: BTreeMap<_, _> = records.into_iter().map(|(key, record)| (key, image(record))).collect();
+        let limits = self.entities.iter().flatten().map(|entry| self.idle_ns_of(entry.vtable));
+        let images = Images { epoch, since: self.now.get(), idle_ns: limits.max().unwrap_or(0), records };
         self.carried.0.borrow_mut().insert(partition.number(), images);
     }
 
@@ -183,9 +187,9 @@ impl CoreState {
     pub(super) fn forget_carried(&self) {
         let mut carried = self.carried.0.borrow_mut();
         if !carried.is_empty() {
-            let (now, idle_ns) = (self.now.get(), self.config.idle_ns);
+            let now = self.now.get();
             carried.retain(|partition, images| {
-                self.is_draining(*partition) || images.since.saturating_add(idle_ns) > now
+                self.is_draining(*partition) || images.since.saturating_add(images.idle_ns) > now
             });
         }
     }
@@ -193,7 +197,7 @@ impl CoreState {
 
 impl Images {
     fn new(epoch: u64) -> Self {
-        Self { epoch, since: 0, records: BTreeMap::new() }
+        Self { epoch, since: 0, idle_ns: 0, records: BTreeMap::new() }
     }
 }
 

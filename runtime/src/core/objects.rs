@@ -1,4 +1,4 @@
-//! Objects come and go: activation, loading, hooks, idling, forgetting, and the end of an activation that cannot go on.
+//! Objects come and go: activation, loading, hooks, forgetting, and the end of an activation that cannot go on.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,6 +63,7 @@ impl CoreState {
         let object = catch_unwind(AssertUnwindSafe(insert)).ok()?;
         count(&self.counters.activations);
         object.last_used.set(self.now.get());
+        self.begin_idling(object);
         if self.is_moving() {
             self.note_activated(object);
         }
@@ -82,8 +83,15 @@ impl CoreState {
         let restored =
             restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned()));
         object.depends_on.set(depends_on);
-        if let Err(reason) = &restored {
-            tracing::error!(object = object.label(), reason, "what was carried of an object is of no use");
+        match &restored {
+            Ok(state_len) => self.weigh(object, *state_len),
+            Err(reason) => {
+                tracing::error!(
+                    object = object.label(),
+                    reason,
+                    "what was carried of an object is of no use"
+                );
+            }
         }
         restored.is_ok()
     }
@@ -111,11 +119,14 @@ impl CoreState {
         // What replaces the default state drops it, which is user code.
         let restored = catch_unwind(AssertUnwindSafe(|| match answer {
             Ok(Some(record)) => restore(object, ticket.key.as_ref(), &record),
-            Ok(None) => Ok(()),
+            Ok(None) => Ok(object.vtable.get().state_len_min as usize),
             Err(error) => Err(error.to_string()),
         }));
         match restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned())) {
-            Ok(()) => self.activated(object),
+            Ok(state_len) => {
+                self.weigh(object, state_len);
+                self.activated(object);
+            }
             Err(reason) => {
                 tracing::error!(object = object.label(), reason, "an object cannot be loaded");
                 let error = CallError::Unavailable(format!("{} cannot be loaded: {reason}", object.label()));
@@ -192,6 +203,7 @@ impl CoreState {
     pub(super) fn forget_now(&self, object: ObjectPtr) -> bool {
         object.forget.set(false);
         let reset = catch_unwind(AssertUnwindSafe(|| object.reset()));
+        object.outweighed.set(true);
         self.write_tombstone(object);
         if reset.is_err() {
             self.kill(object, &CallError::OutcomeUnknown(crate::error::Loss::OwnerLost));
@@ -215,6 +227,8 @@ impl CoreState {
             return false;
         }
         object.status.set(Status::Closing);
+        // Before its hook, which may take a while: others need not leave for the same bytes.
+        self.unweigh(object);
         match object.vtable.get().on_drop {
             Some(hook) if self.start_hook(object, hook) => {}
             _ => self.drop_object(object),
@@ -304,6 +318,7 @@ impl CoreState {
     }
 
     fn vacate(&self, object: ObjectPtr) {
+        self.unweigh(object);
         let id = object.vtable.get().id;
         if let Some(entry) = self.entry_of(id) {
             let vacated = catch_unwind(AssertUnwindSafe(|| entry.any().vacate(object)));
@@ -357,31 +372,6 @@ impl CoreState {
         (0..epicserver_storage::PARTITIONS).filter(is_lost).collect()
     }
 
-    /// Drops objects that have lain unused for too long, a few at a time.
-    pub(super) fn sweep(&self) {
-        let limit = self.now.get().saturating_sub(self.config.idle_ns);
-        let mut place = self.sweep_at.get();
-        for _ in 0..SWEEP_PLACES {
-            let Some(object) = self.next_place(&mut place) else { break };
-            if object.status.get() == Status::Live && object.last_used.get() < limit {
-                self.close_object(object);
-            }
-        }
-        self.sweep_at.set(place);
-    }
-
-    fn next_place(&self, place: &mut (usize, u32)) -> Option<ObjectPtr> {
-        for _ in 0..=self.entities.len() {
-            let catalog = self.entities.get(place.0).and_then(Option::as_ref).map(CatalogEntry::any);
-            if let Some(object) = catalog.and_then(|catalog| catalog.object(place.1)) {
-                place.1 += 1;
-                return Some(object);
-            }
-            *place = (if place.0 + 1 < self.entities.len() { place.0 + 1 } else { 0 }, 0);
-        }
-        None
-    }
-
     /// The node stops: objects that nobody uses leave memory, hooks and all; others when they are asked again.
     pub(super) fn drain(&self) {
         self.draining.set(true);
@@ -407,12 +397,12 @@ impl CoreState {
     }
 }
 
-/// Puts a record into an activation; the error says why it cannot be used.
-fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<(), String> {
+/// Puts a record into an activation, and gives the length of the state's archive; the error says why it cannot be used.
+fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<usize, String> {
     let (header, payload) = record.open(key).map_err(|error| error.to_string())?;
     object.version.set(header.version);
     if header.kind == EnvelopeKind::Tombstone {
-        return Ok(());
+        return Ok(object.vtable.get().state_len_min as usize);
     }
     let vtable = object.vtable.get();
     if header.codec != crate::codec::CODEC_RKYV {
@@ -428,7 +418,7 @@ fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<
         let name = vtable.name;
         return Err(format!("the layout of {name} changed without a new `version = ..` in #[entity]"));
     }
-    object.load(payload).map_err(|error| error.to_string())
+    object.load(payload).map(|()| payload.len()).map_err(|error| error.to_string())
 }
 
 /// Whether the call is not one of a caller's but the object's own hook.
@@ -440,6 +430,3 @@ pub(super) fn is_hook(slot: SlotPtr, object: ObjectPtr) -> bool {
         && slot.deadline.get() == u64::MAX
         && hooks.into_iter().flatten().any(same)
 }
-
-/// Places looked at in one sweep.
-const SWEEP_PLACES: usize = 64;

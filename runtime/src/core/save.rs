@@ -100,6 +100,7 @@ impl CoreState {
                 Ok(())
             }
             SavePolicy::Behind(delay_ms) => {
+                object.outweighed.set(true);
                 if !object.dirty.replace(true) {
                     let timer = Timer::Behind(object, object.generation.get());
                     self.set_timer(self.now.get() + delay_ms * 1_000_000, timer);
@@ -107,10 +108,14 @@ impl CoreState {
                 Ok(())
             }
             SavePolicy::OnIdle => {
+                object.outweighed.set(true);
                 object.dirty.set(true);
                 Ok(())
             }
-            SavePolicy::Never => Ok(()),
+            SavePolicy::Never => {
+                object.outweighed.set(true);
+                Ok(())
+            }
         }
     }
 
@@ -120,10 +125,14 @@ impl CoreState {
         let mut open = self.saving.open.borrow_mut();
         let mut scratch = self.scratch.borrow_mut();
         let len_max = self.config.state_len_max;
+        let state_len = Cell::new(0);
         let write = |room: &mut [u8]| {
             let room_len = room.len();
             match object.image(&mut Encoder { buffer: room, scratch: &mut scratch }) {
-                Ok(len) if len <= len_max => Ok(Some(len)),
+                Ok(len) if len <= len_max => {
+                    state_len.set(len);
+                    Ok(Some(len))
+                }
                 Err(CodecError::Full) if room_len < len_max => Ok(None),
                 Ok(_) => Err(CodecError::Full),
                 Err(error) => Err(error),
@@ -133,7 +142,9 @@ impl CoreState {
         if object.image_buffer.get() == self.saving.buffer.get() {
             let replaced = open.replace(object.image.get(), write);
             self.saving.open_len.set(open.byte_len());
-            return replaced;
+            replaced?;
+            self.weigh(object, state_len.get());
+            return Ok(());
         }
         let label = self.next_label(object);
         let added = object.key(|key| open.add(&label, key, write)).transpose()?;
@@ -142,6 +153,7 @@ impl CoreState {
         object.image_batch.set(open.number);
         object.image_buffer.set(self.saving.buffer.get());
         object.version.set(label.version);
+        self.weigh(object, state_len.get());
         Ok(())
     }
 

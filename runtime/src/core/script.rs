@@ -92,6 +92,7 @@ impl CoreState {
         assert!(catalog.find(u32::MAX, key).is_none(), "the state is given before the first call");
         let object = catalog.insert_with(entry.vtable, key.clone(), Self::partition_of::<E>(key), state);
         object.last_used.set(self.now.get());
+        self.begin_idling(object);
         self.activated(object);
     }
 

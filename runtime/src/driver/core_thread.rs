@@ -44,6 +44,10 @@ pub(crate) struct CoreGauge {
     pub(crate) images: AtomicU64,
     pub(crate) activations: AtomicU64,
     pub(crate) objects: AtomicU64,
+    pub(crate) calls_from_nodes: AtomicU64,
+    pub(crate) idle_dropped: AtomicU64,
+    pub(crate) budget_dropped: AtomicU64,
+    pub(crate) memory_len: AtomicU64,
     /// No call, no task, nothing that waits for a batch.
     pub(crate) quiet: AtomicBool,
 }
@@ -435,8 +439,17 @@ impl CoreThread {
 
     fn publish(&mut self) {
         self.buffers.unpublished = 0;
-        let Counters { calls, turns, cross_core_calls, remote_calls, activations, images } =
-            self.core.counters();
+        let Counters {
+            calls,
+            turns,
+            cross_core_calls,
+            remote_calls,
+            activations,
+            images,
+            calls_from_nodes,
+            idle_dropped,
+            budget_dropped,
+        } = self.core.counters();
         let gauge = &self.gauge;
         gauge.calls.store(calls, Ordering::Relaxed);
         gauge.turns.store(turns, Ordering::Relaxed);
@@ -445,6 +458,10 @@ impl CoreThread {
         gauge.images.store(images, Ordering::Relaxed);
         gauge.activations.store(activations, Ordering::Relaxed);
         gauge.objects.store(self.core.activations() as u64, Ordering::Relaxed);
+        gauge.calls_from_nodes.store(calls_from_nodes, Ordering::Relaxed);
+        gauge.idle_dropped.store(idle_dropped, Ordering::Relaxed);
+        gauge.budget_dropped.store(budget_dropped, Ordering::Relaxed);
+        gauge.memory_len.store(self.core.memory_len(), Ordering::Relaxed);
         gauge.quiet.store(self.core.is_quiet() && self.core.desk().is_empty(), Ordering::Release);
     }
 

@@ -32,12 +32,21 @@ pub(crate) const ON_IDLE: u8 = 3;
 pub(crate) const HOOKED: u8 = 4;
 /// Never saved; its hooks borrow it shared and call it.
 pub(crate) const SELF_CALLING: u8 = 5;
-const POLICIES: usize = 6;
+/// Never saved, and idle after two seconds.
+pub(crate) const SHORT_LIVED: u8 = 6;
+const POLICIES: usize = 7;
 pub(crate) const BEHIND_MS: u64 = 50;
 
 pub(crate) type Never = Thing<NEVER>;
-pub(crate) type AllThings =
-    (Never, Thing<DURABLE>, Thing<BEHIND>, Thing<ON_IDLE>, Thing<HOOKED>, Thing<SELF_CALLING>);
+pub(crate) type AllThings = (
+    Never,
+    Thing<DURABLE>,
+    Thing<BEHIND>,
+    Thing<ON_IDLE>,
+    Thing<HOOKED>,
+    Thing<SELF_CALLING>,
+    Thing<SHORT_LIVED>,
+);
 
 pub(crate) fn never(key: u64) -> RawRef<Never> {
     RawRef::new(key)
@@ -60,6 +69,10 @@ pub(crate) fn hooked(key: u64) -> RawRef<Thing<HOOKED>> {
 }
 
 pub(crate) fn self_calling(key: u64) -> RawRef<Thing<SELF_CALLING>> {
+    RawRef::new(key)
+}
+
+pub(crate) fn short_lived(key: u64) -> RawRef<Thing<SHORT_LIVED>> {
     RawRef::new(key)
 }
 
@@ -126,14 +139,15 @@ impl<const POLICY: u8> Entity for Thing<POLICY> {
     type Key = u64;
     type Ref = RawRef<Self>;
     const NAME: &'static str =
-        ["never", "durable", "behind", "on_idle", "hooked", "self_calling"][POLICY as usize];
+        ["never", "durable", "behind", "on_idle", "hooked", "self_calling", "short_lived"][POLICY as usize];
     const SAVE: SavePolicy = match POLICY {
-        NEVER | SELF_CALLING => SavePolicy::Never,
+        NEVER | SELF_CALLING | SHORT_LIVED => SavePolicy::Never,
         BEHIND => SavePolicy::Behind(BEHIND_MS),
         ON_IDLE => SavePolicy::OnIdle,
         _ => SavePolicy::Durable,
     };
     const VERSION: u32 = 1;
+    const IDLE_MS: Option<u64> = if POLICY == SHORT_LIVED { Some(2_000) } else { None };
     fn cell() -> &'static EntityCell {
         static CELLS: [EntityCell; POLICIES] = [const { EntityCell::new() }; POLICIES];
         &CELLS[usize::from(POLICY)]

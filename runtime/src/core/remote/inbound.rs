@@ -244,6 +244,7 @@ impl CoreState {
             return self.answer(from, header, &CallError::Rejected(Rejection::ShuttingDown));
         }
         let one_way = header.kind() == FrameKind::OneWay;
+        super::super::count(&self.counters.calls_from_nodes);
         // A one-way keeps no record that could count what it borrows.
         self.remote.lending.set((!one_way).then_some(0));
         let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();

@@ -7,11 +7,13 @@ use crate::node::Stats;
 use crate::saving::SavePolicy;
 
 pub(super) fn put_inspected(writer: &mut Writer, stats: &Stats, counters: &NodeCounters) {
-    let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects } = *stats;
+    let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects, .. } = *stats;
+    let Stats { calls_from_nodes, idle_dropped, budget_dropped, memory_len, .. } = *stats;
     let NodeCounters { batches, refused_saves, links, frames_sent, frames_received } = *counters;
     let of_cores = [calls, turns, cross_core_calls, remote_calls, images, activations, objects];
     let of_others = [batches, refused_saves, links, frames_sent, frames_received];
-    of_cores.into_iter().chain(of_others).for_each(|count| writer.u64(count));
+    let of_memory = [calls_from_nodes, idle_dropped, budget_dropped, memory_len];
+    of_cores.into_iter().chain(of_memory).chain(of_others).for_each(|count| writer.u64(count));
 }
 
 pub(super) fn read_inspected(reader: &mut Reader<'_>) -> Result<ControlMessage, ControlError> {
@@ -23,6 +25,10 @@ pub(super) fn read_inspected(reader: &mut Reader<'_>) -> Result<ControlMessage, 
         images: reader.u64()?,
         activations: reader.u64()?,
         objects: reader.u64()?,
+        calls_from_nodes: reader.u64()?,
+        idle_dropped: reader.u64()?,
+        budget_dropped: reader.u64()?,
+        memory_len: reader.u64()?,
     };
     let counters = NodeCounters {
         batches: reader.u64()?,

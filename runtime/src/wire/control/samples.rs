@@ -84,6 +84,10 @@ fn stats(random: &mut Rng) -> Stats {
         images: random.u64(..),
         activations: random.u64(..),
         objects: random.u64(..),
+        calls_from_nodes: random.u64(..),
+        idle_dropped: random.u64(..),
+        budget_dropped: random.u64(..),
+        memory_len: random.u64(..),
     }
 }
 
