@@ -14,6 +14,8 @@ pub(crate) struct EntityArguments {
     pub(crate) save: Save,
     pub(crate) version: u32,
     pub(crate) partition_by: Option<Path>,
+    /// How long an object may lie unused, in milliseconds.
+    pub(crate) idle_ms: Option<u64>,
 }
 
 /// What a crash may lose.
@@ -28,8 +30,14 @@ pub(crate) enum Save {
 impl EntityArguments {
     /// Reads the arguments of the entity `ident`.
     pub(crate) fn parse(tokens: TokenStream, ident: &Ident) -> (Self, Result<()>) {
-        let mut arguments =
-            Self { name: None, key: None, save: Save::Durable, version: 1, partition_by: None };
+        let mut arguments = Self {
+            name: None,
+            key: None,
+            save: Save::Durable,
+            version: 1,
+            partition_by: None,
+            idle_ms: None,
+        };
         let mut seen = Vec::new();
         let parsed = syn::meta::parser(|meta| arguments.take(&meta, &mut seen)).parse2(tokens);
         let checked = parsed.and_then(|()| match &arguments.name {
@@ -50,6 +58,7 @@ impl EntityArguments {
             "save" => self.save = parse_save(meta)?,
             "version" => self.version = parse_version(&meta.value()?.parse()?)?,
             "partition_by" => self.partition_by = Some(meta.value()?.parse()?),
+            "idle" => self.idle_ms = Some(parse_idle(&meta.value()?.parse()?)?),
             _ => return Err(meta.error(UNKNOWN)),
         }
         seen.push(argument);
@@ -58,7 +67,7 @@ impl EntityArguments {
 }
 
 const UNKNOWN: &str = "`#[entity]` knows `name = \"..\"`, `key = Type`, \
-     `save = durable | behind(\"50ms\") | on_idle | never`, `version = number` and `partition_by = function`";
+     `save = durable | behind(\"50ms\") | on_idle | never`, `version = number`, `partition_by = function` and `idle = \"5m\"`";
 
 fn missing_name(ident: &Ident) -> syn::Error {
     let text = format!(
@@ -130,15 +139,7 @@ fn parse_save(meta: &ParseNestedMeta<'_>) -> Result<Save> {
 }
 
 fn parse_behind(text: &LitStr) -> Result<Save> {
-    let value = text.value();
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &value[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        _ => None,
-    };
-    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
-    match number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit)) {
+    match parse_ms(&text.value(), &[("ms", 1), ("s", 1000)]) {
         Some(ms) => Ok(Save::BehindMs(ms)),
         None => {
             Err(syn::Error::new(text.span(), "a time is a whole number of `ms` or `s`, such as \"50ms\""))
@@ -146,7 +147,25 @@ fn parse_behind(text: &LitStr) -> Result<Save> {
     }
 }
 
+fn parse_idle(text: &LitStr) -> Result<u64> {
+    let units = [("s", 1000), ("m", 60 * 1000), ("h", 60 * 60 * 1000)];
+    let wanted =
+        "an idle time is a whole number of `s`, `m` or `h`, from \"1s\" to \"8760h\", such as \"5m\"";
+    let ms = parse_ms(&text.value(), &units).filter(|ms| *ms <= IDLE_MS_MAX);
+    ms.ok_or_else(|| syn::Error::new(text.span(), wanted))
+}
+
+/// A whole number above zero with its unit.
+fn parse_ms(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &text[digits.len()..];
+    let (_, unit_ms) = units.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok().filter(|number| *number > 0)?.checked_mul(*unit_ms)
+}
+
 const NAME_LEN_MAX: usize = 128;
+/// A year.
+const IDLE_MS_MAX: u64 = 8760 * 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests {
@@ -160,10 +179,17 @@ mod tests {
 
     #[test]
     fn all_arguments_are_read() {
-        let all =
-            quote!(name = "game.Player", key = String, save = behind("2s"), version = 3, partition_by = a::b);
+        let all = quote!(
+            name = "game.Player",
+            key = String,
+            save = behind("2s"),
+            version = 3,
+            partition_by = a::b,
+            idle = "5m"
+        );
         let Ok(arguments) = parse(all) else { panic!("all of it is legal") };
         assert_eq!((arguments.save, arguments.version), (Save::BehindMs(2000), 3));
+        assert_eq!(arguments.idle_ms, Some(300_000));
         assert!(arguments.key.is_some() && arguments.partition_by.is_some());
     }
 
@@ -200,6 +226,13 @@ mod tests {
             (quote!(name = "a", save = behind("99999999999999999999s")), "a time is"),
             (quote!(name = "a", save = behind("18446744073709551615s")), "a time is"),
             (quote!(name = "a", save = never never), "expected `,`"),
+            (quote!(name = "a", idle = "0s"), "an idle time is"),
+            (quote!(name = "a", idle = "5"), "an idle time is"),
+            (quote!(name = "a", idle = "50ms"), "an idle time is"),
+            (quote!(name = "a", idle = "1.5h"), "an idle time is"),
+            (quote!(name = "a", idle = "8761h"), "an idle time is"),
+            (quote!(name = "a", idle = "18446744073709551615h"), "an idle time is"),
+            (quote!(name = "a", idle = "5m", idle = "5m"), "given twice"),
             (quote!(name = "a", key = f64), "the key of an entity"),
             (quote!(name = "a", key = &str), "the key of an entity"),
             (quote!(name = "a", key = Vec<u16>), "the key of an entity"),

@@ -88,6 +88,11 @@ impl<'a> Expansion<'a> {
         };
         let version = arguments.version;
         let placement = self.placement();
+        let idle = arguments.idle_ms.map(|ms| {
+            quote! {
+                const IDLE_MS: ::core::option::Option<::core::primitive::u64> = ::core::option::Option::Some(#ms);
+            }
+        });
         quote! {
             #[automatically_derived]
             impl #private::Entity for #entity {
@@ -96,6 +101,7 @@ impl<'a> Expansion<'a> {
                 const NAME: &'static ::core::primitive::str = #name;
                 const SAVE: #private::SavePolicy = #private::SavePolicy::#save;
                 const VERSION: ::core::primitive::u32 = #version;
+                #idle
                 fn cell() -> &'static #private::EntityCell {
                     static CELL: #private::EntityCell = #private::EntityCell::new();
                     &CELL

@@ -33,6 +33,7 @@ use proc_macro::TokenStream;
 /// | `save = durable` | what a crash may lose: `durable`, `behind("50ms")`, `on_idle` or `never` | `durable` |
 /// | `version = 3` | the version of the state's layout | `1` |
 /// | `partition_by = function` | a pure `fn(&Key) -> Key`, or of `&str` for `String`: objects for which it gives equal keys live together | the key itself |
+/// | `idle = "5m"` | how long an object may lie unused before it leaves memory: whole `s`, `m` or `h`, a year at most | as the node says, 15 minutes |
 ///
 /// A new object starts as `Default::default()`, so the struct must implement `Default`. All fields must be able to be
 /// saved: numbers, strings, collections, [`Field`]s, references to objects, and your own `#[message]` types.

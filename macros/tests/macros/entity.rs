@@ -27,7 +27,7 @@ fn guild_of(key: &str) -> String {
     key.split('/').next().unwrap_or_default().to_owned()
 }
 
-#[entity(name = "game.Log", key = Vec<u8>, save = never)]
+#[entity(name = "game.Log", key = Vec<u8>, save = never, idle = "2h")]
 #[derive(Default)]
 struct Log(Vec<String>, u8);
 
@@ -50,6 +50,7 @@ fn arguments_become_constants() {
     assert_eq!((Barrel::NAME, Barrel::SAVE, Barrel::VERSION), ("game.Barrel", SavePolicy::Durable, 1));
     assert_eq!((Player::NAME, Player::SAVE, Player::VERSION), ("game.Player", SavePolicy::Behind(50), 3));
     assert_eq!((Log::SAVE, Beacon::SAVE), (SavePolicy::Never, SavePolicy::OnIdle));
+    assert_eq!((Log::IDLE_MS, Beacon::IDLE_MS), (Some(7_200_000), None));
 }
 
 #[test]

@@ -26,4 +26,16 @@ struct Chest {
     open: bool,
 }
 
+#[entity(name = "game.Torch", idle = "soon")]
+#[derive(Default)]
+struct Torch {
+    lit: bool,
+}
+
+#[entity(name = "game.Candle", idle = 5)]
+#[derive(Default)]
+struct Candle {
+    lit: bool,
+}
+
 fn main() {}
