@@ -105,8 +105,8 @@ fn cluster_json(report: &ClusterReport) -> serde_json::Value {
 }
 
 fn node_json(report: &NodeReport, calls_per_s: Option<u64>) -> serde_json::Value {
-    let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects } =
-        report.stats.unwrap_or_default();
+    let stats = report.stats.unwrap_or_default();
+    let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects, .. } = stats;
     json!({
         "node": report.node.to_string(),
         "address": report.address,
@@ -120,7 +120,11 @@ fn node_json(report: &NodeReport, calls_per_s: Option<u64>) -> serde_json::Value
         "turns": turns,
         "cross_core_calls": cross_core_calls,
         "remote_calls": remote_calls,
+        "local_share": stats.local_share(),
         "images": images,
+        "memory_bytes": stats.memory_len,
+        "idle_dropped": stats.idle_dropped,
+        "budget_dropped": stats.budget_dropped,
         "batches": report.counters.batches,
         "refused_saves": report.counters.refused_saves,
         "links": report.counters.links,
@@ -139,12 +143,14 @@ fn print_table(report: &ClusterReport, rates: &BTreeMap<u64, u64>) {
         println!("{} partitions on the move, {} without an owner", report.moving, report.unowned);
     }
     println!(
-        "{:<28}{:<22}{:>6}{:>11}{:>10}{:>11}{:>10}{:>7}{:>12}{:>12}",
+        "{:<28}{:<22}{:>6}{:>11}{:>10}{:>11}{:>7}{:>11}{:>10}{:>7}{:>12}{:>12}",
         "node",
         "address",
         "cores",
         "partitions",
         "objects",
+        "memory",
+        "local",
         "calls/s",
         "batches",
         "links",
@@ -155,8 +161,10 @@ fn print_table(report: &ClusterReport, rates: &BTreeMap<u64, u64>) {
         let numbers = match node.stats {
             None => "  does not answer".to_owned(),
             Some(stats) => format!(
-                "{:>10}{:>11}{:>10}{:>7}{:>12}{:>12}",
+                "{:>10}{:>11}{:>7}{:>11}{:>10}{:>7}{:>12}{:>12}",
                 stats.objects,
+                format!("{:.1}MiB", stats.memory_len as f64 / f64::from(1 << 20)),
+                stats.local_share().map_or_else(String::new, |share| format!("{:.0}%", share * 100.0)),
                 rates.get(&node.node.id).copied().unwrap_or_default(),
                 node.counters.batches,
                 node.counters.links,

@@ -102,6 +102,9 @@ pub async fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std
     if let Some(cores) = settings.cores {
         builder = builder.cores(cores);
     }
+    if let Some(bytes) = settings.memory_budget {
+        builder = builder.memory_budget(bytes);
+    }
     let place = Place::of(settings);
     let node = place.equip(builder)?.start()?;
     node.joined(JOIN_PATIENCE).await?;

@@ -32,6 +32,8 @@ pub struct Settings {
     pub secret_file: Option<PathBuf>,
     /// Whether `main` runs here, or this process only serves objects.
     pub role: Role,
+    /// What objects in memory may take, in all cores together, in bytes; `None`: no bound.
+    pub memory_budget: Option<u64>,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -134,6 +136,7 @@ impl Default for Settings {
             seed: Vec::new(),
             secret_file: None,
             role: Role::App,
+            memory_budget: None,
             log: tracing::Level::INFO,
         }
     }
@@ -192,6 +195,9 @@ pub struct Flags {
     /// app: run main; node: only serve objects [default: app]
     #[arg(long, value_name = "ROLE")]
     pub role: Option<String>,
+    /// What objects in memory may take, such as 512MiB; beyond it the least recently used leave [default: no bound]
+    #[arg(long, value_name = "BYTES")]
+    pub memory_budget: Option<String>,
     /// How much to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
@@ -295,6 +301,7 @@ impl Settings {
                     _ => return Err(format!("{value:?} is no role: use \"app\" or \"node\"")),
                 };
             }
+            MEMORY_BUDGET => self.memory_budget = Some(bytes(value)?),
             "log" => {
                 let level = value.parse();
                 self.log = level
@@ -391,6 +398,7 @@ impl Flags {
             ("peers", &self.peers),
             ("secret_file", &self.secret_file),
             ("role", &self.role),
+            (MEMORY_BUDGET, &self.memory_budget),
             ("log", &self.log),
         ]
         .into_iter()
@@ -408,6 +416,24 @@ fn plain(value: &toml::Value) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// A size in bytes: a whole number above zero, with or without a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].trim() {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        _ => None,
+    };
+    let number = digits.trim_end().parse::<u64>().ok().filter(|number| *number > 0);
+    let bytes = number.zip(unit).and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
+    bytes.ok_or_else(|| {
+        format!("{text:?} is no size: use a whole number of bytes, KiB, MiB, GiB or TiB, such as \"512MiB\"")
+    })
 }
 
 fn addresses(text: &str) -> Result<Vec<String>, String> {
@@ -448,7 +474,8 @@ const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
 const RDMA_DEVICE: &str = "rdma.device";
-const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, listen, data_dir, seed, peers, secret_file, role, log";
+const MEMORY_BUDGET: &str = "memory_budget";
+const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, listen, data_dir, seed, peers, secret_file, role, memory_budget, log";
 
 #[cfg(test)]
 mod tests {
@@ -585,6 +612,21 @@ mod tests {
         assert_eq!((keeping.finds_its_cluster(), keeping.data_folder()), (false, Some("here".into())));
         let over_tcp = load(&Flags { transport: None, ..flags }, &[]).expect("right");
         assert!(!over_tcp.finds_its_cluster());
+    }
+
+    #[test]
+    fn a_budget_is_a_size_with_or_without_a_unit() {
+        let load = |text: &str| load(&Flags::default(), &[("EPICSERVER_MEMORY_BUDGET", text)]);
+        for (text, bytes) in
+            [("4096", 4096), ("1B", 1), ("2KiB", 2 << 10), ("512 MiB", 512 << 20), ("3TiB", 3 << 40)]
+        {
+            assert_eq!(load(text).expect("a size").memory_budget, Some(bytes), "{text}");
+        }
+        for wrong in ["", "0", "MiB", "-1", "1.5GiB", "12 parsecs", "512mb", "18446744073709551615KiB"] {
+            let refused = load(wrong).expect_err(wrong).to_string();
+            assert!(refused.contains("is no size") && refused.contains("\"512MiB\""), "{wrong}: {refused}");
+        }
+        assert_eq!(Settings::default().memory_budget, None);
     }
 
     #[test]
