@@ -11,6 +11,7 @@ use super::thing::{
 };
 use crate::context::sleep;
 use crate::core::{CoreConfig, Event};
+use crate::entity::RawRef;
 use crate::error::{CallError, Executed, Rejection};
 
 const MS: Duration = Duration::from_millis(1);
@@ -83,6 +84,32 @@ fn a_call_that_changes_nothing_takes_no_image_and_no_version() {
     cluster.settle();
     let (header, count) = cluster.saved::<Thing<DURABLE>>(1).expect("saved");
     assert_eq!((header.version, count), (2, Some(3)), "one version a batch, without a gap");
+}
+
+/// Calls that change nothing, over several lives of an object in memory.
+fn read_again_and_again<const POLICY: u8>() {
+    let mut cluster = Cluster::new(1);
+    let object = RawRef::<Thing<POLICY>>::new;
+    let _ = cluster.start(0, object(1).call(tick()));
+    idle(&mut cluster);
+    for _ in 0..3 {
+        let mut read = cluster.start(0, object(1).call(get()));
+        let _ = cluster.start(0, object(2).call(get()));
+        cluster.settle();
+        cluster.pass_ms(2 * BEHIND_MS);
+        idle(&mut cluster);
+        assert_eq!(read.result(), Some(Ok(1)));
+    }
+    assert_eq!((cluster.cores[0].counters().images, cluster.storage.images_written), (1, 1));
+    assert_eq!(cluster.saved::<Thing<POLICY>>(1).map(|(header, _)| header.version), Some(1));
+    assert!(cluster.saved::<Thing<POLICY>>(2).is_none(), "one that was only read has no record");
+}
+
+#[test]
+fn what_was_not_changed_is_not_written_whatever_the_policy() {
+    read_again_and_again::<DURABLE>();
+    read_again_and_again::<BEHIND>();
+    read_again_and_again::<ON_IDLE>();
 }
 
 #[test]
