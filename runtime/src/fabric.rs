@@ -40,8 +40,8 @@ use epicserver_transport::{Addr, BufferPool, Direction, Event, Frame, FrameHeade
 use crate::error::Loss;
 pub use crate::remote::LinkInput;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{LostReason, SessionConfig, SessionEvent};
-use crate::wire::handshake::Handshake;
+use crate::session::{DownReason, LostReason, SessionConfig, SessionEvent};
+use crate::wire::handshake::{Handshake, HelloError};
 
 mod config;
 mod control;
@@ -325,7 +325,7 @@ impl Fabric {
             let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
             let Some(passed) = peer.session.pass_frame(now, frame) else { return self.settle(now, id) };
             if passed.kind == FrameKind::Control {
-                return self.handle_session_event(id, SessionEvent::Control(passed.frame));
+                return self.handle_session_event(now, id, SessionEvent::Control(passed.frame));
             }
             return peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
         }
@@ -335,14 +335,14 @@ impl Fabric {
     /// Takes what a session has to tell after an input.
     fn settle(&mut self, now: u64, id: u64) {
         while let Some(event) = self.peers.get_mut(&id).and_then(|peer| peer.session.poll_event()) {
-            self.handle_session_event(id, event);
+            self.handle_session_event(now, id, event);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.flush(now);
         peer.report_unsent(&mut self.outputs);
     }
 
-    fn handle_session_event(&mut self, id: u64, event: SessionEvent) {
+    fn handle_session_event(&mut self, now: u64, id: u64, event: SessionEvent) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         match event {
             SessionEvent::Up { peer: identity, .. } => {
@@ -352,6 +352,9 @@ impl Fabric {
             SessionEvent::Down(reason) => {
                 self.controls.note_down(id);
                 peer.go_down(&reason);
+                if let DownReason::Hello(HelloError::OtherNode { expected, there }) = reason {
+                    self.seek_other(now, expected, there);
+                }
             }
             SessionEvent::Control(frame) => match peer.present {
                 Some(there) if self.config.guests_max > 0 => self.controls.take(there, frame),

@@ -175,6 +175,18 @@ impl Fabric {
         }
     }
 
+    /// Somebody else answers where this node was found: a process that began there when that one had ended. Unless there is a link to it
+    /// the address is dialled for the sake of whoever that is, beside the dialling of the one who was there.
+    pub(super) fn seek_other(&mut self, now: u64, id: u64, there: u64) {
+        if self.peers.get(&there).is_some_and(|peer| peer.link.is_some()) {
+            return;
+        }
+        for seek in self.strangers.seeks.values_mut().filter(|seek| seek.found == Some(id)) {
+            seek.found = None;
+            seek.dial.failed(now, &mut self.rng);
+        }
+    }
+
     /// Ends every link of a stranger, and dials all addresses anew.
     pub(super) fn restart_strangers(&mut self, now: u64) {
         self.commands.extend(self.strangers.end().map(Command::Close));

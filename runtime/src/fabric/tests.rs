@@ -36,8 +36,18 @@ impl World {
 
     /// Ids fall while addresses rise, so that the two orders are told apart.
     fn add(&mut self, options: LoopbackOptions) {
+        self.add_as(1000 - self.nodes.len() as u64, options);
+    }
+
+    /// The process of the last node ends, and another one begins at its address.
+    fn replace_last(&mut self, id: u64) {
+        drop(self.nodes.pop());
+        self.add_as(id, LoopbackOptions::plain());
+    }
+
+    fn add_as(&mut self, id: u64, options: LoopbackOptions) {
         let number = self.nodes.len() as u64;
-        let me = NodeId { id: 1000 - number, incarnation: 1 };
+        let me = NodeId { id, incarnation: 1 };
         let address = Addr::new(&format!("n{number:03}"));
         let transport = self.network.bind(address.as_str(), options).expect("the name is free");
         let mut config = FabricConfig::open(me, 1, address.clone(), 5, &[9; 32], transport.caps());
@@ -372,6 +382,24 @@ fn an_address_is_dialled_until_somebody_is_there_and_again_when_it_is_lost() {
         assert!(matches!(world.nodes[0].news.pop(), Some(PeerNews::Down(_))));
         assert!(world.nodes[0].fabric.peers.is_empty(), "a guest without a link is nobody");
     }
+}
+
+/// A data node was started again, with another id and at its old address, the one that others are told as a seed. A member that still
+/// took it for the node before dialled that one for ever, found another, and never met it.
+#[test]
+fn another_node_at_the_address_of_a_member_is_met() {
+    let mut world = World::new(2);
+    world.seek(0, 1);
+    world.settle();
+    world.view(&[0, 1], &[0, 1]);
+    world.settle();
+    world.replace_last(7);
+    world.advance(5_000_000_000);
+    let there = world.nodes[1].me;
+    assert!(world.nodes[0].news.contains(&PeerNews::Up(there)), "{:?}", world.nodes[0].news);
+    assert!(world.control(0, 1, 3));
+    world.settle();
+    assert_eq!(world.nodes[1].controls, [(world.nodes[0].me, 3)]);
 }
 
 #[test]
