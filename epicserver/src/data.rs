@@ -169,7 +169,8 @@ struct Unfinished {
 
 impl Unfinished {
     fn beside(directory: &Path) -> Self {
-        let mut name = directory.as_os_str().to_owned();
+        // Without a slash at its end, which would lead into it.
+        let mut name = directory.components().collect::<PathBuf>().into_os_string();
         name.push(format!(".partial-{}", std::process::id()));
         Self { path: name.into() }
     }
@@ -198,7 +199,8 @@ fn when_it_rests<T>(mut work: impl FnMut() -> Result<T, OpenError>) -> Result<T,
             other => return Ok(other?),
         }
     }
-    Err("the node that keeps the data writes without a pause; try again when less is written".into())
+    Err("the node that keeps the data is in the middle of emptying its log and does not end; try again later"
+        .into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command that waits for another process")]

@@ -5,13 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use epicserver::cluster::{NodeId, View};
 use epicserver::settings::Settings;
 use epicserver::{Executed, launch};
 use tokio::process::Command;
 
 use crate::game::{Barrel, Player};
 use crate::play::Outcome;
-use crate::world::{World, path_text, play_on, start_game};
+use crate::world::{World, path_text, play_on, start_game, until};
 
 async fn command(arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_epicserver")).args(arguments).stdin(Stdio::null()).output();
@@ -114,6 +115,47 @@ async fn damage_is_told_and_is_an_error_of_its_object_alone() {
     assert_eq!(node.pool().get::<Player>("Bob").score().await, Ok(3));
     node.shutdown(launch::PATIENCE).await;
     fs::remove_dir_all(&path).expect("removed");
+}
+
+/// A node of another machine outlives the data node, with states that are newer than the backup, and finds the new one where the old one
+/// was. It is told that it is of an old life: it drops what it has, and serves what is in the backup.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_outlives_the_data_joins_the_new_generation_and_brings_nothing() {
+    let (world, first) = World::found_plain("generation", "dedicated").await;
+    let (folder, seed) = (world.folder().to_owned(), world.address(first.id));
+    let survivor = world.start_elsewhere(&seed).await;
+    world.owned_by(survivor.id).await;
+    let barrels: Vec<_> = (0..3).map(|key| world.client.pool().get::<Barrel>(key)).collect();
+    let ann = world.client.pool().get::<Player>("Ann");
+    let mut score = 0;
+    for _ in 0..5 {
+        score = ann.enter_level(barrels.clone()).await.expect("it answers").after;
+    }
+    // An empty directory is as good as none, however it is spelled.
+    let copy = folder.with_extension("copy");
+    fs::create_dir(&copy).expect("a new directory");
+    let target = format!("{}/", copy.display());
+    let (good, _, said) = command(&["backup", &target, "--data-dir", &path_text(&folder)]).await;
+    assert!(good, "{said}");
+    let later = ann.enter_level(barrels).await.expect("it answers").after;
+    assert!(later > score && score > 0, "{later} after {score}");
+    let before = world.view();
+    world.client.shutdown(launch::PATIENCE).await;
+    first.kill().await;
+
+    let settings = Settings { cores: Some(1), listen: Some(seed), ..Settings::in_folder(&copy) };
+    let node = launch::start::<()>(&settings).await.expect("it starts");
+    let owns_all = |view: &View, life| {
+        let owner = Some(NodeId { id: survivor.id, incarnation: life });
+        view.partitions.iter().all(|state| state.owner == owner)
+    };
+    until("the survivor owns all objects in its second life", || owns_all(&node.view(), 2)).await;
+    assert!(node.view().version > before.version && node.view().store != before.store);
+    assert_eq!(node.pool().get::<Player>("Ann").score().await, Ok(score));
+    node.shutdown(launch::PATIENCE).await;
+    for folder in [&folder, &copy] {
+        fs::remove_dir_all(folder).expect("removed");
+    }
 }
 
 /// The store was put back under a cluster that is ahead of it, or is none.
