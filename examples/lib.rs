@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `game.rs` | the program of the README: players shoot at barrels |
 //! | `chat.rs` | references in state, one-way calls, errors of your own, `serial` and `join` |
+//! | `friends.rs` | `partition_by`: objects that talk to each other live together |
 //! | `simulation.rs` | agents that act by themselves: `spawn`, `sleep`, `random`, policies of saving |
 //! | `graph.rs` | a breadth-first search over objects as vertices, with arguments that are read in place |
 //! | `own_node.rs` | a program that sets up its own node: hooks, `forget()`, an orderly end |
