@@ -210,6 +210,6 @@ impl Drop for Lane {
     }
 }
 
-const VISITORS: usize = 64;
+pub(crate) const VISITORS: usize = 64;
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;

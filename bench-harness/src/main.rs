@@ -3,6 +3,7 @@
 //! ```text
 //!   bench-harness rtt --transport loopback --placement same-core --payload 64 --json
 //!   bench-harness throughput --transport tcp --placement cross-process --outstanding 256
+//!   bench-harness save --json
 //!   bench-harness list
 //! ```
 //! The figures are ratios: ours and a raw baseline are measured in turns, in one run and on the same threads, and medians are
@@ -11,7 +12,7 @@
 //!
 //! Not here: load tests in open loop, and limits that a test would hold times against; `--check` is for people.
 //! Start at `suite.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed); `pair.rs` has the
-//! two processes.
+//! two processes, `save.rs` the suite of saving.
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod allocations;
@@ -27,6 +28,7 @@ mod raw_line;
 mod raw_rdma;
 mod raw_tcp;
 mod row;
+mod save;
 mod suite;
 mod ticks;
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Rtt(options) => run(Suite::Rtt, &options),
         Command::Throughput(options) => run(Suite::Throughput, &options),
+        Command::Save(options) => save_suite(&options),
         Command::Serve(options) => pair::serve(options),
         Command::List => {
             list();
@@ -62,9 +65,14 @@ fn run(suite: Suite, options: &Options) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(suite::run(suite, options))
 }
 
+fn save_suite(options: &save::Options) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(save::run(options))
+}
+
 fn list() {
     println!("rtt: round trips between entities (bench-harness rtt --help)");
     println!("throughput: calls per second between entities (bench-harness throughput --help)");
+    println!("save: calls that change what is saved (bench-harness save --help)");
     for case in Case::ALL {
         println!("  {:<22}{}", case.name(), case.meaning());
     }

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Calls per second: as rtt with many calls under way, in batches of 20 ms
     #[command(after_long_help = ROWS)]
     Throughput(Options),
+    /// Calls that change what is saved, with a data directory: durable, behind, never, and activations of what is stored
+    #[command(after_long_help = crate::save::ROWS)]
+    Save(crate::save::Options),
     /// Name the suites, their cases and baselines
     List,
     /// The called process of a measurement; the calling one starts it
@@ -46,6 +49,8 @@ pub(crate) enum Suite {
     Rtt,
     /// How many calls are answered in a second.
     Throughput,
+    /// What saving takes.
+    Save,
 }
 
 impl Suite {
@@ -53,12 +58,13 @@ impl Suite {
         match self {
             Self::Rtt => "rtt",
             Self::Throughput => "throughput",
+            Self::Save => "save",
         }
     }
 
     fn outstanding(self) -> Vec<u32> {
         match self {
-            Self::Rtt => vec![1, 64],
+            Self::Rtt | Self::Save => vec![1, 64],
             Self::Throughput => vec![64, 256],
         }
     }
@@ -344,7 +350,7 @@ fn joined(values: &[impl fmt::Display]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (SECONDS_MIN..=SECONDS_MAX).contains(&seconds) => Ok(seconds),
         _ => Err(format!("a number from {SECONDS_MIN} to {SECONDS_MAX} is allowed")),

@@ -6,3 +6,5 @@ mod harness;
 mod processes;
 #[path = "it/rtt.rs"]
 mod rtt;
+#[path = "it/save.rs"]
+mod save;
