@@ -35,9 +35,14 @@ impl World {
         (world, first)
     }
 
-    /// Founds a cluster with a data node without objects.
+    /// Founds a cluster with a data node without objects. The client is like one of another machine: it never keeps the data, so that
+    /// the test knows who does.
     pub(crate) async fn found_plain(name: &str, threads: &'static str) -> (Self, Process) {
-        Self::found_with(name, threads, &[("binary", "plain")]).await
+        let (mut world, first) = Self::found_with(name, threads, &[("binary", "plain")]).await;
+        let settings = elsewhere(&world.address(first.id), world.folder.join("cluster.secret"));
+        let client = launch::start::<()>(&settings).await.expect("the client joins");
+        std::mem::replace(&mut world.client, client).shutdown(PATIENCE).await;
+        (world, first)
     }
 
     /// Founds a cluster over that transport with a data node without objects.
@@ -235,10 +240,13 @@ pub(crate) async fn play_on(game: &Game, levels: u64) {
 
 /// Waits until no level ends any more.
 pub(crate) async fn stands_still(game: &Game) {
-    let mut before = None;
-    while before.replace(game.levels()) != Some(game.levels()) {
-        tokio::time::sleep(STILL).await;
-    }
+    let wait = async {
+        let mut before = None;
+        while before.replace(game.levels()) != Some(game.levels()) {
+            tokio::time::sleep(STILL).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("the game stands still");
 }
 
 /// Starts a game of so many players.
