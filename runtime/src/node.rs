@@ -738,3 +738,24 @@ const BOTH_CLUSTER_AND_OWN: &str =
     "a node of a cluster has the cluster's links and store: leave out `links(..)` and `store(..)`";
 /// How long keeper and heirs are waited for at least when a node leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_are_calls_that_ran_on_the_core_that_made_them() {
+        assert_eq!(Stats::default().local_share(), None);
+        // Of 100 calls 20 came from other nodes and 30 from other cores; 50 were made to other nodes.
+        let stats = Stats {
+            calls: 100,
+            calls_from_nodes: 20,
+            cross_core_calls: 30,
+            remote_calls: 50,
+            ..Stats::default()
+        };
+        assert_eq!(stats.local_share(), Some(50.0 / 130.0));
+        let counted_late = Stats { calls: 1, cross_core_calls: 2, ..Stats::default() };
+        assert_eq!(counted_late.local_share(), Some(0.0), "counts are read one after the other");
+    }
+}

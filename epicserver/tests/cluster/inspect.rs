@@ -39,6 +39,10 @@ async fn it_shows_members_and_where_an_object_lives() {
         (Some(4096), Some(true)),
         "{text}"
     );
+    for count in ["memory_bytes", "idle_dropped", "budget_dropped"] {
+        assert!(owner_line[count].is_u64(), "{count}: {text}");
+    }
+    assert!(owner_line["local_share"].is_null() || owner_line["local_share"].is_f64(), "{text}");
     for count in ["frames_sent", "frames_received"] {
         assert!(owner_line[count].as_u64() > Some(0), "{count}: {text}");
     }

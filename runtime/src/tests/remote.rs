@@ -38,6 +38,8 @@ fn a_call_runs_on_the_other_node_and_brings_the_result() {
         let there = world.process(1).cores[0].activations();
         assert_eq!((world.process(0).cores[0].activations(), there), (0, 1));
         assert_eq!(world.process(0).cores[0].counters().remote_calls, 2);
+        let came = [0, 1].map(|at| world.process(at).cores[0].counters().calls_from_nodes);
+        assert_eq!(came, [0, 2]);
         world.end();
     }
 }
