@@ -8,9 +8,9 @@ use rkyv::api::low::{LowDeserializer, LowValidator};
 
 pub use self::handler::{Argument, Arguments, Handler, Message, Moved, Pack};
 pub use crate::launch::launch;
-pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, layout, restore};
+pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, decode, layout, restore};
 pub use epicserver_runtime::entity::{
-    Entity, EntityCell, Method, MethodTable, Methods, RawRef, Stored, method_id,
+    Earlier, Entity, EntityCell, Method, MethodTable, Methods, RawRef, Stored, method_id,
 };
 pub use epicserver_runtime::lent::{Lent, LentArchive};
 pub use epicserver_runtime::saving::SavePolicy;

@@ -3,7 +3,8 @@
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::meta::ParseNestedMeta;
-use syn::parse::Parser;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Ident, LitInt, LitStr, Path, Result, Token, Type, parenthesized};
 
@@ -16,6 +17,16 @@ pub(crate) struct EntityArguments {
     pub(crate) partition_by: Option<Path>,
     /// How long an object may lie unused, in milliseconds.
     pub(crate) idle_ms: Option<u64>,
+    /// Oldest first, without a gap up to `version`.
+    pub(crate) migrations: Vec<Migration>,
+}
+
+/// What reads the state of an earlier version: `1 => PlayerV1`, or, where states can be saved in it as well, `1 <=> PlayerV1`.
+pub(crate) struct Migration {
+    pub(crate) version: u32,
+    pub(crate) state: Type,
+    pub(crate) goes_back: bool,
+    at: Span,
 }
 
 /// What a crash may lose.
@@ -37,6 +48,7 @@ impl EntityArguments {
             version: 1,
             partition_by: None,
             idle_ms: None,
+            migrations: Vec::new(),
         };
         let mut seen = Vec::new();
         let parsed = syn::meta::parser(|meta| arguments.take(&meta, &mut seen)).parse2(tokens);
@@ -44,6 +56,10 @@ impl EntityArguments {
             Some(name) => check_name(name),
             None => Err(missing_name(ident)),
         });
+        let checked = checked.and_then(|()| check_migrations(&arguments.migrations, arguments.version));
+        if checked.is_err() {
+            arguments.migrations.clear();
+        }
         (arguments, checked)
     }
 
@@ -59,6 +75,7 @@ impl EntityArguments {
             "version" => self.version = parse_version(&meta.value()?.parse()?)?,
             "partition_by" => self.partition_by = Some(meta.value()?.parse()?),
             "idle" => self.idle_ms = Some(parse_idle(&meta.value()?.parse()?)?),
+            "migrations" => self.migrations = parse_migrations(meta)?,
             _ => return Err(meta.error(UNKNOWN)),
         }
         seen.push(argument);
@@ -67,7 +84,8 @@ impl EntityArguments {
 }
 
 const UNKNOWN: &str = "`#[entity]` knows `name = \"..\"`, `key = Type`, \
-     `save = durable | behind(\"50ms\") | on_idle | never`, `version = number`, `partition_by = function` and `idle = \"5m\"`";
+     `save = durable | behind(\"50ms\") | on_idle | never`, `version = number`, \
+     `migrations(1 => StateV1, 2 <=> StateV2)`, `partition_by = function` and `idle = \"5m\"`";
 
 fn missing_name(ident: &Ident) -> syn::Error {
     let text = format!(
@@ -113,6 +131,47 @@ fn parse_version(version: &LitInt) -> Result<u32> {
         return Err(syn::Error::new(version.span(), "versions start at 1"));
     }
     Ok(number)
+}
+
+fn parse_migrations(meta: &ParseNestedMeta<'_>) -> Result<Vec<Migration>> {
+    let list;
+    parenthesized!(list in meta.input);
+    let migrations = Punctuated::<Migration, Token![,]>::parse_terminated(&list)?;
+    Ok(migrations.into_iter().collect())
+}
+
+impl Parse for Migration {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let number: LitInt = input.parse()?;
+        let version = parse_version(&number)?;
+        let goes_back = input.peek(Token![<=]);
+        if goes_back {
+            input.parse::<Token![<=]>()?;
+            input.parse::<Token![>]>()?;
+        } else {
+            input.parse::<Token![=>]>()?;
+        }
+        Ok(Self { version, state: input.parse()?, goes_back, at: number.span() })
+    }
+}
+
+/// Each leads to the next, and the last one to the current version.
+fn check_migrations(migrations: &[Migration], version: u32) -> Result<()> {
+    for (place, migration) in migrations.iter().enumerate() {
+        let left = (migrations.len() - place) as u32;
+        if migration.version.checked_add(left) != Some(version) {
+            let text = format!(
+                "migrations are named oldest first, without a gap up to the version before `version = {version}`"
+            );
+            return Err(syn::Error::new(migration.at, text));
+        }
+        let next = migrations.get(place + 1);
+        if migration.goes_back && next.is_some_and(|next| !next.goes_back) {
+            let text = "the way back to a version leads over all later ones: `<=>` for this one needs `<=>` for those";
+            return Err(syn::Error::new(migration.at, text));
+        }
+    }
+    Ok(())
 }
 
 fn parse_save(meta: &ParseNestedMeta<'_>) -> Result<Save> {
@@ -194,6 +253,15 @@ mod tests {
     }
 
     #[test]
+    fn migrations_lead_to_the_current_version() {
+        let Ok(arguments) = parse(quote!(name = "a", migrations(2 => a::V2, 3 <=> V3,), version = 4)) else {
+            panic!("all of it is legal")
+        };
+        let read: Vec<_> = arguments.migrations.iter().map(|one| (one.version, one.goes_back)).collect();
+        assert_eq!(read, [(2, false), (3, true)]);
+    }
+
+    #[test]
     fn each_policy_has_its_spelling() {
         for (tokens, save) in [
             (quote!(durable), Save::Durable),
@@ -238,6 +306,13 @@ mod tests {
             (quote!(name = "a", key = Vec<u16>), "the key of an entity"),
             (quote!(name = "a", key = Option<u64>), "the key of an entity"),
             (quote!(name = "a", version = 0), "start at 1"),
+            (quote!(name = "a", version = 2, migrations(0 => A)), "start at 1"),
+            (quote!(name = "a", version = 3, migrations(1 => A)), "without a gap"),
+            (quote!(name = "a", version = 3, migrations(2 => A, 1 => B)), "without a gap"),
+            (quote!(name = "a", migrations(1 => A)), "without a gap"),
+            (quote!(name = "a", version = 3, migrations(1 <=> A, 2 => B)), "the way back"),
+            (quote!(name = "a", version = 2, migrations(1 = A)), "expected `=>`"),
+            (quote!(name = "a", version = 2, migrations = A), "expected parentheses"),
         ] {
             let shown = tokens.to_string();
             let Err(error) = parse(tokens) else { panic!("accepted: {shown}") };

@@ -93,6 +93,7 @@ impl<'a> Expansion<'a> {
                 const IDLE_MS: ::core::option::Option<::core::primitive::u64> = ::core::option::Option::Some(#ms);
             }
         });
+        let migrations = self.migrations();
         quote! {
             #[automatically_derived]
             impl #private::Entity for #entity {
@@ -102,6 +103,7 @@ impl<'a> Expansion<'a> {
                 const SAVE: #private::SavePolicy = #private::SavePolicy::#save;
                 const VERSION: ::core::primitive::u32 = #version;
                 #idle
+                #migrations
                 fn cell() -> &'static #private::EntityCell {
                     static CELL: #private::EntityCell = #private::EntityCell::new();
                     &CELL
@@ -109,6 +111,48 @@ impl<'a> Expansion<'a> {
                 #placement
             }
         }
+    }
+
+    /// From version to version, by `From` of the user's.
+    fn migrations(&self) -> Option<TokenStream> {
+        let Self { item, arguments, private, .. } = self;
+        let entity = &item.ident;
+        let all = &arguments.migrations;
+        let earlier = all.iter().enumerate().map(|(place, migration)| {
+            let (version, state) = (migration.version, &migration.state);
+            let later = all[place + 1..].iter().map(|later| &later.state);
+            let forth = later.clone().map(|kind| {
+                quote_spanned!(kind.span()=> let state: #kind = <#kind as ::core::convert::From<_>>::from(state);)
+            });
+            let read = quote_spanned! {state.span()=>
+                |bytes| {
+                    let state: #state = #private::decode::<#state>(bytes)?;
+                    #(#forth)*
+                    ::core::result::Result::Ok(<#entity as ::core::convert::From<_>>::from(state))
+                }
+            };
+            let write = if migration.goes_back {
+                let back = std::iter::once(state).chain(later).rev().map(|kind| {
+                    quote_spanned!(kind.span()=> let state = &<#kind as ::core::convert::From<&_>>::from(state);)
+                });
+                quote! {
+                    ::core::option::Option::Some(|state: &#entity, encoder| {
+                        #(#back)*
+                        encoder.encode(state)
+                    })
+                }
+            } else {
+                quote!(::core::option::Option::None)
+            };
+            quote!(#private::Earlier::new::<#state>(#version, #read, #write))
+        });
+        let earlier = earlier.collect::<Vec<_>>();
+        (!earlier.is_empty()).then(|| {
+            quote! {
+                #[allow(clippy::all)]
+                const EARLIER: &'static [#private::Earlier<Self>] = &[#(#earlier),*];
+            }
+        })
     }
 
     fn placement(&self) -> Option<TokenStream> {
@@ -132,10 +176,12 @@ impl<'a> Expansion<'a> {
         let entity = &item.ident;
         let layouts = Layouts { ident: entity, asserted: true, recursive: false };
         let layout = layouts.of_fields(name, &item.fields, 0);
+        let fields = layouts.of_fields("", &item.fields, 0);
         quote! {
             #[automatically_derived]
             impl #private::Wire for #entity {
                 const LAYOUT: ::core::primitive::u64 = #layout;
+                const FIELDS: ::core::primitive::u64 = #fields;
             }
         }
     }

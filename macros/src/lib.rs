@@ -32,11 +32,55 @@ use proc_macro::TokenStream;
 /// | `key = String` | what names an object: `u64`, `u128`, `String` or `Vec<u8>` | `u64` |
 /// | `save = durable` | what a crash may lose: `durable`, `behind("50ms")`, `on_idle` or `never` | `durable` |
 /// | `version = 3` | the version of the state's layout | `1` |
+/// | `migrations(1 => PlayerV1, 2 <=> PlayerV2)` | what reads states that earlier versions saved; see below | none |
 /// | `partition_by = function` | a pure `fn(&Key) -> Key`, or of `&str` for `String`: objects for which it gives equal keys live together | the key itself |
 /// | `idle = "5m"` | how long an object may lie unused before it leaves memory: whole `s`, `m` or `h`, a year at most | as the node says, 15 minutes |
 ///
 /// A new object starts as `Default::default()`, so the struct must implement `Default`. All fields must be able to be
 /// saved: numbers, strings, collections, [`Field`]s, references to objects, and your own `#[message]` types.
+///
+/// # A state that changes
+///
+/// Saved states are archives of the fields: with another field, type or order they are others. Give the struct a new `version`
+/// then, keep the old fields in a `#[message]` struct, and say by `From` how one becomes the next:
+///
+/// ```
+/// # use epicserver::prelude::*;
+/// /// What version 1 saved.
+/// #[message]
+/// struct PlayerV1 {
+///     score: u32,
+/// }
+///
+/// #[entity(name = "game.Player", version = 2, migrations(1 <=> PlayerV1))]
+/// #[derive(Default)]
+/// struct Player {
+///     score: u64,
+///     rank: String,
+/// }
+///
+/// impl From<PlayerV1> for Player {
+///     fn from(old: PlayerV1) -> Self {
+///         Self { score: old.score.into(), rank: "private".into() }
+///     }
+/// }
+///
+/// /// For `<=>`: while processes of version 1 are in the cluster.
+/// impl From<&Player> for PlayerV1 {
+///     fn from(new: &Player) -> Self {
+///         Self { score: new.score.try_into().unwrap_or(u32::MAX) }
+///     }
+/// }
+/// ```
+///
+/// A state of version 1 becomes one of version 2 when it is loaded, and is saved as that with its next change. From several versions
+/// back it goes over all between. A state that is newer than the program is refused, as is one without a migration: calls get
+/// `Unavailable`, and the record stays as it is.
+///
+/// *A rolling upgrade* runs both programs side by side. With `<=>` the new one saves in the old version until the last process of the old
+/// program leaves, and so shares the objects with it; what only the new version knows is kept in memory until then, no longer. With `=>`
+/// it waits until the last one leaves, and takes all objects over from that. Once states are saved in the new version a process of the
+/// old program owns no objects any more.
 ///
 /// Beside the implementations it makes `PlayerRef`, the reference to one object, which `Ref<Player>` stands for.
 ///

@@ -114,6 +114,10 @@ fn wire(input: &DeriveInput) -> TokenStream {
     let private = private();
     let ident = &input.ident;
     let layout = layout(input);
+    let fields = matches!(input.data, Data::Struct(_)).then(|| {
+        let fields = fields_layout(input);
+        quote!(const FIELDS: ::core::primitive::u64 = #fields;)
+    });
     let mut generics = input.generics.clone();
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(::epicserver::__private::Wire));
@@ -132,8 +136,19 @@ fn wire(input: &DeriveInput) -> TokenStream {
         #[automatically_derived]
         impl #implemented #private::Wire for #ident #names #conditions {
             const LAYOUT: ::core::primitive::u64 = #layout;
+            #fields
         }
     }
+}
+
+/// The layout of a struct without its name.
+fn fields_layout(input: &DeriveInput) -> TokenStream {
+    let layouts = layouts(input);
+    variants(input).map(|(name, fields)| layouts.of_fields(&name, fields, 0)).collect()
+}
+
+fn layouts(input: &DeriveInput) -> Layouts<'_> {
+    Layouts { ident: &input.ident, asserted: !is_generic(input), recursive: true }
 }
 
 fn layout(input: &DeriveInput) -> TokenStream {
@@ -141,7 +156,7 @@ fn layout(input: &DeriveInput) -> TokenStream {
     let name = input.ident.to_string();
     let parameters = input.generics.type_params().map(|parameter| &parameter.ident);
     let parameters = quote!(#(<#parameters as #private::Wire>::LAYOUT,)*);
-    let layouts = Layouts { ident: &input.ident, asserted: !is_generic(input), recursive: true };
+    let layouts = layouts(input);
     let mut first = 0;
     let parts: Vec<_> = variants(input)
         .map(|(name, fields)| {

@@ -6,12 +6,14 @@
 use std::any::TypeId;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use foldhash::fast::FixedState;
+use rkyv::util::AlignedVec;
 
 use crate::codec::{self, CodecError, Encoder};
-use crate::entity::{Entity, Hint, MethodEntry, MethodTable, Methods, Stored};
+use crate::entity::{Earlier, Entity, Hint, MethodEntry, MethodTable, Methods, Stored};
 use crate::id::{EntityId, ObjectHash};
 use crate::key::{KeyView, StoredKey};
 use crate::saving::SavePolicy;
@@ -22,6 +24,8 @@ use crate::task::Hook;
 type KeyMap<K> = std::collections::HashMap<K, u32, FixedState>;
 
 const CHUNK_LEN: usize = 128;
+/// The longest archive of a new object's state that tests look at.
+const SAMPLE_LEN_MAX: usize = 16 << 20;
 
 /// The untyped head of an activation.
 #[repr(C)]
@@ -87,13 +91,54 @@ pub(crate) struct EntityVtable {
     pub(crate) fixed_len: u32,
     /// The archive of a state that is not measured yet.
     pub(crate) state_len_min: u32,
+    /// The earlier versions of its state.
+    pub(crate) earlier: &'static [EarlierForm],
     pub(crate) on_activate: Option<Hook>,
     pub(crate) on_drop: Option<Hook>,
     pub(crate) new_catalog: fn() -> Box<dyn AnyCatalog>,
     key: unsafe fn(ObjectPtr, &mut dyn FnMut(KeyView<'_>)),
     image: unsafe fn(ObjectPtr, &mut Encoder<'_>) -> Result<usize, CodecError>,
     load: unsafe fn(ObjectPtr, &[u8]) -> Result<(), CodecError>,
+    /// As the two above, in the earlier version of this place in the list.
+    /// An archive of a new object's state.
+    pub(crate) sample: fn() -> Result<AlignedVec, CodecError>,
+    /// Reads an archive of the current version, or of the earlier one of this place, and writes the state that the archive is of
+    /// again, if it is of the current version.
+    pub(crate) read_again: fn(Option<usize>, &[u8]) -> Result<Option<AlignedVec>, CodecError>,
+    image_earlier: unsafe fn(ObjectPtr, usize, &mut Encoder<'_>) -> Result<usize, CodecError>,
+    load_earlier: unsafe fn(ObjectPtr, usize, &[u8]) -> Result<(), CodecError>,
     reset: unsafe fn(ObjectPtr),
+}
+
+/// What is told of an [`Earlier`](crate::entity::Earlier) version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EarlierForm {
+    pub(crate) version: u32,
+    pub(crate) layout: u64,
+    /// States can be saved in it, too.
+    pub(crate) is_written: bool,
+}
+
+/// A version of a state that it is saved in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    pub(crate) version: u32,
+    pub(crate) layout: u64,
+    /// Its place among the earlier versions; `None`: it is the current one.
+    earlier: Option<usize>,
+}
+
+impl EntityVtable {
+    /// The current version.
+    pub(crate) fn form(&self) -> Form {
+        Form { version: self.version, layout: self.layout, earlier: None }
+    }
+
+    /// An earlier version that states can be saved in.
+    pub(crate) fn written_form(&self, version: u32) -> Option<Form> {
+        let place = self.earlier.iter().position(|form| form.version == version && form.is_written)?;
+        Some(Form { version, layout: self.earlier[place].layout, earlier: Some(place) })
+    }
 }
 
 /// The address of an activation. Activations stay where they are as long as their core exists, vacant or not, so the
@@ -152,22 +197,33 @@ impl ObjectPtr {
         self.key(|key| format!("{name}/{key}")).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Writes the state's archive. Nothing may be written while an exclusive method is in progress.
-    pub(crate) fn image(self, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
+    /// Writes the state's archive in this version. Nothing may be written while an exclusive method is in progress.
+    pub(crate) fn image(self, form: Form, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
         // Held meanwhile, as an archiver may be user code: whatever that lets go of, nobody gets or resets the state.
         self.lock.set(self.lock.get() + 1);
         // SAFETY: the vtable is the one of this entity; callers take images only between turns and, of exclusive
         // methods, only after their end.
-        let written = archive(|| unsafe { (self.vtable.get().image)(self, encoder) });
+        let written = archive(|| unsafe {
+            match form.earlier {
+                None => (self.vtable.get().image)(self, encoder),
+                Some(place) => (self.vtable.get().image_earlier)(self, place, encoder),
+            }
+        });
         self.lock.set(self.lock.get() - 1);
         written
     }
 
-    /// Replaces the state by a saved one. Nothing may borrow the state.
-    pub(crate) fn load(self, bytes: &[u8]) -> Result<(), CodecError> {
+    /// Replaces the state by one that was saved in the current version or, if it is given, in the earlier one of this place in the
+    /// list. Nothing may borrow the state.
+    pub(crate) fn load(self, earlier: Option<usize>, bytes: &[u8]) -> Result<(), CodecError> {
         assert_eq!(self.lock.get(), 0, "a state that is borrowed was to be replaced");
         // SAFETY: the vtable is the one of this entity, and no call holds the object.
-        unsafe { (self.vtable.get().load)(self, bytes) }
+        unsafe {
+            match earlier {
+                None => (self.vtable.get().load)(self, bytes),
+                Some(place) => (self.vtable.get().load_earlier)(self, place, bytes),
+            }
+        }
     }
 
     /// Replaces the state by its default. Nothing may borrow the state. This runs user code.
@@ -485,8 +541,18 @@ pub(crate) fn vtable_of<E: Methods>() -> (&'static EntityVtable, &'static [Metho
     let mut table = MethodTable::<E>::new();
     E::describe(&mut table);
     table.methods.sort_by_key(|entry| entry.id);
-    let vtable =
-        EntityVtable { on_activate: table.on_activate, on_drop: table.on_drop, ..bare_vtable::<E>() };
+    let form = |earlier: &Earlier<E>| EarlierForm {
+        version: earlier.version,
+        layout: earlier.layout,
+        is_written: earlier.write.is_some(),
+    };
+    let earlier = Vec::leak(E::EARLIER.iter().map(form).collect());
+    let vtable = EntityVtable {
+        earlier,
+        on_activate: table.on_activate,
+        on_drop: table.on_drop,
+        ..bare_vtable::<E>()
+    };
     // Leaked on purpose: activations refer to it for as long as the process lives, and there are few entities.
     (Box::leak(Box::new(vtable)), Vec::leak(table.methods))
 }
@@ -506,7 +572,8 @@ const fn bare_vtable<E: Entity>() -> EntityVtable {
         name: E::NAME,
         save: E::SAVE,
         version: E::VERSION,
-        layout: E::LAYOUT,
+        layout: E::FIELDS,
+        earlier: &[],
         idle_ns: match E::IDLE_MS {
             Some(ms) => Some(ms.saturating_mul(1_000_000)),
             None => None,
@@ -519,6 +586,10 @@ const fn bare_vtable<E: Entity>() -> EntityVtable {
         key: key::<E>,
         image: image::<E>,
         load: load::<E>,
+        sample: || codec::encode_to_vec(&E::default(), SAMPLE_LEN_MAX),
+        read_again: read_again::<E>,
+        image_earlier: image_earlier::<E>,
+        load_earlier: load_earlier::<E>,
         reset: reset::<E>,
     }
 }
@@ -544,6 +615,41 @@ unsafe fn image<E: Entity>(object: ObjectPtr, encoder: &mut Encoder<'_>) -> Resu
 /// `object` is a live `Activation<E>` whose state nothing borrows.
 unsafe fn load<E: Entity>(object: ObjectPtr, bytes: &[u8]) -> Result<(), CodecError> {
     let state = codec::decode::<E>(bytes)?;
+    // SAFETY: see above.
+    unsafe { *(*object.activation::<E>().state.get()).assume_init_mut() = state };
+    Ok(())
+}
+
+fn read_again<E: Entity>(earlier: Option<usize>, bytes: &[u8]) -> Result<Option<AlignedVec>, CodecError> {
+    match earlier.and_then(|place| E::EARLIER.get(place)) {
+        Some(earlier) => (earlier.read)(bytes).map(|_| None),
+        None => codec::encode_to_vec(&codec::decode::<E>(bytes)?, SAMPLE_LEN_MAX).map(Some),
+    }
+}
+
+/// # Safety
+/// `object` is a live `Activation<E>` whose state is not exclusively borrowed.
+unsafe fn image_earlier<E: Entity>(
+    object: ObjectPtr,
+    place: usize,
+    encoder: &mut Encoder<'_>,
+) -> Result<usize, CodecError> {
+    let write = E::EARLIER.get(place).and_then(|earlier| earlier.write);
+    let write = write.ok_or_else(|| CodecError::Invalid("it cannot be saved in that version".to_owned()))?;
+    // SAFETY: see above.
+    let state = unsafe { (*object.activation::<E>().state.get()).assume_init_ref() };
+    // The way back is user code, and an object may be saved when nobody is there who could be told of a panic.
+    catch_unwind(AssertUnwindSafe(|| write(state, encoder))).unwrap_or_else(|_| {
+        Err(CodecError::Invalid("the way back to an earlier version panicked".to_owned()))
+    })
+}
+
+/// # Safety
+/// `object` is a live `Activation<E>` whose state nothing borrows.
+unsafe fn load_earlier<E: Entity>(object: ObjectPtr, place: usize, bytes: &[u8]) -> Result<(), CodecError> {
+    let earlier = E::EARLIER.get(place);
+    let earlier = earlier.ok_or_else(|| CodecError::Invalid("nothing reads that version".to_owned()))?;
+    let state = (earlier.read)(bytes)?;
     // SAFETY: see above.
     unsafe { *(*object.activation::<E>().state.get()).assume_init_mut() = state };
     Ok(())

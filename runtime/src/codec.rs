@@ -36,6 +36,8 @@ pub trait Wire:
 {
     /// A hash of the type's shape: two programs that disagree on it must not read each other's bytes.
     const LAYOUT: u64;
+    /// The same without the type's own name, so that a struct that keeps an entity's former state has the layout of that entity.
+    const FIELDS: u64 = Self::LAYOUT;
 }
 
 /// Why bytes could not be written or read.

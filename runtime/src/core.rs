@@ -471,6 +471,8 @@ impl Core {
             desk: crate::registry::open_desk(number),
             config,
         };
+        let routes = state.routes.borrow().clone();
+        state.note_schemas(&routes);
         Self { state: Rc::new(state) }
     }
 

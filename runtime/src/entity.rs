@@ -14,7 +14,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::activation::{EntityVtable, Found, Whereabouts, vtable_of};
 use crate::call::Call;
-use crate::codec::{CodecError, Wire, WireSerializer, layout};
+use crate::codec::{CodecError, Encoder, Wire, WireSerializer, layout};
 use crate::core::CoreState;
 use crate::error::CallError;
 use crate::key::{EntityKey, StoredKey};
@@ -40,6 +40,8 @@ pub trait Entity: Default + Wire {
     const VERSION: u32;
     /// How long an object may lie unused before it leaves memory, in milliseconds; `None`: as long as the node says.
     const IDLE_MS: Option<u64> = None;
+    /// How states that were saved in earlier versions become this one; oldest first.
+    const EARLIER: &'static [Earlier<Self>] = &[];
     /// The process-wide cell that the runtime keeps its number of this entity in.
     fn cell() -> &'static EntityCell;
     /// The key that decides where an object lives; the object's own unless `partition_by` was given.
@@ -48,6 +50,29 @@ pub trait Entity: Default + Wire {
     }
     /// Whether [`placement`](Self::placement) is other than the key itself.
     const PLACED: bool = false;
+}
+
+/// An earlier version of an entity's state, as `#[entity(migrations(..))]` names it.
+#[derive(Debug)]
+pub struct Earlier<E> {
+    pub(crate) version: u32,
+    pub(crate) layout: u64,
+    pub(crate) read: fn(&[u8]) -> Result<E, CodecError>,
+    pub(crate) write: Option<WriteEarlier<E>>,
+}
+
+type WriteEarlier<E> = fn(&E, &mut Encoder<'_>) -> Result<usize, CodecError>;
+
+impl<E> Earlier<E> {
+    /// The version whose state had the fields of `Old`, and how to make today's state of its archive. With `write`, states can be
+    /// saved in this version as well, while a member of the cluster knows no newer one.
+    pub const fn new<Old: Wire>(
+        version: u32,
+        read: fn(&[u8]) -> Result<E, CodecError>,
+        write: Option<WriteEarlier<E>>,
+    ) -> Self {
+        Self { version, layout: Old::FIELDS, read, write }
+    }
 }
 
 /// The kept form of an entity's keys.

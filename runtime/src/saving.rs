@@ -159,16 +159,18 @@ impl BatchImages {
         Ok(self.images.len() as u32 - 1)
     }
 
-    /// Replaces an image of the same batch by a newer one.
+    /// Replaces an image of the same batch by a newer one, of this schema and layout.
     pub(crate) fn replace<E>(
         &mut self,
         index: u32,
+        (schema, layout): (u32, u64),
         write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
     ) -> Result<(), E> {
         // Written behind the others first: the older image stays whole if the newer one turns out to be too large.
         let (fresh, len) = self.write_behind(write)?;
         let Some(image) = self.images.get_mut(index as usize) else { return Ok(()) };
         image.header.kind = EnvelopeKind::State;
+        (image.header.schema, image.header.layout) = (schema, layout);
         image.len = len;
         if len <= image.room {
             // Moved into place where it fits, which is the rule: most states keep their size.

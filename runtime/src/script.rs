@@ -36,10 +36,12 @@ use crate::key::{EntityKey, StoredKey};
 use crate::routes::Routes;
 use crate::saving::{LoadTicket, SaveNews};
 
+mod saved_states;
 mod tape;
 #[cfg(test)]
 mod tests;
 
+pub use saved_states::check_saved_states;
 pub(crate) use tape::Tape;
 pub use tape::{Arguments, Syscall};
 

@@ -64,6 +64,8 @@ pub(crate) fn found(connection: &Connection, old: &View, store: StoreId) -> rusq
     let epoch = above(of_view.max(highest.map_or(0, i64::cast_unsigned)));
     let mut view = View::empty(store);
     view.version = above(old.version);
+    // The states are saved in these, whoever reads them.
+    view.schemas.clone_from(&old.schemas);
     view.partitions.fill(PartitionState { owner: None, epoch, moving_to: None });
     let mut fence = connection
         .prepare("REPLACE INTO fences (partition, epoch, holder, incarnation) VALUES (?1, ?2, 0, 0)")?;

@@ -3,15 +3,17 @@
 //! ```text
 //!  0 magic "EPVW" | 4 format u32 | 8 crc32 of all that follows, u32
 //! 12 version u64 | 20 store u128 | 36 number of members u16
-//! 38 each member:      id u64, incarnation u32, cores u8, address, number of entities u16, each: name, layout u64
+//! 38 each member:      id u64, incarnation u32, cores u8, address, number of entities u16, each: name, layout u64, version u32,
+//!                      number of earlier versions u16, each: version u32, layout u64
+//!    number of schemas u16, each: entity, version u32
 //!    each partition:   owner u16, moving to u16, epoch u64; both as places among the members, 0xFFFF for nobody
 //! ```
 //! All integers little-endian; a text is its length in bytes as u16, then UTF-8. The whole is about 48 KiB, and is written as a
 //! whole: views change rarely.
 
 use epicserver_storage::{
-    BoundEntity, MEMBER_ENTITIES_MAX, MEMBER_NAME_LENGTH_MAX, MEMBERS_MAX, Member, NodeId, Partition,
-    PartitionState, StoreId, View, ViewError,
+    BoundEntity, ENTITY_FORMS_MAX, EarlierForm, MEMBER_ENTITIES_MAX, MEMBER_NAME_LENGTH_MAX, MEMBERS_MAX,
+    Member, NodeId, Partition, PartitionState, SCHEMAS_MAX, Schema, StoreId, View, ViewError,
 };
 
 /// Writes a view that a coordinator has checked.
@@ -28,6 +30,11 @@ pub(crate) fn encode(view: &View) -> Vec<u8> {
     put_count(&mut out, view.members.len());
     for member in &view.members {
         put_member(&mut out, member);
+    }
+    put_count(&mut out, view.schemas.len());
+    for schema in &view.schemas {
+        put_text(&mut out, &schema.entity);
+        out.extend_from_slice(&schema.version.to_le_bytes());
     }
     for state in view.partitions.iter() {
         out.extend_from_slice(&place(view, state.owner).to_le_bytes());
@@ -93,6 +100,12 @@ fn put_member(out: &mut Vec<u8>, member: &Member) {
     for entity in &member.entities {
         put_text(out, &entity.name);
         out.extend_from_slice(&entity.layout.to_le_bytes());
+        out.extend_from_slice(&entity.version.to_le_bytes());
+        put_count(out, entity.earlier.len());
+        for form in &entity.earlier {
+            out.extend_from_slice(&form.version.to_le_bytes());
+            out.extend_from_slice(&form.layout.to_le_bytes());
+        }
     }
 }
 
@@ -119,6 +132,9 @@ fn decode_body(mut reader: Reader<'_>) -> Result<View, DecodeError> {
     let count = reader.count("members", MEMBERS_MAX)?;
     for _ in 0..count {
         view.members.push(reader.member()?);
+    }
+    for _ in 0..reader.count("versions of entities", SCHEMAS_MAX)? {
+        view.schemas.push(Schema { entity: reader.text()?, version: reader.u32()? });
     }
     for partition in Partition::all() {
         let (owner, moving_to) = (reader.node(&view.members)?, reader.node(&view.members)?);
@@ -176,9 +192,18 @@ impl<'a> Reader<'a> {
         let address = self.text()?;
         let mut entities = Vec::new();
         for _ in 0..self.count("entities of a member", MEMBER_ENTITIES_MAX)? {
-            entities.push(BoundEntity { name: self.text()?, layout: self.u64()? });
+            entities.push(self.entity()?);
         }
         Ok(Member { node, address, cores, entities })
+    }
+
+    fn entity(&mut self) -> Result<BoundEntity, DecodeError> {
+        let (name, layout, version) = (self.text()?, self.u64()?, self.u32()?);
+        let mut earlier = Vec::new();
+        for _ in 0..self.count("versions of an entity", ENTITY_FORMS_MAX)? {
+            earlier.push(EarlierForm { version: self.u32()?, layout: self.u64()? });
+        }
+        Ok(BoundEntity { name, layout, version, earlier })
     }
 
     fn node(&mut self, members: &[Member]) -> Result<Option<NodeId>, DecodeError> {
@@ -194,7 +219,7 @@ impl<'a> Reader<'a> {
 }
 
 const MAGIC: [u8; 4] = *b"EPVW";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEAD_LENGTH: usize = 12;
 const NOBODY: u16 = u16::MAX;
 const _: () = assert!(MEMBERS_MAX < NOBODY as usize);

@@ -94,6 +94,6 @@ pub use machine::{KeeperRecord, Kept, Machine, MachineError};
 pub use memory::{MemoryCoordinator, MemoryMachine, MemoryStore};
 pub use store::{Committed, Effect, Fence, Oversize, Record, Store, StoreError, StoreLimits};
 pub use view::{
-    BoundEntity, MEMBER_ENTITIES_MAX, MEMBER_NAME_LENGTH_MAX, MEMBERS_MAX, Member, PartitionState, View,
-    ViewError,
+    BoundEntity, ENTITY_FORMS_MAX, EarlierForm, MEMBER_ENTITIES_MAX, MEMBER_NAME_LENGTH_MAX, MEMBERS_MAX,
+    Member, PartitionState, SCHEMAS_MAX, Schema, View, ViewError,
 };

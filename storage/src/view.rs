@@ -14,6 +14,12 @@ pub const MEMBERS_MAX: usize = 1024;
 /// The most entities that a member binds.
 pub const MEMBER_ENTITIES_MAX: usize = 4096;
 
+/// The most versions of one entity's state that a member can save.
+pub const ENTITY_FORMS_MAX: usize = 64;
+
+/// The most entities that a view has a version for.
+pub const SCHEMAS_MAX: usize = 4096;
+
 /// The longest address or entity name in a member record, in bytes.
 pub const MEMBER_NAME_LENGTH_MAX: usize = 256;
 
@@ -26,6 +32,9 @@ pub struct View {
     pub store: StoreId,
     /// The members, ordered by id; an id once.
     pub members: Vec<Member>,
+    /// The version that the state of each entity is saved in, ordered by name. It rises once no member is left that knows no
+    /// newer one, and never falls: so no member that stays meets a state that it cannot read.
+    pub schemas: Vec<Schema>,
     /// The partitions, by [`Partition::index`].
     pub partitions: Box<[PartitionState; PARTITIONS as usize]>,
 }
@@ -35,7 +44,7 @@ impl View {
     pub fn empty(store: StoreId) -> Self {
         let free = vec![PartitionState::default(); PARTITIONS as usize].into_boxed_slice();
         let partitions = free.try_into().expect("the vector was made with exactly this length");
-        Self { version: 0, store, members: Vec::new(), partitions }
+        Self { version: 0, store, members: Vec::new(), schemas: Vec::new(), partitions }
     }
 
     /// The owner of a partition, `None` while it is free. Calls go there also while it moves.
@@ -58,6 +67,20 @@ impl View {
     /// Asks the owner of a partition to hand it over to this node, or to keep it. Epoch and owner stay as they are until it has.
     pub fn move_to(&mut self, partition: Partition, next: Option<NodeId>) {
         self.partitions[partition.index()].moving_to = next;
+    }
+
+    /// The version that the state of an entity is saved in; `None` if no member has bound it yet.
+    pub fn schema(&self, entity: &str) -> Option<u32> {
+        let place = self.schemas.binary_search_by(|schema| schema.entity.as_str().cmp(entity)).ok()?;
+        Some(self.schemas[place].version)
+    }
+
+    /// Lets the state of an entity be saved in this version from now on, unless it is in a newer one.
+    pub fn raise_schema(&mut self, entity: &str, version: u32) {
+        match self.schemas.binary_search_by(|schema| schema.entity.as_str().cmp(entity)) {
+            Ok(place) => self.schemas[place].version = self.schemas[place].version.max(version),
+            Err(place) => self.schemas.insert(place, Schema { entity: entity.to_owned(), version }),
+        }
     }
 
     /// The member with this id and incarnation.
@@ -101,6 +124,13 @@ impl View {
                 return Err(ViewError::IncarnationFalls { id, stored, given });
             }
         }
+        for Schema { entity, version: stored } in &self.schemas {
+            let given = next.schema(entity).unwrap_or(0);
+            if given < *stored {
+                let entity = entity.clone();
+                return Err(ViewError::SchemaFalls { entity, stored: *stored, given });
+            }
+        }
         for partition in Partition::all() {
             self.check_partition(partition, next)?;
         }
@@ -121,7 +151,15 @@ impl View {
             check_limit("bytes of an address", member.address.len(), MEMBER_NAME_LENGTH_MAX)?;
             for entity in &member.entities {
                 check_limit("bytes of an entity's name", entity.name.len(), MEMBER_NAME_LENGTH_MAX)?;
+                check_limit("versions of an entity", entity.earlier.len(), ENTITY_FORMS_MAX)?;
             }
+        }
+        check_limit("versions of entities", self.schemas.len(), SCHEMAS_MAX)?;
+        for Schema { entity, .. } in &self.schemas {
+            check_limit("bytes of an entity's name", entity.len(), MEMBER_NAME_LENGTH_MAX)?;
+        }
+        if !self.schemas.is_sorted_by(|first, second| first.entity < second.entity) {
+            return Err(ViewError::SchemaOrder);
         }
         Ok(())
     }
@@ -183,6 +221,43 @@ pub struct BoundEntity {
     pub name: String,
     /// Hash of its archived layout.
     pub layout: u64,
+    /// The version of the layout.
+    pub version: u32,
+    /// The earlier versions that the member can save states in as well.
+    pub earlier: Vec<EarlierForm>,
+}
+
+impl BoundEntity {
+    /// An entity with nothing but its current version.
+    pub fn new(name: &str, version: u32, layout: u64) -> Self {
+        Self { name: name.to_owned(), layout, version, earlier: Vec::new() }
+    }
+
+    /// The layout that the member saves states of this version in; `None` if it cannot.
+    pub fn layout_at(&self, version: u32) -> Option<u64> {
+        if version == self.version {
+            return Some(self.layout);
+        }
+        self.earlier.iter().find(|form| form.version == version).map(|form| form.layout)
+    }
+}
+
+/// An earlier version of an entity's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlierForm {
+    /// Which version.
+    pub version: u32,
+    /// Hash of its archived layout.
+    pub layout: u64,
+}
+
+/// The version that an entity's state is saved in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The entity's declared name.
+    pub entity: String,
+    /// The version.
+    pub version: u32,
 }
 
 /// Who owns a partition.
@@ -265,6 +340,19 @@ pub enum ViewError {
         /// The incarnation in the refused view.
         given: u32,
     },
+    /// Versions of states never fall.
+    #[error("states of {entity} are saved in version {stored}, version {given} is older")]
+    SchemaFalls {
+        /// Which entity.
+        entity: String,
+        /// Its version in the current view.
+        stored: u32,
+        /// Its version in the refused view, 0 for none.
+        given: u32,
+    },
+    /// Versions are ordered by the names of their entities, a name once.
+    #[error("the versions of entities are not ordered by name, or a name comes twice")]
+    SchemaOrder,
     /// Members are ordered by id, an id once.
     #[error("member {second} comes behind {first}: members are ordered by id, an id once")]
     MemberOrder {

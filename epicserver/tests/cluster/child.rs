@@ -6,7 +6,7 @@ use epicserver::launch;
 use epicserver::settings::{Flags, Settings};
 
 use crate::game::{Barrel, Player};
-use crate::other_game;
+use crate::{other_game, veterans};
 
 /// Serves until it is told to stop, where the environment says so; else it is no test of anything.
 #[test]
@@ -31,6 +31,8 @@ fn node_process() {
     let code = match given.get("binary").copied() {
         None => launch::serve::<(Player, Barrel)>(&settings, serving),
         Some("other") => launch::serve::<(other_game::Player, other_game::Barrel)>(&settings, serving),
+        Some("old") => launch::serve::<(veterans::old::Veteran,)>(&settings, serving),
+        Some("new") => launch::serve::<(veterans::new::Veteran,)>(&settings, serving),
         Some(_) => launch::serve::<()>(&settings, serving),
     };
     assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));

@@ -19,5 +19,7 @@ mod other_game;
 mod play;
 mod takeover;
 mod tipc;
+mod upgrade;
+mod veterans;
 mod world;
 mod zombies;

@@ -50,6 +50,11 @@ impl World {
         Self::found_with(name, threads, &[("binary", "plain"), ("transport", transport)]).await
     }
 
+    /// Founds a cluster with a data node of this program.
+    pub(crate) async fn found_as(name: &str, threads: &'static str, binary: &str) -> (Self, Process) {
+        Self::found_with(name, threads, &[("binary", binary)]).await
+    }
+
     async fn found_with(name: &str, threads: &'static str, more: &[(&str, &str)]) -> (Self, Process) {
         let folder = std::env::temp_dir().join(format!("epicserver-test-{name}-{}", std::process::id()));
         // Of an earlier run with this process number.
@@ -76,12 +81,17 @@ impl World {
 
     /// A process on this machine without objects: it keeps the data if nobody else does.
     pub(crate) async fn start_plain(&self) -> Process {
-        start(&[("data_dir", &path_text(&self.folder)), ("binary", "plain")], self.threads).await
+        self.start_as("plain").await
+    }
+
+    /// A process of this program, on this machine.
+    pub(crate) async fn start_as(&self, binary: &str) -> Process {
+        start(&[("data_dir", &path_text(&self.folder)), ("binary", binary)], self.threads).await
     }
 
     /// A process of another version of the program, on this machine.
     pub(crate) async fn start_other(&self) -> Process {
-        start(&[("data_dir", &path_text(&self.folder)), ("binary", "other")], self.threads).await
+        self.start_as("other").await
     }
 
     /// Another process that behaves like one of another machine: it shares no data directory with the others.

@@ -90,7 +90,7 @@ fn play<T>(game: impl AsyncFnOnce(Pool) -> T) -> T {
     block_on(game(node.pool()))
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it starts").block_on(future)
 }
 

@@ -4,4 +4,5 @@ mod entity;
 mod game;
 mod message;
 mod methods;
+mod migrations;
 mod mistakes;

@@ -18,7 +18,7 @@ use epicserver_storage::{
 use rkyv::util::AlignedVec;
 
 use super::CoreState;
-use crate::activation::ObjectPtr;
+use crate::activation::{Form, ObjectPtr};
 use crate::codec::{CodecError, Encoder};
 use crate::routes::{Place, Routes};
 use crate::saving::SavePolicy;
@@ -73,7 +73,8 @@ impl CoreState {
         let (Some(key), Some(partition)) = (key, Partition::new(object.partition.get())) else {
             return Ok(None);
         };
-        let mut envelope = self.envelope_of(object)?;
+        let form = self.form_of(object);
+        let mut envelope = self.envelope_of(object, form)?;
         let header = EnvelopeHeader {
             kind: EnvelopeKind::State,
             codec: crate::codec::CODEC_RKYV,
@@ -82,8 +83,8 @@ impl CoreState {
             partition,
             epoch: self.routes.borrow().epoch(partition.number()),
             version: object.version.get(),
-            schema: vtable.version,
-            layout: vtable.layout,
+            schema: form.version,
+            layout: form.layout,
         };
         let sealed = Envelope::seal(&header, &mut envelope);
         sealed.map_err(|error| CodecError::Invalid(error.to_string()))?;
@@ -91,14 +92,14 @@ impl CoreState {
     }
 
     /// The archive of the state, behind room for a header.
-    fn envelope_of(&self, object: ObjectPtr) -> Result<AlignedVec, CodecError> {
+    fn envelope_of(&self, object: ObjectPtr, form: Form) -> Result<AlignedVec, CodecError> {
         let mut scratch = self.scratch.borrow_mut();
         let mut room = ROOM_FIRST;
         loop {
             let mut envelope = AlignedVec::new();
             envelope.resize(ENVELOPE_HEADER_LENGTH + room, 0);
             let buffer = &mut envelope[ENVELOPE_HEADER_LENGTH..];
-            match object.image(&mut Encoder { buffer, scratch: &mut scratch }) {
+            match object.image(form, &mut Encoder { buffer, scratch: &mut scratch }) {
                 Ok(len) => {
                     envelope.resize(ENVELOPE_HEADER_LENGTH + len, 0);
                     return Ok(envelope);

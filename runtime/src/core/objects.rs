@@ -355,6 +355,7 @@ impl CoreState {
             }
         }
         self.drop_carried(&now);
+        self.note_schemas(&now);
         // What was parked here is dispatched before other cores hear that nothing of theirs is left.
         self.end_moves(&now);
         self.view_changed(&before);
@@ -408,17 +409,30 @@ fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<
     if header.codec != crate::codec::CODEC_RKYV {
         return Err(format!("its codec {} is not known here", header.codec));
     }
-    if header.schema != vtable.version {
-        return Err(format!(
-            "it was saved by version {} of {}, this is version {}",
-            header.schema, vtable.name, vtable.version
-        ));
+    let (name, version) = (vtable.name, vtable.version);
+    let earlier = vtable.earlier.iter().position(|form| form.version == header.schema);
+    let layout = match earlier {
+        Some(place) => vtable.earlier[place].layout,
+        None if header.schema == version => vtable.layout,
+        None if header.schema > version => {
+            let saved = header.schema;
+            return Err(format!(
+                "it was saved by version {saved} of {name}, and this program knows {version}"
+            ));
+        }
+        None => {
+            let saved = header.schema;
+            return Err(format!(
+                "it was saved by version {saved} of {name}, and this is version {version}: name a migration, \
+                 `#[entity(version = {version}, migrations({saved} => .., ..))]`"
+            ));
+        }
+    };
+    if header.layout != layout {
+        let saved = header.schema;
+        return Err(format!("the layout of version {saved} of {name} changed, and not its `version = ..`"));
     }
-    if header.layout != vtable.layout {
-        let name = vtable.name;
-        return Err(format!("the layout of {name} changed without a new `version = ..` in #[entity]"));
-    }
-    object.load(payload).map(|()| payload.len()).map_err(|error| error.to_string())
+    object.load(earlier, payload).map(|()| payload.len()).map_err(|error| error.to_string())
 }
 
 /// Whether the call is not one of a caller's but the object's own hook.

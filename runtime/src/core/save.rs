@@ -1,16 +1,18 @@
 //! A core's part in saving: images of changed objects, and the passing of batches. What waits for a batch: `gate.rs`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use epicserver_storage::RecordKeyRef;
 
 use super::gate::Gate;
 use super::{Action, CoreState, Timer, count};
-use crate::activation::{ObjectPtr, Status};
+use crate::activation::{Form, ObjectPtr, Status};
 use crate::codec::{CodecError, Encoder};
 use crate::error::CallError;
+use crate::id::EntityId;
+use crate::routes::Routes;
 use crate::saving::{BatchImages, ImageLabel, SaveNews, SavePolicy};
 use crate::slot::{Away, Content, Hold, SlotPtr, State, TaskRef};
 
@@ -31,6 +33,8 @@ pub(super) struct Saving {
     spare: RefCell<Vec<Box<BatchImages>>>,
     /// Loads must see this batch: the last one that an object was in when it was dropped.
     pub(super) reload_after: Cell<u64>,
+    /// The earlier versions that states are saved in, while a member knows no newer one.
+    forms: RefCell<BTreeMap<EntityId, Form>>,
 }
 
 impl Default for Saving {
@@ -47,6 +51,7 @@ impl Default for Saving {
             is_bound_noted: Cell::new(false),
             spare: RefCell::default(),
             reload_after: Cell::new(0),
+            forms: RefCell::default(),
         }
     }
 }
@@ -125,10 +130,11 @@ impl CoreState {
         let mut open = self.saving.open.borrow_mut();
         let mut scratch = self.scratch.borrow_mut();
         let len_max = self.config.state_len_max;
+        let form = self.form_of(object);
         let state_len = Cell::new(0);
         let write = |room: &mut [u8]| {
             let room_len = room.len();
-            match object.image(&mut Encoder { buffer: room, scratch: &mut scratch }) {
+            match object.image(form, &mut Encoder { buffer: room, scratch: &mut scratch }) {
                 Ok(len) if len <= len_max => {
                     state_len.set(len);
                     Ok(Some(len))
@@ -140,13 +146,13 @@ impl CoreState {
         };
         object.dirty.set(false);
         if object.image_buffer.get() == self.saving.buffer.get() {
-            let replaced = open.replace(object.image.get(), write);
+            let replaced = open.replace(object.image.get(), (form.version, form.layout), write);
             self.saving.open_len.set(open.byte_len());
             replaced?;
             self.weigh(object, state_len.get());
             return Ok(());
         }
-        let label = self.next_label(object);
+        let label = self.next_label(object, form);
         let added = object.key(|key| open.add(&label, key, write)).transpose()?;
         self.saving.open_len.set(open.byte_len());
         object.image.set(added.unwrap_or(u32::MAX));
@@ -157,7 +163,28 @@ impl CoreState {
         Ok(())
     }
 
-    fn next_label(&self, object: ObjectPtr) -> ImageLabel {
+    /// The version that a state is saved in now.
+    pub(super) fn form_of(&self, object: ObjectPtr) -> Form {
+        let vtable = object.vtable.get();
+        if vtable.earlier.is_empty() {
+            return vtable.form();
+        }
+        self.saving.forms.borrow().get(&vtable.id).copied().unwrap_or_else(|| vtable.form())
+    }
+
+    /// Notes the versions that this view lets states be saved in.
+    pub(super) fn note_schemas(&self, routes: &Routes) {
+        let mut forms = self.saving.forms.borrow_mut();
+        forms.clear();
+        for vtable in self.entities.iter().flatten().map(|entry| entry.vtable) {
+            let version = routes.view().schema(vtable.name).filter(|_| !vtable.earlier.is_empty());
+            forms.extend(
+                version.and_then(|version| vtable.written_form(version)).map(|form| (vtable.id, form)),
+            );
+        }
+    }
+
+    fn next_label(&self, object: ObjectPtr, form: Form) -> ImageLabel {
         let vtable = object.vtable.get();
         let partition = object.partition.get();
         ImageLabel {
@@ -166,8 +193,8 @@ impl CoreState {
             key_hash: key_hash(object),
             epoch: self.routes.borrow().epoch(partition),
             version: object.version.get() + 1,
-            schema: vtable.version,
-            layout: vtable.layout,
+            schema: form.version,
+            layout: form.layout,
         }
     }
 

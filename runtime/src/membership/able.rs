@@ -3,20 +3,22 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use epicserver_storage::{Member, NodeId, View};
+use epicserver_storage::{BoundEntity, Member, NodeId, View};
 
 /// The members that may own partitions, ordered by id. Those in `leaving` are looked at as if they were gone.
 ///
 /// # The rule
-/// 1. A *candidate* has at least one core, binds at least one entity, and is not leaving.
+/// 1. A *candidate* has at least one core, binds at least one entity, is not leaving, and can save each of its entities in the
+///    version that the view has for it ([`View::schema`]).
 /// 2. One candidate *sets the standard*: one that binds every name that any candidate binds; if there is none, any. Among
-///    those, one of a kind (members with the same entities and layouts) that owns the most partitions now, so that those who own
+///    those, one of a kind (members with the same entities, in the same layouts at those versions) that owns the most partitions now, so that those who own
 ///    go on; then the lowest id.
 /// 3. *Able* is each candidate that binds all that the standard binds, in the same layouts.
 ///
-/// So a node that binds less than another owns nothing as soon as one is there that binds everything; a node with other
-/// layouts owns nothing while the others are there, and gets everything once they leave: no state ever moves between two
-/// layouts that could both stay.
+/// So a node that binds less than another owns nothing as soon as one is there that binds everything. A node with a newer version
+/// of an entity owns its share beside the others if it can save states in theirs; else, and with another layout of the same version, it
+/// owns nothing while the others are there, and gets everything once they leave. A node with an older version owns nothing as soon as
+/// states are saved in a newer one. No state ever goes to a node that cannot read it.
 pub fn able_members<'view>(view: &'view View, leaving: &BTreeSet<NodeId>) -> Vec<&'view Member> {
     let mut kinds = kinds_of(view, leaving);
     if kinds.len() > 1 {
@@ -39,7 +41,7 @@ pub fn able_members<'view>(view: &'view View, leaving: &BTreeSet<NodeId>) -> Vec
 
 /// Candidates that bind the same.
 struct Kind<'view> {
-    /// Name and layout.
+    /// Name, and layout in the version that the view has for it.
     entities: BTreeMap<&'view str, u64>,
     first: NodeId,
     members: Vec<&'view Member>,
@@ -66,8 +68,14 @@ fn kinds_of<'view>(view: &'view View, leaving: &BTreeSet<NodeId>) -> Vec<Kind<'v
             kind.members.push(member);
             continue;
         }
-        let entities: BTreeMap<&str, u64> =
-            member.entities.iter().map(|entity| (entity.name.as_str(), entity.layout)).collect();
+        let form_of = |entity: &'view BoundEntity| {
+            let version = view.schema(&entity.name).unwrap_or(entity.version);
+            Some((entity.name.as_str(), entity.layout_at(version)?))
+        };
+        let Some(entities) = member.entities.iter().map(form_of).collect::<Option<BTreeMap<&str, u64>>>()
+        else {
+            continue;
+        };
         match kinds.iter_mut().find(|kind| kind.entities == entities) {
             Some(kind) => kind.members.push(member),
             None => kinds.push(Kind { entities, first: member.node, members: vec![member], owned: 0 }),

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use epicserver_storage::{MEMBERS_MAX, Member, NodeId, Partition, PartitionState, StoreId, View, ViewError};
+use epicserver_storage::{
+    MEMBERS_MAX, Member, NodeId, Partition, PartitionState, SCHEMAS_MAX, StoreId, View, ViewError,
+};
 
 use super::able::able_members;
 use super::action::Handover;
@@ -20,6 +22,7 @@ use super::balance::{Holder, set_targets};
 ///
 /// # What it decides
 /// * Free partitions go to able members (see [`able_members`]) at once, so none is free while there is one.
+/// * The version that an entity's state is saved in is the oldest that a member has which stays; it never falls.
 /// * Able members hold their share by cores, rounded up or down. A partition moves between two nodes that stay only for that,
 ///   and at most [`MOVES_MAX`] are on the move at one time.
 /// * A move is given up only when its target is removed. Otherwise a node that once got a shipment might get the partition later,
@@ -173,6 +176,7 @@ impl Planner {
         self.change_store(&mut next);
         self.hand_over(&mut next);
         self.change_members(&mut next);
+        self.raise_schemas(&mut next);
         self.balance(&mut next);
         self.remove_those_who_left(&mut next);
         (next != *self.view).then_some(next)
@@ -262,6 +266,27 @@ impl Planner {
         for &node in gone {
             next.remove_member(node);
         }
+    }
+
+    /// A leaving member counts no more once nothing is on its way to it: so it meets no newer state.
+    fn raise_schemas(&self, next: &mut View) {
+        let mut oldest: BTreeMap<String, u32> = BTreeMap::new();
+        for member in next.members.iter().filter(|member| self.may_be_given(next, member.node)) {
+            for entity in &member.entities {
+                let version = oldest.entry(entity.name.clone()).or_insert(entity.version);
+                *version = entity.version.min(*version);
+            }
+        }
+        for (entity, version) in oldest {
+            // Names of programs that are long gone stay: their states may come back to life.
+            if next.schemas.len() < SCHEMAS_MAX || next.schema(&entity).is_some() {
+                next.raise_schema(&entity, version);
+            }
+        }
+    }
+
+    fn may_be_given(&self, view: &View, node: NodeId) -> bool {
+        !self.leaving.contains(&node) || view.partitions.iter().any(|state| state.moving_to == Some(node))
     }
 
     fn balance(&self, next: &mut View) {

@@ -14,6 +14,6 @@ fn node(id: u64) -> NodeId {
 
 /// A record of a node that binds these entities, each in its first layout.
 fn record(node: NodeId, cores: u8, entities: &[&str]) -> MemberRecord {
-    let entities = entities.iter().map(|name| BoundEntity { name: (*name).into(), layout: 1 }).collect();
+    let entities = entities.iter().map(|name| BoundEntity::new(name, 1, 1)).collect();
     MemberRecord { node, address: format!("{}:1", node.id), cores, entities }
 }

@@ -37,6 +37,19 @@ pub enum JoinError {
     /// It is a member, and the cluster did not come to rest.
     #[error("this node joined, but its objects were not served in {} s", .0.as_secs())]
     NotServed(Duration),
+    /// The program is older than the data, and no process of a newer one is there.
+    #[error(
+        "states of {entity} are saved in version {saved}, and this program knows version {known} of it: \
+         start the newer program, or a backup from before the upgrade"
+    )]
+    Outdated {
+        /// The entity.
+        entity: String,
+        /// The version in its saved states.
+        saved: u32,
+        /// The version in this program.
+        known: u32,
+    },
 }
 
 /// Why an object was not found.
@@ -126,6 +139,19 @@ impl ClusterHandle {
             && self.shared.view().is_some_and(|view| !able_members(&view, &leaving).is_empty())
     }
 
+    /// Why this node never owns anything, if nobody else can own what there is either.
+    fn outdated(&self) -> Option<JoinError> {
+        let view = self.shared.view()?;
+        if !able_members(&view, &BTreeSet::new()).is_empty() {
+            return None;
+        }
+        let entities = &view.member(self.shared.node())?.entities;
+        entities.iter().find_map(|entity| {
+            let saved = view.schema(&entity.name).filter(|saved| *saved > entity.version)?;
+            Some(JoinError::Outdated { entity: entity.name.clone(), saved, known: entity.version })
+        })
+    }
+
     fn owns_nothing(&self) -> bool {
         let me = self.shared.node();
         let owns = |view: Arc<View>| view.partitions.iter().any(|state| state.owner == Some(me));
@@ -180,6 +206,9 @@ impl Node {
         while !cluster.serves() {
             if let Some(reason) = cluster.shared.unusable().filter(|_| cluster.shared.keeper().0.is_none()) {
                 return Err(JoinError::Unusable(reason));
+            }
+            if let Some(error) = cluster.outdated() {
+                return Err(error);
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(match cluster.shared.refused() {

@@ -221,7 +221,7 @@ impl World {
         let nothing = Arc::new(Routes::new(me, cores, Arc::new(View::empty(StoreId(0)))));
         let store = self.store.clone();
         let mut node = SimNode::start(index, me, &config, &nothing, store, links, &mut self.scene);
-        let entities = vec![BoundEntity { name: "sim.Account".to_owned(), layout: 1 }];
+        let entities = vec![BoundEntity::new("sim.Account", 1, 1)];
         let address = address.as_str().to_owned();
         let record = MemberRecord { node: me, address, cores: cores as u8, entities };
         let keeper = (index == KEEPER).then(|| self.keep());

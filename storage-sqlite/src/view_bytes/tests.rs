@@ -6,12 +6,17 @@ const ALICE: NodeId = NodeId { id: 7, incarnation: 3 };
 const BOB: NodeId = NodeId { id: u64::MAX, incarnation: u32::MAX };
 
 fn sample() -> View {
-    let entity = |name: &str, layout| BoundEntity { name: name.into(), layout };
-    let entities = vec![entity("game.Player", 1), entity("game.Barrel", u64::MAX)];
+    let mut entities =
+        vec![BoundEntity::new("game.Player", 3, 1), BoundEntity::new("game.Barrel", 1, u64::MAX)];
+    entities[0]
+        .earlier
+        .extend([(1, 5), (2, u64::MAX)].map(|(version, layout)| EarlierForm { version, layout }));
     let mut view = View::empty(StoreId(u128::MAX - 5));
     view.version = 9;
     view.put_member(Member { node: ALICE, address: "127.0.0.1:5000".into(), cores: 0, entities });
     view.put_member(Member { node: BOB, address: "é".repeat(128), cores: 255, entities: Vec::new() });
+    view.raise_schema("game.Player", 2);
+    view.raise_schema("game.Barrel", u32::MAX);
     for (index, partition) in Partition::all().enumerate().skip(1) {
         view.assign(partition, Some(if index % 3 == 0 { ALICE } else { BOB }));
         view.partitions[index].epoch = index as u64;
@@ -63,8 +68,12 @@ fn what_no_coordinator_wrote_is_refused_behind_a_right_checksum() {
     };
     assert_eq!(refused(partitions, &[0, 0]), DecodeError::NoMember { place: 0, count: 0 });
     assert_eq!(
-        refused(partitions - 2, &[1, 4]),
+        refused(partitions - 4, &[1, 4]),
         DecodeError::TooMany { what: "members", given: 1025, limit: MEMBERS_MAX }
+    );
+    assert_eq!(
+        refused(partitions - 2, &[1, 16]),
+        DecodeError::TooMany { what: "versions of entities", given: 4097, limit: SCHEMAS_MAX }
     );
     assert!(matches!(refused(partitions + 4, &[0xFF; 8]), DecodeError::Rule(ViewError::EpochTooHigh { .. })));
     let mut long = encode(&sample());

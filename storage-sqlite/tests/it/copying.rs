@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use epicserver_storage::{Coordinator, Fence, NodeId, Partition, Store, StoreError, StoreId};
+use epicserver_storage::{Coordinator, Fence, NodeId, Partition, Store, StoreError, StoreId, View};
 use epicserver_storage_sqlite::{OpenError, Opened, SqliteStore, copy, open, verify};
 
 use crate::fixture::{ALICE, ID, batch, file, folder, key, open_all_fences, opened, version};
@@ -118,7 +118,11 @@ fn what_is_no_file_of_ours_is_not_copied() {
 }
 
 fn write(path: &Path) {
-    let Opened { mut store, .. } = opened(path);
+    let Opened { mut store, mut coordinator, .. } = opened(path);
+    let view = coordinator.read().expect("it is read");
+    let mut next = View::clone(&view);
+    next.raise_schema("game.Player", 3);
+    coordinator.compare_and_set(view.version, next).expect("it is the next view");
     open_all_fences(&mut store);
     store.commit(&batch(1, 0..10, 1, b"state")).expect("the batch is legal");
 }
@@ -129,6 +133,7 @@ fn new_life(mut opened: Opened, epoch: u64) {
     assert_eq!((opened.reign, opened.store.store_id()), (epoch + 1, StoreId(99)));
     let view = opened.coordinator.read().expect("it is read");
     assert_eq!((view.version, view.store, view.members.len()), (epoch, StoreId(99), 0));
+    assert_eq!(view.schema("game.Player"), Some(3), "states stay in the version that they are saved in");
     assert!(view.partitions.iter().all(|state| state.epoch == epoch && state.owner.is_none()));
     let store = &mut opened.store;
     assert!((0..10).all(|number| version(store, number) == 1));

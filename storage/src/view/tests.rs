@@ -147,3 +147,33 @@ fn each_rule_is_named() {
         ViewError::TooMany { what: "members", given: 1025, limit: 1024 }
     );
 }
+
+#[test]
+fn the_version_of_a_state_never_falls_and_is_never_forgotten() {
+    let mut view = sample();
+    view.raise_schema("b", 3);
+    view.raise_schema("a", 2);
+    view.raise_schema("b", 1);
+    assert_eq!((view.schema("a"), view.schema("b"), view.schema("c")), (Some(2), Some(3), None));
+    assert_eq!(sample().check_successor(&view), Ok(()));
+    for (given, change) in [(2, Some(2)), (0, None)] {
+        let mut next = view.clone();
+        match change {
+            Some(version) => next.schemas[1].version = version,
+            None => drop(next.schemas.pop()),
+        }
+        let expected = ViewError::SchemaFalls { entity: "b".to_owned(), stored: 3, given };
+        assert_eq!(view.check_successor(&next), Err(expected));
+    }
+    for names in [["b", "a"], ["a", "a"]] {
+        let schemas = names.map(|entity| Schema { entity: entity.to_owned(), version: 3 }).to_vec();
+        assert_eq!(refused(|next| next.schemas = schemas.clone()), ViewError::SchemaOrder);
+    }
+}
+
+#[test]
+fn an_entity_says_in_which_versions_it_can_be_saved() {
+    let mut entity = BoundEntity::new("a", 3, 30);
+    entity.earlier.push(EarlierForm { version: 2, layout: 20 });
+    assert_eq!([1, 2, 3, 4].map(|version| entity.layout_at(version)), [None, Some(20), Some(30), None]);
+}

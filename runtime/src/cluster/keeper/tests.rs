@@ -14,7 +14,7 @@ const ALICE: NodeId = NodeId { id: 1, incarnation: 1 };
 const BOB: NodeId = NodeId { id: 2, incarnation: 1 };
 
 fn member(node: NodeId) -> Member {
-    let entities = vec![BoundEntity { name: "game.Player".to_owned(), layout: 1 }];
+    let entities = vec![BoundEntity::new("game.Player", 1, 1)];
     Member { node, address: format!("{}:1", node.id), cores: 1, entities }
 }
 

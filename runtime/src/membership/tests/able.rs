@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use epicserver_storage::{BoundEntity, Member as MemberRecord, Partition, View};
+use epicserver_storage::{BoundEntity, EarlierForm, Member as MemberRecord, Partition, View};
 
 use super::{STORE, node, record};
 use crate::membership::able_members;
@@ -14,9 +14,23 @@ fn with_layout(mut record: MemberRecord, layout: u64) -> MemberRecord {
     record
 }
 
+/// A node whose entity `a` has this version and can be saved in these earlier ones; the layout is ten times the version.
+fn with_versions(id: u64, version: u32, earlier: &[u32]) -> MemberRecord {
+    let form = |version: u32| EarlierForm { version, layout: u64::from(version) * 10 };
+    let mut entity = BoundEntity::new("a", version, form(version).layout);
+    entity.earlier = earlier.iter().copied().map(form).collect();
+    MemberRecord { entities: vec![entity], ..record(node(id), 1, &[]) }
+}
+
 /// The ids of the able ones, where the first owns everything.
 fn check(members: &[MemberRecord], leaving: &[u64], expected: &[u64]) {
+    check_at(None, members, leaving, expected);
+}
+
+/// As above, where states of `a` are saved in this version.
+fn check_at(schema: Option<u32>, members: &[MemberRecord], leaving: &[u64], expected: &[u64]) {
     let mut view = View::empty(STORE);
+    schema.into_iter().for_each(|version| view.raise_schema("a", version));
     for member in members {
         view.put_member(member.clone());
     }
@@ -66,6 +80,23 @@ fn other_layouts_own_nothing_while_those_who_own_stay() {
 #[test]
 fn a_layout_may_be_listed_with_more_beside_it() {
     let mut more = record(node(2), 1, &["a", "b"]);
-    more.entities.push(BoundEntity { name: "b".into(), layout: 1 });
+    more.entities.push(BoundEntity::new("b", 1, 1));
     check(&[record(node(1), 1, &["a", "b"]), more], &[], &[1, 2]);
+}
+
+#[test]
+fn who_can_save_in_the_version_of_the_view_owns_its_share() {
+    let (old, both, ahead) = (with_versions(1, 2, &[]), with_versions(2, 3, &[2]), with_versions(3, 3, &[]));
+    let all = [old, both, ahead];
+    check_at(Some(2), &all, &[], &[1, 2]);
+    check_at(Some(2), &all, &[1, 2], &[]);
+    check_at(Some(3), &all, &[], &[2, 3]);
+    check_at(Some(4), &all, &[], &[]);
+}
+
+#[test]
+fn an_earlier_version_in_another_layout_is_another_one() {
+    let mut other = with_versions(2, 3, &[2]);
+    other.entities[0].earlier[0].layout += 1;
+    check_at(Some(2), &[with_versions(1, 2, &[]), other], &[], &[1]);
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use epicserver_storage::{Member as MemberRecord, NodeId, PARTITIONS, Partition, StoreId, View};
+use epicserver_storage::{
+    BoundEntity, EarlierForm, Member as MemberRecord, NodeId, PARTITIONS, Partition, StoreId, View,
+};
 use proptest::prelude::*;
 
 use super::{STORE, node, record};
@@ -409,4 +411,57 @@ fn a_change_that_lost_is_planned_again_on_what_won() {
     cluster.rest();
     let ids: Vec<u64> = cluster.view().members.iter().map(|member| member.node.id).collect();
     assert_eq!(ids, [1, 2, 77]);
+}
+
+/// Nodes of version 2 are replaced one by one by nodes of version 3; those of version 3 read and write the older one too.
+#[test]
+fn states_are_saved_in_the_oldest_version_until_its_last_node_leaves() {
+    let with_versions = |id: u64, version: u32, earlier: &[u32]| {
+        let mut entity = BoundEntity::new("a", version, u64::from(version));
+        entity.earlier =
+            earlier.iter().map(|&version| EarlierForm { version, layout: version.into() }).collect();
+        MemberRecord { entities: vec![entity], ..record(node(id), 1, &[]) }
+    };
+    let mut cluster = Cluster::new();
+    let join = |cluster: &mut Cluster, record| {
+        cluster.planner.handle_join(record).expect("there is room");
+        cluster.rest();
+    };
+    let owned = |cluster: &Cluster, id: u64| {
+        cluster.view().partitions.iter().filter(|state| state.owner == Some(node(id))).count()
+    };
+    (1..=2).for_each(|id| join(&mut cluster, with_versions(id, 2, &[])));
+    join(&mut cluster, with_versions(3, 3, &[2]));
+    assert_eq!(cluster.view().schema("a"), Some(2));
+    assert!(owned(&cluster, 3) > 1000, "one that can write the older version has its share");
+    cluster.leave(node(1));
+    cluster.rest();
+    assert_eq!(cluster.view().schema("a"), Some(2));
+    cluster.leave(node(2));
+    cluster.rest();
+    assert_eq!((cluster.view().schema("a"), owned(&cluster, 3)), (Some(3), usize::from(PARTITIONS)));
+    // One that comes late owns nothing.
+    join(&mut cluster, with_versions(4, 2, &[]));
+    assert_eq!((cluster.view().schema("a"), owned(&cluster, 4)), (Some(3), 0));
+}
+
+/// The newer program cannot write the older version: it gets everything in one go, when the last older node leaves.
+#[test]
+fn a_program_without_a_way_back_takes_over_when_the_last_older_node_leaves() {
+    let with_version = |id: u64, version: u32| MemberRecord {
+        entities: vec![BoundEntity::new("a", version, version.into())],
+        ..record(node(id), 1, &[])
+    };
+    let mut cluster = Cluster::new();
+    for record in [with_version(1, 2), with_version(2, 3)] {
+        cluster.planner.handle_join(record).expect("there is room");
+        cluster.rest();
+    }
+    let owners = |cluster: &Cluster| -> BTreeSet<Option<NodeId>> {
+        cluster.view().partitions.iter().map(|state| state.owner).collect()
+    };
+    assert_eq!((cluster.view().schema("a"), owners(&cluster)), (Some(2), [Some(node(1))].into()));
+    cluster.leave(node(1));
+    cluster.rest();
+    assert_eq!((cluster.view().schema("a"), owners(&cluster)), (Some(3), [Some(node(2))].into()));
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use epicserver_storage::{
-    BatchName, BoundEntity, Committed, Fence, Member, NodeId, Oversize, Partition, PartitionState, Record,
-    RecordKey, StoreError, StoreId, StoreLimits, View,
+    BatchName, BoundEntity, Committed, EarlierForm, Fence, Member, NodeId, Oversize, Partition,
+    PartitionState, Record, RecordKey, StoreError, StoreId, StoreLimits, View,
 };
 use fastrand::Rng;
 
@@ -113,6 +113,9 @@ fn announcement(random: &mut Rng) -> Announcement {
 pub(crate) fn view(random: &mut Rng) -> View {
     let mut view = View::empty(StoreId(random.u128(..)));
     view.version = random.u64(..);
+    for _ in 0..random.usize(..5) {
+        view.raise_schema(&text(random), random.u32(..));
+    }
     view.members = (1..=random.u64(..5)).map(|id| member(random, id * 7)).collect();
     for _ in 0..random.usize(..200) {
         let owner = random.choice(&view.members).map(|member| member.node);
@@ -125,7 +128,11 @@ pub(crate) fn view(random: &mut Rng) -> View {
 }
 
 fn member(random: &mut Rng, id: u64) -> Member {
-    let entity = |random: &mut Rng| BoundEntity { name: text(random), layout: random.u64(..) };
+    let form = |random: &mut Rng| EarlierForm { version: random.u32(..), layout: random.u64(..) };
+    let entity = |random: &mut Rng| BoundEntity {
+        earlier: list(random, form),
+        ..BoundEntity::new(&text(random), random.u32(..), random.u64(..))
+    };
     Member {
         node: NodeId { id, incarnation: random.u32(..) },
         address: text(random),
