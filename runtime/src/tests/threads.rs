@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::bench::{Account, Deposit};
 use super::harness::{Add, Get, Nested, Node as Object, Spin, node as object};
 use crate::core::CoreConfig;
 use crate::driver::Wait;
@@ -39,6 +40,29 @@ async fn calls_from_outside_reach_objects_on_every_core() {
     let told = tokio::time::timeout(Duration::from_secs(5), told).await;
     let stats = node.stats();
     assert!(told.is_ok() && stats.cross_core_calls > 0, "{stats:?}");
+    assert!(node.shutdown(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_node_keeps_to_its_memory_budget_and_forgets_no_state() {
+    let budget = 200_000;
+    let node =
+        Node::builder().bind::<(Account,)>().cores(2).wait(Wait::Park).pin(false).memory_budget(budget);
+    let node = node.start().expect("a node in memory starts");
+    let pool = node.pool();
+    for key in 0..3_000u64 {
+        assert_eq!(pool.get::<Account>(key).call(Deposit { amount: key }).await, Ok(key));
+    }
+    let kept = async {
+        while node.stats().budget_dropped < 1_000 || node.stats().memory_len > budget {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), kept).await.is_ok(), "{:?}", node.stats());
+    assert!(node.stats().objects > 100, "no more than it must: {:?}", node.stats());
+    for key in 0..3_000u64 {
+        assert_eq!(pool.get::<Account>(key).call(Deposit { amount: 1 }).await, Ok(key + 1));
+    }
     assert!(node.shutdown(Duration::from_secs(5)).await);
 }
 
