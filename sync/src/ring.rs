@@ -210,10 +210,11 @@ impl<T> Consumer<T> {
         slot.want_rest();
         self.head += 1;
         let value = slot.value.with_mut(|place| {
-            // SAFETY: the producer wrote the value before it stored this sequence number, which was read with Acquire, and
-            // writes the slot again only after `head` was published past it, which is below. The value is taken once: `head`
-            // grew past it, this is the only consumer (not Clone, `&mut self`), and `Shared::drop` starts at the published
-            // head, which `Consumer::drop` brings up to `head`. Only the value's own drop writes through the pointer.
+            // The producer writes the slot again only after `head` was published past it, which is below. The value is taken once:
+            // `head` grew past it, this is the only consumer (not Clone, `&mut self`), and `Shared::drop` starts at the
+            // published head, which `Consumer::drop` brings up to `head`. Only the value's own drop writes through the pointer.
+            // SAFETY: the producer wrote the value before it stored this sequence number, which was read with Acquire; above
+            // is why nobody else reaches it.
             let place = unsafe { NonNull::from((*place).assume_init_mut()) };
             take(Taken { place, value: PhantomData })
         });

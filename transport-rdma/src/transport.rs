@@ -668,15 +668,7 @@ impl Transport for RdmaTransport {
     }
 
     fn wait(&mut self, timeout: Duration) -> bool {
-        if std::mem::take(&mut self.woken) {
-            return true;
-        }
-        if let Err(error) = self.epoll.wait(timeout, &mut self.edges) {
-            tracing::error!(%error, "cannot wait for events");
-        }
-        let edge_count = self.edges.len();
-        self.edges.retain(|edge| edge.token != WAKE_TOKEN || !edge.readable);
-        edge_count > 0
+        std::mem::take(&mut self.woken) || self.epoll.sleep(timeout, WAKE_TOKEN, &mut self.edges)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

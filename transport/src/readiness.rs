@@ -79,6 +79,17 @@ impl Epoll {
         Ok(())
     }
 
+    /// As [`wait`](Self::wait), for a driver that has nothing else to do. Gives whether anything happened; of `waker`, which only ends the
+    /// sleep, nothing is left. What the system reports is logged, and counts as nothing.
+    pub fn sleep(&mut self, timeout: Duration, waker: u64, readiness: &mut Vec<Readiness>) -> bool {
+        if let Err(error) = self.wait(timeout, readiness) {
+            tracing::error!(%error, "cannot wait for events");
+        }
+        let count = readiness.len();
+        readiness.retain(|edge| edge.token != waker || !edge.readable);
+        count > 0
+    }
+
     /// Fills the buffer and returns the number of events.
     fn wait_raw(&mut self, timeout: Duration) -> io::Result<i32> {
         let (fd, buffer, count_max) =
