@@ -57,6 +57,8 @@ struct Waiting {
     of: Move,
     /// Not before then.
     at: u64,
+    /// Attempts that ended while all its calls were parked.
+    tries: u32,
     /// The last batch that what was closed depends on.
     depends_on: u64,
 }
@@ -149,7 +151,7 @@ impl CoreState {
         for partition in 0..epicserver_storage::PARTITIONS {
             let Some(of) = self.move_in(routes, partition) else { continue };
             if !self.is_draining(partition) {
-                waiting.entry(partition).or_insert(Waiting { of, at: now, depends_on: 0 });
+                waiting.entry(partition).or_insert(Waiting { of, at: now, tries: 0, depends_on: 0 });
             }
         }
         drop(waiting);
@@ -204,8 +206,10 @@ impl CoreState {
     /// An attempt took long enough: the partition serves again, and is tried later.
     fn end_attempt(&self, partition: u16) {
         let Some(drain) = self.drains.open.borrow_mut().remove(&partition) else { return };
-        let Drain { mut waiting, parked, .. } = drain;
-        waiting.at = self.now.get() + PAUSE_NS;
+        let attempt_ns = drain.attempt_ns();
+        let Drain { mut waiting, parked, serves_others, .. } = drain;
+        waiting.tries += u32::from(!serves_others);
+        waiting.at = self.now.get() + PAUSE_NS.max(SERVES_LONGER * attempt_ns);
         let at = waiting.at;
         self.drains.waiting.borrow_mut().insert(partition, waiting);
         self.drains.look_at.set(self.drains.look_at.get().min(at));
@@ -274,8 +278,9 @@ impl CoreState {
         if drain.serves_others {
             drain.used.append(&mut kept);
             if drain.note_used(now) {
+                let until = drain.until;
                 drop(open);
-                self.set_timer(now + ATTEMPT_NS, Timer::Look);
+                self.set_timer(until, Timer::Look);
                 return self.close_some(partition, closes_left);
             }
             return *closes_left > 0 && drain.until <= now;
@@ -455,9 +460,14 @@ impl Drain {
         let is_last = self.serves_others && self.used.is_empty();
         if is_last {
             self.serves_others = false;
-            self.until = now + ATTEMPT_NS;
+            self.until = now + self.attempt_ns();
         }
         is_last
+    }
+
+    /// How long all calls may be parked.
+    fn attempt_ns(&self) -> u64 {
+        (ATTEMPT_NS << self.waiting.tries.min(DOUBLINGS_MAX)).min(METHODS_NS)
     }
 
     fn is_apart(&self, entity: EntityId, key: &[u8]) -> bool {
@@ -500,10 +510,13 @@ fn is_there(object: ObjectPtr, generation: u32) -> bool {
 const ATTEMPTS_MAX: usize = 32;
 /// How long an attempt waits for the methods that run when it begins.
 const METHODS_NS: u64 = 2_000_000_000;
-/// How long the calls to a partition wait for methods that began since, before it serves again.
+/// How long the calls to a partition wait for methods that began since, before it serves again: at first. It doubles with each attempt,
+/// up to the above: where methods overlap all the time, or a machine is so busy that none ends soon, the move comes to its end too.
 const ATTEMPT_NS: u64 = 20_000_000;
-/// How long a partition serves before the next attempt.
+const DOUBLINGS_MAX: u32 = 7;
+/// How long a partition serves before the next attempt, at least, and by how much longer than an attempt takes.
 const PAUSE_NS: u64 = 100_000_000;
+const SERVES_LONGER: u64 = 2;
 /// How often partitions that wait for room are looked at.
 const LOOK_NS: u64 = 1_000_000;
 /// Objects that are closed before others have their turn.

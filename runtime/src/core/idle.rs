@@ -190,7 +190,9 @@ impl CoreState {
         let mut room_len = room.len().max(ROOM_FIRST);
         let len = loop {
             room.resize(room_len, 0);
-            match object.image(self.form_of(object), &mut Encoder { buffer: &mut room, scratch: &mut scratch }) {
+            match object
+                .image(self.form_of(object), &mut Encoder { buffer: &mut room, scratch: &mut scratch })
+            {
                 Ok(len) => break len,
                 Err(CodecError::Full) if room_len < len_max => room_len = (room_len * 8).min(len_max),
                 // As large as a state gets; whoever saves it tells of it.
