@@ -176,4 +176,4 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a running cluster may be looked for.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the orderly end of a node may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(25);

@@ -92,4 +92,4 @@ pub(crate) fn serve(flags: &Flags) -> ExitCode {
 /// What a process says on its output when it serves, before the id of its node.
 const SERVING: &str = "serving as node ";
 const START_PATIENCE: Duration = Duration::from_secs(30);
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
