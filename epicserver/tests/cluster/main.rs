@@ -17,6 +17,7 @@ mod other_game;
 #[path = "../../src/demo/play.rs"]
 #[expect(dead_code, reason = "the demo uses all of it")]
 mod play;
+mod saved;
 mod takeover;
 mod tipc;
 mod upgrade;
