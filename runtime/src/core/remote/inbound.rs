@@ -126,14 +126,17 @@ impl CoreState {
             Ok(called) => called,
             Err(error) => return self.answer(&from, header, &error),
         };
-        let (place, epoch, version) = {
+        let (place, epoch, version, core) = {
             let routes = self.routes.borrow();
             let (place, epoch) = routes.look_up(called.partition);
-            (place, epoch, routes.view().version)
+            (place, epoch, routes.view().version, called.partition % routes.cores())
         };
         let theirs = extension.view.map_or(epoch, |view| view.epoch);
         let deadline = self.deadline_of(&extension);
         match place {
+            // One core parks all that come for a partition, so that they stay in order: a sender that does not know how many cores
+            // this node has sends to another one.
+            _ if theirs > epoch && core != self.config.index => self.tell(core, CoreMessage::frame(frame)),
             _ if theirs > epoch => self.park(&from, header, deadline, &frame),
             Place::Here(_) if theirs < epoch => {
                 self.send_moved(
