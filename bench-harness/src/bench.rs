@@ -407,7 +407,7 @@ impl Part {
             raw: self.raw,
             calls: self.calls + latencies.len(),
             mean_ns: median(&mut self.took_ns),
-            allocations: median(&mut self.allocations),
+            allocations: Some(median(&mut self.allocations)),
             p50_ns: at(0.5),
             p99_ns: at(0.99),
             p999_ns: at(0.999),

@@ -123,8 +123,8 @@ pub(crate) struct Measured {
     pub(crate) calls: u64,
     /// Time for each call in the unclocked batches: the median of the rounds.
     pub(crate) mean_ns: f64,
-    /// Allocations for each call in these batches: the median of the rounds.
-    pub(crate) allocations: f64,
+    /// Allocations for each call in these batches: the median of the rounds. `None`: they were not counted.
+    pub(crate) allocations: Option<f64>,
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
     pub(crate) p999_ns: u64,

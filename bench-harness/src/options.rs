@@ -374,7 +374,7 @@ Columns:
   msgs_per_s    calls per second: one second by mean_ns
   raw           true on a baseline's row, false on ours
   allocations   for each call, on the threads of the cores, in the steady state: the median of the rounds; a run in which
-                a same-core row of ours over 1,000 objects, with up to 1024 bytes, has any fails
+                a same-core row of ours over 1,000 objects, with up to 1024 bytes, has any fails; null where they are not counted
   n             calls that were timed; a warm-up is not among them
   path          in-process, or intra-kernel where the processes share a machine: no wire is crossed
   emulated      true where the processor is emulated; only ratios between rows mean anything then

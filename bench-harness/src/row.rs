@@ -29,7 +29,7 @@ pub(crate) struct Row {
     pub(crate) max_ns: u64,
     pub(crate) msgs_per_s: u64,
     pub(crate) raw: bool,
-    pub(crate) allocations: f64,
+    pub(crate) allocations: Option<f64>,
     pub(crate) objects: u64,
     pub(crate) command: String,
 }
@@ -122,7 +122,7 @@ impl Row {
             self.p999_ns.to_string(),
             self.max_ns.to_string(),
             self.msgs_per_s.to_string(),
-            format!("{:.3}", self.allocations),
+            self.allocations.map_or_else(|| "-".to_owned(), |allocations| format!("{allocations:.3}")),
             self.n.to_string(),
         ]
     }

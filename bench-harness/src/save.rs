@@ -355,7 +355,7 @@ impl Part {
             calls: self.calls,
             mean_ns: self.mean_ns(),
             // Not counted: the storage thread takes part.
-            allocations: 0.0,
+            allocations: None,
             p50_ns: at(0.5),
             p99_ns: at(0.99),
             p999_ns: at(0.999),

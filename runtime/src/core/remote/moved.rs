@@ -193,7 +193,8 @@ impl CoreState {
         let Some(mut motion) = self.remote.moves.motions.borrow_mut().remove(&partition) else { return };
         // What still waits for dispatch may be older than what is held.
         let is_its = |slot: &SlotPtr| is_own(*slot) && self.partition_of_message(*slot) == Some(partition);
-        let undispatched: Vec<SlotPtr> = self.outbox.iter().filter(is_its).collect();
+        let has_held = !motion.held.is_empty();
+        let undispatched: Vec<SlotPtr> = self.outbox.iter().filter(|slot| has_held && is_its(slot)).collect();
         for slot in undispatched {
             self.outbox.remove(slot);
             motion.held.push(Outgoing::unsent(slot, partition));
