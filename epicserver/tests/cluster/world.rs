@@ -151,6 +151,16 @@ impl World {
         member.map_or(0, |member| member.node.incarnation)
     }
 
+    /// Waits until this node keeps the data.
+    pub(crate) async fn kept_by(&self, id: u64) {
+        let wait = async {
+            while self.client.inspect(PATIENCE).await.keeper.is_none_or(|keeper| keeper.id != id) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("this node keeps the data in time");
+    }
+
     /// How many saves of a node the store has refused.
     pub(crate) async fn refused_saves(&self, id: u64) -> u64 {
         let report = self.client.inspect(PATIENCE).await;

@@ -25,6 +25,8 @@ async fn what_a_zombie_saves_is_refused() {
         game.excuse(&world.view(), zombie.id);
         zombie.signal("STOP").await;
         keeper.kill().await;
+        // A process that starts now might be quicker at the lock of the data.
+        world.kept_by(next_keeper.id).await;
         keeper = std::mem::replace(&mut next_keeper, world.start_plain().await);
         let incarnation = world.incarnation(zombie.id);
         until("others own the zombie's objects", || world.partitions_of(zombie.id) == 0).await;
