@@ -68,6 +68,62 @@ pub mod prelude;
 pub mod settings;
 
 pub use epicserver_macros::{entity, main, message, methods};
+/// A method that saves its object before it ends, because what follows is not to be done twice:
+///
+/// ```
+/// use epicserver::context;
+/// use epicserver::prelude::*;
+/// # use epicserver::test::{Script, Syscall};
+///
+/// #[entity(name = "game.Lottery")]
+/// #[derive(Default)]
+/// struct Lottery {
+///     tickets: Vec<String>,
+///     winner: Option<u64>,
+/// }
+///
+/// #[methods]
+/// impl Lottery {
+///     async fn draw(&mut self, tickets: Vec<String>) -> Result<String, CallError> {
+///         self.tickets = tickets;
+///         self.winner = Some(context::random() % self.tickets.len() as u64);
+///         // Whatever happens from here on, it is drawn once.
+///         context::save(&*self).await?;
+///         context::sleep(std::time::Duration::from_secs(3)).await;
+///         let winner = self.winner.take().unwrap_or(0);
+///         Ok(self.tickets.swap_remove(winner as usize))
+///     }
+/// }
+/// #
+/// # let mut script = Script::<Lottery>::new(1);
+/// # let drawn = script.send(|lottery| lottery.draw(vec!["Bob".into()]));
+/// # assert_eq!(script.syscalls()[1], Syscall::Save);
+/// # assert_eq!(script.saves(), 1);
+/// # script.advance(std::time::Duration::from_secs(4));
+/// # assert_eq!(drawn.result(), Some(Ok("Bob".into())));
+/// ```
+///
+/// Where nothing is ever saved it does not compile:
+///
+/// ```compile_fail,E0080
+/// # use epicserver::context;
+/// # use epicserver::prelude::*;
+/// #[entity(name = "game.Weather", save = never)]
+/// #[derive(Default)]
+/// struct Weather {
+///     wind: u32,
+/// }
+///
+/// #[methods]
+/// impl Weather {
+///     async fn blow(&mut self) -> Result<(), CallError> {
+///         self.wind += 1;
+///         context::save(&*self).await
+///     }
+/// }
+/// #
+/// # let _ = epicserver::test::Script::<Weather>::new(1);
+/// ```
 pub use epicserver_runtime::context;
 pub use epicserver_runtime::entity::Entities;
 /// Tests of one object, without a runtime:

@@ -435,6 +435,14 @@ impl<E: Entity> Catalog<E> {
         readable.then(|| read(unsafe { (*place.state.get()).assume_init_ref() }))
     }
 
+    /// Whether this is the state of an object of this catalog, where that has it.
+    pub(crate) fn is_state(&self, object: ObjectPtr, state: &E) -> bool {
+        let is_its = |place: &Activation<E>| {
+            ObjectPtr::of(place) == object && std::ptr::eq(place.state.get().cast::<E>(), state)
+        };
+        self.at(object.index.get()).is_some_and(is_its)
+    }
+
     fn vacant_index(&self) -> u32 {
         if let Some(index) = self.free.borrow_mut().pop() {
             return index;
@@ -611,6 +619,18 @@ unsafe fn image<E: Entity>(object: ObjectPtr, encoder: &mut Encoder<'_>) -> Resu
     encoder.encode(state)
 }
 
+/// Writes the archive of a state in this version.
+pub(crate) fn image_of<E: Entity>(
+    state: &E,
+    form: Form,
+    encoder: &mut Encoder<'_>,
+) -> Result<usize, CodecError> {
+    match form.earlier {
+        None => encoder.encode(state),
+        Some(place) => encode_earlier(state, place, encoder),
+    }
+}
+
 /// # Safety
 /// `object` is a live `Activation<E>` whose state nothing borrows.
 unsafe fn load<E: Entity>(object: ObjectPtr, bytes: &[u8]) -> Result<(), CodecError> {
@@ -634,10 +654,18 @@ unsafe fn image_earlier<E: Entity>(
     place: usize,
     encoder: &mut Encoder<'_>,
 ) -> Result<usize, CodecError> {
-    let write = E::EARLIER.get(place).and_then(|earlier| earlier.write);
-    let write = write.ok_or_else(|| CodecError::Invalid("it cannot be saved in that version".to_owned()))?;
     // SAFETY: see above.
     let state = unsafe { (*object.activation::<E>().state.get()).assume_init_ref() };
+    encode_earlier(state, place, encoder)
+}
+
+fn encode_earlier<E: Entity>(
+    state: &E,
+    place: usize,
+    encoder: &mut Encoder<'_>,
+) -> Result<usize, CodecError> {
+    let write = E::EARLIER.get(place).and_then(|earlier| earlier.write);
+    let write = write.ok_or_else(|| CodecError::Invalid("it cannot be saved in that version".to_owned()))?;
     // The way back is user code, and an object may be saved when nobody is there who could be told of a panic.
     catch_unwind(AssertUnwindSafe(|| write(state, encoder))).unwrap_or_else(|_| {
         Err(CodecError::Invalid("the way back to an earlier version panicked".to_owned()))

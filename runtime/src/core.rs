@@ -44,6 +44,7 @@ mod away;
 mod calls;
 mod cancel;
 mod carried;
+mod checkpoint;
 mod cycle;
 mod drain;
 mod gate;

@@ -27,7 +27,8 @@ pub enum CallError {
     /// The method panicked; the text is the panic's message. Its object starts again from its last saved state.
     #[error("the method panicked: {0}")]
     Panicked(String),
-    /// The method ran, but what it changed, or what it read, could not be saved and is gone from memory too.
+    /// The method ran, but what it changed, or what it read, could not be saved and is gone from memory too; what a checkpoint of
+    /// it had saved before stays.
     #[error("the state this call depends on could not be saved")]
     SaveFailed,
     /// Whether the method ran, and how it ended, cannot be known.

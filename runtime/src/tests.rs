@@ -6,6 +6,7 @@
 mod bench;
 pub(crate) mod by_hand;
 mod cancel;
+mod checkpoint;
 mod cluster;
 mod deadline;
 mod deadlock;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use epicserver_runtime::CallError;
 
 use crate::checkers::{CallsOnce, Checks, CleanMoves, TurnsApart, Violation};
-use crate::workload::Ticket;
+use crate::workload::{Receipt, Ticket};
 
 /// How a method holds its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(crate) struct Witness {
     pub(crate) place: (u16, u16),
     /// Turns since somebody last looked: object, call, and whether it is the call's first.
     pub(crate) log: Vec<(u64, u64, bool)>,
+    /// Checkpoints that were durable, as entity code was told since somebody last looked.
+    pub(crate) saved: Vec<Receipt>,
     pub(crate) turns: TurnsApart,
     pub(crate) once: CallsOnce,
     /// There in worlds where nothing goes wrong but that nodes come and go.
@@ -98,6 +100,11 @@ pub(crate) fn changed(object: u64, knows: u64) {
             clean.changed(object, knows);
         }
     });
+}
+
+/// A method was told that its checkpoint is durable.
+pub(crate) fn saved(receipt: Receipt) {
+    with(|witness| witness.saved.push(receipt));
 }
 
 /// A call was sent one way.

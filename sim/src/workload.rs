@@ -81,6 +81,8 @@ pub enum Middle {
     Straight,
     /// A wait of so many microseconds.
     Wait(u64),
+    /// A checkpoint.
+    Save,
     /// A panic, after the change.
     Panic,
 }
@@ -133,6 +135,23 @@ impl Account {
         self.changes.modify(|changes| changes.push(change));
     }
 
+    async fn pause(&self, ticket: &Ticket, middle: Middle) {
+        match middle {
+            Middle::Straight => {}
+            Middle::Wait(us) => wait(us).await,
+            Middle::Save => self.checkpoint(ticket).await,
+            // Past the panic hook, which would write to the terminal.
+            Middle::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
+        }
+    }
+
+    async fn checkpoint(&self, ticket: &Ticket) {
+        // What is not known to be saved is nobody's loss: the method goes on, and is saved at its end.
+        if context::save(self).await.is_ok() {
+            witness::saved(self.receipt(ticket, ticket.serial));
+        }
+    }
+
     fn receipt(&self, ticket: &Ticket, serial: u64) -> Receipt {
         Receipt { object: ticket.object, serial, changes: self.changes.get() }
     }
@@ -148,7 +167,7 @@ impl Account {
     async fn deposit(&mut self, ticket: Ticket, middle: Middle) -> Receipt {
         watched(&ticket, Manner::Exclusive, async {
             self.apply(&ticket);
-            pause(middle).await;
+            self.pause(&ticket, middle).await;
             self.receipt(&ticket, ticket.serial)
         })
         .await
@@ -166,7 +185,7 @@ impl Account {
     /// A change in the second of two turns, and not beside itself.
     async fn post(&self, ticket: Ticket, wait_us: u64) -> Receipt {
         watched(&ticket, Manner::Serial, async {
-            pause(Middle::Wait(wait_us)).await;
+            wait(wait_us).await;
             self.apply(&ticket);
             self.receipt(&ticket, ticket.serial)
         })
@@ -307,13 +326,8 @@ method!(Board, gather, shared, Gather { ticket: Ticket, from: RawRef<Account> } 
 method!(Board, push, shared, Push { ticket: Ticket, to: RawRef<Account> } -> result Vec<Receipt>);
 method!(Board, recall, shared, Recall { ticket: Ticket } -> Vec<Receipt>);
 
-async fn pause(middle: Middle) {
-    match middle {
-        Middle::Straight => {}
-        Middle::Wait(us) => context::sleep(Duration::from_micros(us)).await,
-        // Past the panic hook, which would write to the terminal.
-        Middle::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
-    }
+async fn wait(us: u64) {
+    context::sleep(Duration::from_micros(us)).await;
 }
 
 /// Receipts that a board keeps.

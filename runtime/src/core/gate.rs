@@ -85,6 +85,15 @@ impl CoreState {
     /// Whether what the running task has seen may leave the node; otherwise it is woken when that is known, or at `until`.
     pub(crate) fn poll_gate(&self, waker: &Waker, until: u64) -> Option<Result<(), CallError>> {
         let number = self.dependence();
+        let passed = self.passed_gate(number, until);
+        if passed.is_none() {
+            self.wake_at_gate(number, until, waker);
+        }
+        passed
+    }
+
+    /// What the gate says of this batch, if it says anything yet.
+    pub(super) fn passed_gate(&self, number: u64, until: u64) -> Option<Result<(), CallError>> {
         if self.saving.is_failed(number) {
             return Some(Err(CallError::SaveFailed));
         }
@@ -94,11 +103,18 @@ impl CoreState {
         if self.saving.is_durable(number) {
             return Some(Ok(()));
         }
-        if until <= self.now.get() {
-            return Some(Err(untold()));
-        }
+        (until <= self.now.get()).then(|| Err(untold()))
+    }
+
+    /// Has this waker used when the gate says what becomes of a batch.
+    pub(super) fn wake_at_gate(&self, number: u64, until: u64, waker: &Waker) {
         self.hold_back(Gated { number, until, what: Held::Wake(waker.clone()) });
-        None
+    }
+
+    /// How much waits.
+    #[cfg(test)]
+    pub(crate) fn gated(&self) -> usize {
+        self.saving.gate.waiting.borrow().len()
     }
 
     /// When the time of what the running task wants is over; what has no deadline itself gets as much as a call.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use super::checkpoint::{Save, save};
 use super::{Action, CoreState, Timer};
 use crate::current;
 pub use crate::entity::object;
@@ -130,7 +131,7 @@ pub fn this<E: Entity>() -> Ref<E> {
     })
 }
 
-fn on_core<R>(name: &str, ask: impl FnOnce(&CoreState) -> R) -> R {
+pub(super) fn on_core<R>(name: &str, ask: impl FnOnce(&CoreState) -> R) -> R {
     current::with(ask).unwrap_or_else(|| {
         panic!("{name} works inside entity code only; elsewhere use the tools of your own runtime")
     })

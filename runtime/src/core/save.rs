@@ -126,6 +126,15 @@ impl CoreState {
 
     /// Archives the state into the open batch.
     pub(super) fn write_image(&self, object: ObjectPtr) -> Result<(), CodecError> {
+        self.write_image_by(object, |form, encoder| object.image(form, encoder))
+    }
+
+    /// As [`write_image`](Self::write_image), with what archives the state.
+    pub(super) fn write_image_by(
+        &self,
+        object: ObjectPtr,
+        image: impl Fn(Form, &mut Encoder<'_>) -> Result<usize, CodecError>,
+    ) -> Result<(), CodecError> {
         count(&self.counters.images);
         let mut open = self.saving.open.borrow_mut();
         let mut scratch = self.scratch.borrow_mut();
@@ -134,7 +143,7 @@ impl CoreState {
         let state_len = Cell::new(0);
         let write = |room: &mut [u8]| {
             let room_len = room.len();
-            match object.image(form, &mut Encoder { buffer: room, scratch: &mut scratch }) {
+            match image(form, &mut Encoder { buffer: room, scratch: &mut scratch }) {
                 Ok(len) if len <= len_max => {
                     state_len.set(len);
                     Ok(Some(len))

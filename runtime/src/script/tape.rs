@@ -40,6 +40,8 @@ pub enum Syscall {
     Edge,
     /// The object is to be forgotten.
     Forget,
+    /// A checkpoint.
+    Save,
 }
 
 impl Syscall {

@@ -24,7 +24,7 @@ pub(crate) struct Player {
 }
 
 entity!(Barrel, u64, "game.Barrel", SavePolicy::Never, [OnHit]);
-entity!(Player, String, "game.Player", SavePolicy::Durable, [EnterLevel, Busy, Finish, Fall]);
+entity!(Player, String, "game.Player", SavePolicy::Durable, [EnterLevel, Busy, Finish, Fall, Climb]);
 
 method!(OnHit { strength: u32 } on Barrel as &'a mut Barrel, bool, |this, barrel| {
     barrel.hits += this.strength;
@@ -46,6 +46,18 @@ method!(Fall {} on Player as &'a Player, (), |_this, player| {
     player.score.set(99);
     panic!("on purpose")
 });
+
+method!(Climb {} on Player as &'a mut Player, Result<(), CallError>, |_this, player| {
+    climb(player).await
+});
+
+async fn climb(player: &mut Player) -> Result<(), CallError> {
+    player.levels += 1;
+    context::save(&*player).await?;
+    player.levels += 1;
+    let _broken = hit(&RawRef::new(0)).await?;
+    panic!("on purpose")
+}
 
 async fn enter_level(player: &Player, barrels: Vec<RawRef<Barrel>>) -> Result<(), CallError> {
     for barrel in barrels {
@@ -187,6 +199,18 @@ fn a_panic_starts_the_object_again_from_what_was_saved() {
     assert_eq!(fall.result(), Some(Err(CallError::Panicked("on purpose".into()))));
     let _ = script.send(|player| player.call(EnterLevel { barrels: vec![] }));
     assert_eq!(script.state(|player| (player.levels, player.score.get())), (1, 0));
+}
+
+#[test]
+fn a_checkpoint_comes_out_and_outlives_a_panic() {
+    let mut script = Script::<Player>::new("Bob");
+    let climb = script.send(|player| player.call(Climb {}));
+    assert_eq!(script.syscalls(), [Syscall::Save, Syscall::call(&hit(&RawRef::new(0)))]);
+    assert_eq!(script.saves(), 1);
+    script.answer(hit(&RawRef::new(0)), true);
+    assert_eq!(climb.result(), Some(Err(CallError::Panicked("on purpose".into()))));
+    let _ = script.send(|player| player.call(EnterLevel { barrels: vec![] }));
+    assert_eq!(script.state(|player| player.levels), 1);
 }
 
 #[test]

@@ -51,7 +51,7 @@ enum Kind {
     Change,
     /// One change that its own method takes back by a panic.
     Panicking,
-    /// Several changes, which may be lost one by one.
+    /// Several changes, which may be lost one by one, or one that a checkpoint may have saved.
     Changes,
     /// A read of the object itself.
     Read,
@@ -217,6 +217,7 @@ impl Target<'_> {
         let (middle, kind) = match self.scene.rng.u8(..4) {
             0 if self.scene.profile.panics => (Middle::Panic, Kind::Panicking),
             1 => (Middle::Wait(self.scene.rng.u64(1..3000)), Kind::Change),
+            2 => (Middle::Save, Kind::Changes),
             _ => (Middle::Straight, Kind::Change),
         };
         if kind == Kind::Panicking {

@@ -222,6 +222,9 @@ impl SimNode {
             }
             scene.happened(Happened::Ran { place, object, serial, first });
         }
+        for receipt in witness::with(|witness| std::mem::take(&mut witness.saved)) {
+            scene.acknowledged.acknowledged(&receipt, &scene.ledger);
+        }
     }
 
     /// Does what the core wants.
