@@ -106,13 +106,14 @@ impl Fault {
         if is_sync(error) { Self::Unsynced(reason) } else { Self::Nothing(reason) }
     }
 
-    /// An error of COMMIT itself. On a full disk the last frame of the log is not whole, and on a busy file none was
-    /// written. After any other error the frames may be in the log though this process does not count them: they would
-    /// be back after a crash.
+    /// An error of COMMIT itself. Where the log took no more, for want of room or as a quota or a read-only file system forbids
+    /// it, the last frame is not whole, without which the others do not count; and on a busy file none was written. After
+    /// any other error the frames may be in the log though this process does not count them: they would be back after a crash.
     pub(crate) fn at_commit(error: &rusqlite::Error) -> Self {
         let reason = error.to_string();
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => Self::Nothing(reason),
+            _ if is_write(error) => Self::Nothing(reason),
             _ => Self::Unsynced(reason),
         }
     }
@@ -162,8 +163,15 @@ pub(crate) fn write_error(trouble: Trouble<CoordinatorError>) -> CoordinatorErro
 }
 
 fn is_sync(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|error| error.extended_code);
-    matches!(extended, Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
+    matches!(extended_code(error), Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC))
+}
+
+fn is_write(error: &rusqlite::Error) -> bool {
+    extended_code(error) == Some(ffi::SQLITE_IOERR_WRITE)
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }
 
 #[cfg(test)]
@@ -182,10 +190,10 @@ mod tests {
         for code in [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC] {
             assert!(matches!(Fault::before_commit(&error(code)), Fault::Unsynced(_)), "{code}");
         }
-        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY] {
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_IOERR_WRITE] {
             assert!(matches!(Fault::at_commit(&error(code)), Fault::Nothing(_)), "{code}");
         }
-        for code in [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_NOMEM] {
+        for code in [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR, ffi::SQLITE_NOMEM] {
             assert!(matches!(Fault::at_commit(&error(code)), Fault::Unsynced(_)), "{code}");
         }
     }
