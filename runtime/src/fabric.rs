@@ -272,10 +272,8 @@ impl Fabric {
     /// A link that this node dialled works.
     fn introduce(&mut self, now: u64, link: LinkId) {
         let Some(id) = self.links.get(&link).copied() else { return self.meet(now, link) };
-        let me = self.config.me.id;
         let Some(peer) = self.peers.get(&id) else { return };
-        if peer.link.is_some() && !peer.has_dialled && (peer.session.is_up() || me > id) {
-            // The peer dialled at the same time.
+        if peer.needs_no_link(self.config.me, None, true) {
             self.links.remove(&link);
             return self.commands.push_back(Command::Close(link));
         }

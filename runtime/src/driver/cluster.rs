@@ -382,7 +382,8 @@ impl ClusterThread {
             MemberAction::Publish(routes) => {
                 let view = routes.view().clone();
                 // Before the cores, so that calls of theirs find the links to whom the view names.
-                self.links.set_members(&view.members);
+                let newest = self.newest_view(&view);
+                self.links.set_members(&newest.members);
                 let me = self.member.node();
                 for shipment in self.arrivals.take(me, &view) {
                     self.cores.ship(shipment);
@@ -390,7 +391,7 @@ impl ClusterThread {
                 // Before the cores too: what they let go of is of this view.
                 self.shared.set_view(view.clone());
                 self.cores.publish(&routes);
-                self.seeking.handle_view(&view);
+                self.seeking.handle_view(&newest);
                 self.shipping.handle_view(now, me, &view);
             }
             MemberAction::Lease(until_ns) => {
@@ -408,6 +409,12 @@ impl ClusterThread {
             }
             MemberAction::Left => self.shared.set_phase(Phase::Left),
         }
+    }
+
+    /// The newest view that this node knows when it publishes one: the keeper publishes after it has pushed others, and would take members
+    /// for gone that have come since.
+    fn newest_view(&self, published: &Arc<View>) -> Arc<View> {
+        self.keeper.as_ref().map_or_else(|| published.clone(), |keeper| keeper.view().clone())
     }
 
     /// Drops every object and call, and is another incarnation from then on.

@@ -53,7 +53,10 @@ impl Fabric {
         };
         let over: Vec<u64> = self.peers.values().filter(is_over).map(|peer| peer.id).collect();
         for id in over {
-            self.dismiss(now, id);
+            match self.peers.get(&id) {
+                Some(peer) if peer.leads_to_next_life() => self.outlive(id),
+                _ => self.dismiss(now, id),
+            }
         }
         for member in others.into_values() {
             self.admit(now, member);
@@ -118,6 +121,17 @@ impl Fabric {
         let session = SessionConfig { stream: self.rng.u64(..), ..self.config.session };
         let peer = Peer::new(id, standing, session, self.pool.clone(), dial, self.config.cores);
         self.peers.insert(id, peer);
+    }
+
+    /// Ends a life of a peer that was a member; the link leads to a later one, which is a guest until it is a member. What it has said and
+    /// heard is its own.
+    fn outlive(&mut self, id: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Standing::Member(gone) = peer.standing {
+            push_all(&mut self.outputs, || LinkNews::Gone(gone));
+            self.removed.add(gone);
+        }
+        (peer.standing, peer.dial) = (Standing::Guest, None);
     }
 
     /// Ends a peer that was a member: its calls, its link, and what it may say.

@@ -109,10 +109,31 @@ impl Peer {
         }
     }
 
-    /// Whether the link that there is works or may work yet, and leads to this life of the peer.
-    pub(super) fn has_link_to(&self, node: NodeId) -> bool {
-        let leads_there = !self.session.is_up() || self.present == Some(node);
-        self.link.is_some() && self.ending.is_none() && leads_there
+    /// Whether its link works, and leads to a later life of it than the one that is a member.
+    pub(super) fn leads_to_next_life(&self) -> bool {
+        let Standing::Member(member) = self.standing else { return false };
+        self.session.is_up() && self.present.is_some_and(|there| there.incarnation > member.incarnation)
+    }
+
+    /// Whether another link to it, to this life of it if that is known, is one too many: the one that there is works, or is the one of
+    /// two that are made at the same time which is to stay. A link that works is never given up for another one, as what was answered
+    /// on it and has not come yet would be lost.
+    ///
+    /// Both ends come to the same end. Who dialled decides when the other end has said who it is, and from then on it has that link, so
+    /// that a second one of its own is one too many. To who accepted the decision of the other end comes with its proof: it had no link
+    /// then. If both have dialled, each without the other's link, the one of the lower id stays.
+    pub(super) fn needs_no_link(&self, me: NodeId, there: Option<NodeId>, has_dialled: bool) -> bool {
+        let is_up = self.session.is_up();
+        let leads_there = !is_up || there.is_none_or(|there| self.present == Some(there));
+        if self.link.is_none() || self.ending.is_some() || !leads_there {
+            return false;
+        }
+        match (has_dialled, self.has_dialled) {
+            (true, true) => true,
+            (true, false) => is_up || me.id > self.id,
+            (false, true) => me.id < self.id,
+            (false, false) => false,
+        }
     }
 
     /// Takes a frame of a core for this peer.

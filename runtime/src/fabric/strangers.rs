@@ -229,12 +229,7 @@ impl Fabric {
                     Standing::Member(node) => there.incarnation < node.incarnation,
                     Standing::Listed | Standing::Guest => false,
                 };
-                // Of two links that are made at the same time that of the lower id stays.
-                let is_enough = if stranger.has_dialled {
-                    peer.has_link_to(there) && (peer.session.is_up() || self.config.me.id > there.id)
-                } else {
-                    peer.has_link_to(there) && peer.has_dialled && self.config.me.id < there.id
-                };
+                let is_enough = peer.needs_no_link(self.config.me, Some(there), stranger.has_dialled);
                 !is_older && !is_enough
             }
             None => self.take_guest(there),

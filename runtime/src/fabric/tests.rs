@@ -330,6 +330,61 @@ fn an_evicted_node_comes_back_in_a_new_life() {
     assert_eq!(world.nodes[0].link_news.last(), Some(&LinkNews::NotSent(old, call_of(4))));
 }
 
+/// A node was started again, and its link was there before its new life was a member: when the view came without the former life the
+/// link was closed, and what was asked and answered on it was lost.
+#[test]
+fn a_link_to_the_next_life_of_a_member_outlasts_the_former_one() {
+    let mut world = World::new(2);
+    world.view(&[0], &[0, 1]);
+    world.nodes[1].me.incarnation = 2;
+    let new = world.nodes[1].me;
+    world.nodes[1].fabric.handle_rebirth(world.now, new);
+    world.seek(1, 0);
+    world.settle();
+    // It knows of the view with both of them already.
+    world.view(&[1], &[0, 1]);
+    world.call(1, 0, 1);
+    world.settle();
+    world.view(&[0], &[0]);
+    world.settle();
+    assert!(world.nodes[0].calls.is_empty(), "it is no member yet");
+    world.view(&[0], &[0, 1]);
+    world.settle();
+    assert_eq!(world.nodes[0].calls, [(new, 1)]);
+    assert_eq!(world.nodes[0].news, [PeerNews::Up(new)]);
+    assert_eq!(world.nodes[1].news, [PeerNews::Up(world.nodes[0].me)]);
+    world.advance(3_000_000_000);
+    assert_eq!(world.links(), [1, 1]);
+    let lost = |news: &LinkNews| matches!(news, LinkNews::NotSent(..) | LinkNews::Unknown(..));
+    assert!(!world.nodes.iter().any(|node| node.link_news.iter().any(lost)));
+}
+
+/// A node sought the address of another one, which became a member meanwhile: the second link took the place of the first one, which
+/// worked.
+#[test]
+fn one_that_dials_twice_keeps_the_first_link() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        for delay in 0..12 {
+            let mut world = World::new(2);
+            world.seek(from, to);
+            for _ in 0..delay {
+                world.nodes[0].pass(world.now);
+                world.nodes[1].pass(world.now);
+            }
+            world.view(&[from], &[0, 1]);
+            // The one whose address comes later is patient.
+            world.now += 600_000_000;
+            world.advance(3_000_000_000);
+            world.view(&[to], &[0, 1]);
+            world.advance(3_000_000_000);
+            assert_eq!(world.links(), [1, 1], "{from} {delay}");
+            for node in &world.nodes {
+                assert_eq!(node.news.len(), 1, "{from} {delay}: {:?}", node.news);
+            }
+        }
+    }
+}
+
 /// Both ends dialled, and each closed the link that the other kept.
 #[test]
 fn two_that_seek_each_other_end_with_one_link() {

@@ -297,7 +297,9 @@ impl Cluster {
             }
             MemberAction::Publish(routes) => {
                 let view = routes.view().clone();
-                doors.links.order(LinksOrder::Members(view.members.clone()));
+                // The keeper publishes after it has pushed newer ones.
+                let newest = self.keeper.as_ref().map_or(&view, |keeper| keeper.view());
+                doors.links.order(LinksOrder::Members(newest.members.clone()));
                 for shipment in self.arrivals.take(me, &view) {
                     if scene.strikes(Planted::LoseShipment, 2) {
                         continue;
