@@ -6,9 +6,9 @@
 //! Start reading at [`steps`] for what a test run consists of, and at [`tidy`] for the rules of the house.
 
 mod counts;
-mod demo;
 mod facts;
 mod fix;
+mod game;
 mod guest_tests;
 mod invocation;
 mod packages;
@@ -23,10 +23,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::game::Game;
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test(options) => test_run::run(&options),
-        Command::Demo(options) => demo::run(&options),
+        Command::Demo(options) => game::run(Game::Demo, &options),
+        Command::Chaos(options) => game::run(Game::Chaos, &options),
         Command::Sim(options) => sim::run(&options),
         Command::Tidy => tidy::run(),
         Command::Fix => fix::run(),
@@ -49,7 +52,17 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Test(test_run::Options),
-    Demo(demo::Options),
+    /// Build in release mode and run the demo of the `epicserver` command.
+    ///
+    /// All arguments are handed to `epicserver demo`; see `cargo ci demo -- --help` for them. The exit code is the demo's. With
+    /// `--transport tipc` on a machine without TIPC it runs in a guest (see `cargo ci vm --help`), with fewer players unless they are given,
+    /// since a guest may be emulated.
+    Demo(game::Options),
+    /// Build in release mode and let the `epicserver` command kill, stop and restart processes under load.
+    ///
+    /// All arguments are handed to `epicserver chaos`, such as `--minutes 10`; see `cargo ci chaos -- --help` for them. The exit code is that of
+    /// chaos. With `--transport tipc` on a machine without TIPC it runs in a guest.
+    Chaos(game::Options),
     Sim(sim::Options),
     /// Check the rules of the house: layering, unsafe code, documentation, leftovers.
     ///

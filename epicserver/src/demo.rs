@@ -4,25 +4,28 @@
 //! are durable. The books are kept here, outside of the cluster, from what was acknowledged: every answer is checked against
 //! them, and in the end every score.
 
-mod game;
+pub(crate) mod game;
 mod ledger;
-mod live;
-mod play;
+pub(crate) mod live;
+pub(crate) mod play;
 pub(crate) mod processes;
+pub(crate) mod stage;
+pub(crate) mod times;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use epicserver::cluster::{View, partition_of};
-use epicserver::settings::{Settings, TransportKind};
-use epicserver::{Node, launch};
+use epicserver::launch;
+use epicserver::settings::TransportKind;
+use rustix::process::Signal;
 
-use self::game::{Barrel, Player};
-use self::live::{Live, Totals};
-use self::play::{Game, Outcome, player_key, retrying};
-use self::processes::{Folder, Process};
+use self::game::Barrel;
+use self::live::Totals;
+use self::play::{Outcome, retrying};
+use self::processes::{Folder, Home, Launch, Process};
+use self::stage::Stage;
+use self::times::Times;
 
 /// What the demo is told.
 #[derive(clap::Args, Debug)]
@@ -59,16 +62,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         eprintln!("error: --barrels {} must be a multiple of --players {}", options.barrels, options.players);
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = runtime.map_err(Into::into).and_then(|runtime| {
-        runtime.block_on(async {
-            tokio::select! {
-                result = demo(options) => result,
-                () = launch::stop_signal() => Err("stopped by a signal".into()),
-            }
-        })
-    });
-    match result {
+    match to_the_end(demo(options)) {
         Ok(summary) => summary.print(options.json),
         Err(error) => {
             eprintln!("error: {error}");
@@ -77,61 +71,32 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// The processes of the demo, and the game on them.
-struct Demo<'a> {
-    options: &'a Options,
-    folder: Folder,
-    /// A member without objects: it calls those of the others, and looks at the cluster.
-    client: Arc<Node>,
-    live: Live,
-    game: Game,
+/// Runs something until it ends or the process is told to stop.
+pub(crate) fn to_the_end<T>(scenario: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = scenario => result,
+            () = launch::stop_signal() => Err("stopped by a signal".into()),
+        }
+    })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the demo measures real time")]
+/// What goes wrong, in words for the user.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 async fn demo(options: &Options) -> Result<Summary, Failure> {
-    let folder = Folder::new()?;
+    let launch = Launch { cores: options.cores, transport: options.transport, log: options.log };
+    let folder = Folder::new("demo")?;
     eprintln!("three processes start on {}", folder.path().display());
-    // The first founds the cluster and keeps its data; it stays to the end.
-    let first = Process::start(&folder, options).await?;
+    // The first founds the cluster and keeps its data.
+    let first = launch.start(&folder, Home::Shared).await?;
     let (second, third) =
-        tokio::try_join!(Process::start(&folder, options), Process::start(&folder, options))?;
-    let (transport, log) = (options.transport, options.log);
-    let settings = Settings { cores: Some(1), transport, log, ..Settings::in_folder(folder.path()) };
-    let client = launch::start::<()>(&settings).await.map_err(|error| error.to_string())?;
-    let client = Arc::new(client);
-    let live = Live::start(client.clone());
-    live.phase("they share out the objects");
-    shared_out(&client, &[&first, &second, &third]).await?;
-
-    let start = Instant::now();
-    let game = Game::start(client.pool(), options.players as usize, options.barrels_each());
-    let demo = Demo { options, folder, client, live, game };
-    demo.play("three processes play").await?;
-
-    let fourth = demo.join(&[&first, &second, &third]).await?;
-    demo.play("four processes play").await?;
-
-    let takeover = demo.kill(second).await?;
-    demo.play("three play on after a kill -9").await?;
-
-    demo.leave(third, &[&first, &fourth]).await?;
-    demo.play("two play on after a SIGTERM").await?;
-
-    if options.plant_a_loss {
-        demo.plant_a_loss().await?;
-        demo.play("a loss was planted").await?;
-    }
-    demo.live.phase("every score is checked");
-    let totals = demo.live.look().await;
-    let seconds = start.elapsed().as_secs_f64();
-    let outcome = demo.game.end().await;
-    drop(demo.live);
-    for process in [fourth, first] {
-        process.stop().await?;
-    }
-    Ok(Summary { totals, outcome, seconds, takeover, transport, cores: options.cores })
+        tokio::try_join!(launch.start(&folder, Home::Shared), launch.start(&folder, Home::Shared))?;
+    let mut processes = vec![first, second, third];
+    let players = options.players as usize;
+    let stage = Stage::open(launch, folder, &processes, players, options.barrels_each()).await?;
+    Demo { options, stage, report: Report::default() }.run(&mut processes).await
 }
 
 impl Options {
@@ -140,88 +105,159 @@ impl Options {
     }
 }
 
+/// The game, and what has been done to it.
+struct Demo<'a> {
+    options: &'a Options,
+    stage: Stage,
+    report: Report,
+}
+
+/// What was done to the processes, and how long they took to get over it.
+#[derive(Debug, Default)]
+struct Report {
+    started: u32,
+    joined: u32,
+    killed: u32,
+    stopped: u32,
+    takeovers: Times,
+    /// From the kill of a process that is not the data node.
+    takeover: Duration,
+    /// From the kill of the data node.
+    keeper_takeover: Duration,
+    /// From there until a change was saved again.
+    keeper_pause: Duration,
+    /// From the kill of all processes.
+    restart: Duration,
+    zombie_saves: u64,
+}
+
 impl Demo<'_> {
+    #[expect(clippy::disallowed_methods, reason = "the demo measures real time")]
+    async fn run(mut self, processes: &mut Vec<Process>) -> Result<Summary, Failure> {
+        let start = Instant::now();
+        self.report.started = processes.len() as u32;
+        self.play("three processes play").await?;
+
+        self.join(processes).await?;
+        self.play("four processes play").await?;
+
+        self.kill_one(processes).await?;
+        self.play("three play on after a kill -9").await?;
+
+        self.kill_keeper(processes).await?;
+        self.play("two play on after the data node was killed").await?;
+
+        self.stand_still(processes).await?;
+        self.play("two play on after one stood still").await?;
+
+        self.kill_all(processes).await?;
+        self.play("two play on after all were killed").await?;
+
+        self.leave(processes).await?;
+        self.play("one plays on after a SIGTERM").await?;
+
+        if self.options.plant_a_loss {
+            self.plant_a_loss().await?;
+            self.play("a loss was planted").await?;
+        }
+        let Self { options, stage, report } = self;
+        stage.live.phase("every score is checked");
+        let totals = stage.live.look().await;
+        let seconds = start.elapsed().as_secs_f64();
+        let outcome = stage.end(std::mem::take(processes)).await?;
+        Ok(Summary { totals, outcome, seconds, report, transport: options.transport, cores: options.cores })
+    }
+
     /// Plays for a while.
     async fn play(&self, phase: &str) -> Result<(), Failure> {
-        self.live.phase(phase);
         let levels = u64::from(self.options.levels) * u64::from(self.options.players);
-        let played = tokio::time::timeout(PLAY_PATIENCE, self.game.play_on(levels)).await;
-        Ok(played.map_err(|_| format!("the game does not go on, while {phase}"))?)
+        self.stage.play(levels, phase).await
     }
 
-    /// Lets a process join under load, and waits until it has its share.
-    async fn join(&self, others: &[&Process]) -> Result<Process, Failure> {
-        self.live.phase("a fourth process joins");
-        let process = Process::start(&self.folder, self.options).await?;
-        let all: Vec<&Process> = others.iter().copied().chain([&process]).collect();
-        shared_out(&self.client, &all).await?;
-        Ok(process)
+    /// Lets a process join under load that behaves like one of another machine, and waits until it has its share.
+    async fn join(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        self.stage.live.phase("a fourth process joins");
+        let seeds: Vec<&str> = processes.iter().map(|process| process.address.as_str()).collect();
+        processes.push(self.stage.start(Home::Elsewhere(&seeds.join(","))).await?);
+        (self.report.started, self.report.joined) = (self.report.started + 1, 1);
+        self.stage.shared_out(processes).await
     }
 
-    /// Kills a process under load; gives the time until one of its durable objects answered again.
-    #[expect(clippy::disallowed_methods, reason = "the demo measures real time")]
-    async fn kill(&self, process: Process) -> Result<Duration, Failure> {
-        self.live.phase("one is killed");
-        self.live.look().await;
-        let (id, view) = (process.id, self.client.view());
-        let of_it = |number: &usize| {
-            view.owner(partition_of::<Player>(player_key(*number).as_str()))
-                .is_some_and(|owner| owner.id == id)
-        };
-        let player =
-            (0..self.options.players as usize).find(of_it).ok_or("no player lives on that process")?;
-        let player = self.client.pool().get::<Player>(&player_key(player));
-        self.game.excuse(&view, id);
-        let start = Instant::now();
-        process.kill().await?;
-        self.live.gone(id);
-        retrying(&AtomicU64::new(0), || player.score()).await?;
-        Ok(start.elapsed())
+    /// Kills a process that is not the data node.
+    async fn kill_one(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        self.stage.live.phase("one is killed");
+        let second = processes.remove(1);
+        let takeover = self.stage.kill(second).await?;
+        self.report.takeover = takeover.answered.ok_or("no player lives there")?;
+        self.killed(1, self.report.takeover);
+        self.stage.shared_out(processes).await
     }
 
-    /// Lets a process leave under load, and waits until others have its objects and it has ended well.
-    async fn leave(&self, process: Process, others: &[&Process]) -> Result<(), Failure> {
-        self.live.phase("one is told to stop");
-        self.live.look().await;
-        let id = process.id;
-        let status = process.stop().await?;
-        self.live.gone(id);
-        if !status.success() {
-            return Err(format!("the process that was told to stop ended with {status}").into());
-        }
-        shared_out(&self.client, others).await
+    /// Kills the data node.
+    async fn kill_keeper(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        self.stage.live.phase("the data node is killed");
+        let takeover = self.stage.kill(processes.remove(0)).await?;
+        self.report.keeper_takeover = takeover.answered.ok_or("no player lives there")?;
+        self.report.keeper_pause = takeover.saved;
+        self.killed(1, self.report.keeper_takeover);
+        self.stage.shared_out(processes).await
+    }
+
+    /// Makes a process stand still that waits for the data node to save, until others have its objects: what it saves when it
+    /// comes back is refused. The data node is killed meanwhile, so that it does not save after all.
+    async fn stand_still(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        self.stage.live.phase("one stands still");
+        processes.push(self.stage.start(Home::Shared).await?);
+        self.report.started += 1;
+        self.stage.shared_out(processes).await?;
+        let keeper = processes.remove(0);
+        keeper.signal(Signal::STOP)?;
+        self.stage.stands_still().await?;
+        let zombie = &processes[0];
+        self.stage.excuse(&[zombie]);
+        let incarnation = self.stage.incarnation(zombie.id);
+        zombie.signal(Signal::STOP)?;
+        self.stage.kill(keeper).await?;
+        self.report.killed += 1;
+        self.stage.owns_nothing(zombie.id).await?;
+        zombie.signal(Signal::CONT)?;
+        self.stage.joins_again(zombie.id, incarnation).await?;
+        self.stage.shared_out(processes).await?;
+        self.report.zombie_saves = self.stage.refused_saves().await;
+        Ok(())
+    }
+
+    /// Kills all processes at once.
+    async fn kill_all(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        self.stage.live.phase("all are killed");
+        let count = processes.len() as u32;
+        (*processes, self.report.restart) = self.stage.kill_all(std::mem::take(processes)).await?;
+        self.report.killed += count;
+        self.report.started += count;
+        self.stage.shared_out(processes).await
+    }
+
+    fn killed(&mut self, count: u32, takeover: Duration) {
+        self.report.killed += count;
+        self.report.takeovers.add(takeover);
+    }
+
+    /// Lets a process leave under load that does not keep the data, and waits until others have its objects and it has ended well.
+    async fn leave(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        self.stage.live.phase("one is told to stop");
+        let elsewhere = processes.pop().ok_or("no process is left")?;
+        self.stage.stop(elsewhere).await?;
+        self.report.stopped = 1;
+        self.stage.shared_out(processes).await
     }
 
     /// Makes a barrel forget that lives on no process that was killed.
     async fn plant_a_loss(&self) -> Result<(), Failure> {
-        let barrel = (0..self.options.barrels).find(|barrel| !self.game.is_excused(*barrel as usize));
-        let barrel = u64::from(barrel.ok_or("the killed process had all barrels")?);
-        let barrel = self.client.pool().get::<Barrel>(barrel);
+        let barrel = (0..self.options.barrels).find(|barrel| !self.stage.game.is_excused(*barrel as usize));
+        let barrel = u64::from(barrel.ok_or("every barrel was on a killed process")?);
+        let barrel = self.stage.client().pool().get::<Barrel>(barrel);
         Ok(retrying(&AtomicU64::new(0), || barrel.lose_all_hits()).await?)
     }
-}
-
-/// Waits until each of these processes owns its share of the objects, no other owns any, and none is under way.
-async fn shared_out(client: &Node, processes: &[&Process]) -> Result<(), Failure> {
-    let wait = async {
-        while !is_shared_out(&client.view(), processes) {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    };
-    let shared = tokio::time::timeout(SHARE_PATIENCE, wait).await;
-    Ok(shared.map_err(|_| "the processes did not share out the objects in time")?)
-}
-
-fn is_shared_out(view: &View, processes: &[&Process]) -> bool {
-    let is_at_rest = view.partitions.iter().all(|state| state.moving_to.is_none());
-    let share = view.partitions.len() / processes.len();
-    let of = |id: u64| {
-        view.partitions.iter().filter(|state| state.owner.is_some_and(|owner| owner.id == id)).count()
-    };
-    let counts = processes.iter().map(|process| of(process.id));
-    is_at_rest
-        && counts.clone().all(|count| count * 10 >= share * 9)
-        && counts.sum::<usize>() == view.partitions.len()
 }
 
 /// What the demo came to.
@@ -229,7 +265,7 @@ struct Summary {
     totals: Totals,
     outcome: Outcome,
     seconds: f64,
-    takeover: Duration,
+    report: Report,
     transport: TransportKind,
     cores: u16,
 }
@@ -265,25 +301,31 @@ impl Summary {
             self.seconds,
             self.calls_per_s()
         );
+        let Report { takeover, keeper_takeover, restart, zombie_saves, .. } = self.report;
         println!(
-            "a fourth process joined, one was killed (its objects answered again after {} ms), one left",
-            self.takeover.as_millis()
+            "a fourth process joined; one was killed, its objects answered again after {} ms; then the data node, {} ms; \
+             then all, {} ms; one left",
+            takeover.as_millis(),
+            keeper_takeover.as_millis(),
+            restart.as_millis()
         );
+        println!("{zombie_saves} saves of a process that others had taken for dead were refused");
         println!(
             "{} answers checked: {} wrong; {failed} calls failed, {} with unknown outcome, {retried} made again",
             findings.checked, findings.wrong, findings.unknown
         );
         println!(
-            "{} acknowledged saves, {} lost; {} barrels of the killed process began again, of {} that may",
+            "{} acknowledged saves, {} lost; {} barrels of killed processes began again, of {} that may",
             findings.acknowledged_saves, findings.lost_saves, findings.forgotten, findings.forgotten_allowed
         );
     }
 
     fn json(&self) -> serde_json::Value {
         let Outcome { findings, failed, retried } = self.outcome;
+        let report = &self.report;
         serde_json::json!({
             "transport": self.transport.to_string(),
-            "nodes": 4,
+            "nodes": self.report.started,
             "cores": self.cores,
             "objects": self.totals.objects,
             "calls": self.totals.calls,
@@ -294,10 +336,18 @@ impl Summary {
             "unknown_outcomes": findings.unknown,
             "checked_answers": findings.checked,
             "wrong_answers": findings.wrong,
-            "joined": 1,
-            "killed": 1,
-            "stopped": 1,
-            "takeover_ms": self.takeover.as_secs_f64() * 1e3,
+            "joined": report.joined,
+            "killed": report.killed,
+            "stopped": report.stopped,
+            "takeover_ms": milliseconds(report.takeover),
+            "keeper_takeover_ms": milliseconds(report.keeper_takeover),
+            "keeper_pause_ms": milliseconds(report.keeper_pause),
+            "restart_ms": milliseconds(report.restart),
+            "takeover_ms_p50": report.takeovers.percentile_ms(50),
+            "takeover_ms_p99": report.takeovers.percentile_ms(99),
+            "zombie_saves_tried": report.zombie_saves,
+            // One that was accepted would be a change that its player's next owner has not seen: a lost one of that owner.
+            "zombie_saves_accepted": findings.lost_saves,
             "acknowledged_saves": findings.acknowledged_saves,
             "lost_saves": findings.lost_saves,
             "forgotten_objects": findings.forgotten,
@@ -306,6 +356,6 @@ impl Summary {
     }
 }
 
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-const PLAY_PATIENCE: Duration = Duration::from_secs(120);
-const SHARE_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

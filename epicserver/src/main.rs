@@ -1,5 +1,6 @@
 //! The `epicserver` command.
 
+mod chaos;
 #[cfg(feature = "sqlite")]
 mod data;
 mod demo;
@@ -33,6 +34,8 @@ enum What {
     Verify(data::VerifyOptions),
     /// Plays a game on processes that come and go, one killed among them, and checks every answer.
     Demo(demo::Options),
+    /// Plays a game on processes that are killed, stopped and restarted at random, and checks every answer.
+    Chaos(chaos::Options),
     /// A process of the demo.
     #[command(hide = true)]
     DemoNode(Flags),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "sqlite")]
         What::Verify(options) => data::verify(&options),
         What::Demo(options) => demo::run(&options),
+        What::Chaos(options) => chaos::run(&options),
         What::DemoNode(flags) => demo::processes::serve(&flags),
     }
 }

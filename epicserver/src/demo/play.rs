@@ -1,6 +1,7 @@
 //! A game that goes on in the background: every player shoots at its own barrels, level after level, and the books say what
 //! must come of it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -74,14 +75,15 @@ impl Game {
         }
     }
 
-    /// What was on this node may be forgotten, as far as it lives in memory only.
-    pub(crate) fn excuse(&self, view: &View, node: u64) {
+    /// What is on these nodes, or on its way, may be forgotten, as far as it lives in memory only.
+    pub(crate) fn excuse(&self, view: &View, nodes: &BTreeSet<u64>) {
         let mut ledger = self.table.ledger();
         let barrels = ledger.barrels();
-        let on_node = |barrel: &usize| {
-            view.owner(partition_of::<Barrel>(*barrel as u64)).is_some_and(|owner| owner.id == node)
+        let on_them = |barrel: &usize| {
+            let state = view.partition(partition_of::<Barrel>(*barrel as u64));
+            state.moving_to.is_some() || state.owner.is_some_and(|owner| nodes.contains(&owner.id))
         };
-        ledger.killed((0..barrels).filter(on_node));
+        ledger.killed((0..barrels).filter(on_them));
     }
 
     /// Whether this barrel may begin again.
@@ -106,6 +108,11 @@ impl Game {
                 Err(error) => self.table.fail(&error),
             }
         }
+        self.so_far()
+    }
+
+    /// What has come of it by now.
+    pub(crate) fn so_far(&self) -> Outcome {
         let findings = self.table.ledger().findings;
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         Outcome { findings, failed: count(&self.table.failed), retried: count(&self.table.retried) }

@@ -4,27 +4,32 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use epicserver::launch;
-use epicserver::settings::{Flags, Settings};
+use epicserver::settings::{DataDir, Flags, Settings, TransportKind};
+use epicserver::{Node, launch};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::Failure;
 use super::game::{Barrel, Player};
-use super::{Failure, Options};
 
 /// The folder that all processes share; it goes with this.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("epicserver-demo-{}", std::process::id()));
+    pub(crate) fn new(name: &str) -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("epicserver-{name}-{}", std::process::id()));
         std::fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self(path))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The file with the cluster's secret.
+    fn secret(&self) -> PathBuf {
+        self.0.join("cluster.secret")
     }
 }
 
@@ -41,34 +46,98 @@ pub(crate) struct Process {
     child: Child,
     /// The id of its node.
     pub(crate) id: u64,
+    /// Where it listens.
+    pub(crate) address: String,
+    /// Whether it was started as [`Home::Elsewhere`].
+    pub(crate) is_elsewhere: bool,
 }
 
-impl Process {
+/// How processes of the game are started.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    /// Cores of each.
+    pub(crate) cores: u16,
+    /// What carries calls between them.
+    pub(crate) transport: TransportKind,
+    /// How much they log.
+    pub(crate) log: tracing::Level,
+}
+
+/// Where a process belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Home<'a> {
+    /// It shares the folder, and keeps the data if nobody else does.
+    Shared,
+    /// As `Shared`, and it listens at this address.
+    At(&'a str),
+    /// Like one of another machine: it knows the secret and these addresses, separated by commas, and never keeps the data. Nobody
+    /// can tell whether it is dead or only stands still.
+    Elsewhere(&'a str),
+}
+
+impl Launch {
     /// Starts a process and waits until it serves.
-    pub(crate) async fn start(folder: &Folder, options: &Options) -> Result<Self, Failure> {
+    pub(crate) async fn start(&self, folder: &Folder, home: Home<'_>) -> Result<Process, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("demo-node").arg("--data-dir").arg(folder.path());
-        command.args(["--cores", &options.cores.to_string(), "--log", options.log.as_str()]);
-        command.args(["--transport", &options.transport.to_string()]);
+        command.arg("demo-node").args(["--cores", &self.cores.to_string(), "--log", self.log.as_str()]);
+        command.args(["--transport", &self.transport.to_string()]);
+        match home {
+            Home::Shared => command.arg("--data-dir").arg(folder.path()),
+            Home::At(address) => command.arg("--data-dir").arg(folder.path()).args(["--listen", address]),
+            Home::Elsewhere(seeds) => command
+                .args(["--data-dir", "none", "--seed", seeds])
+                .arg("--secret-file")
+                .arg(folder.secret()),
+        };
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("a node process has no output")?).lines();
         let line = tokio::time::timeout(START_PATIENCE, lines.next_line())
             .await
             .map_err(|_| "a node process did not serve in time")??;
-        let id = line.as_deref().and_then(|line| line.strip_prefix(SERVING));
-        let id = id.and_then(|id| u64::from_str_radix(id, 16).ok());
-        Ok(Self { child, id: id.ok_or("a node process ended before it served: see its log above")? })
+        let (id, address) = line
+            .as_deref()
+            .and_then(read_serving)
+            .ok_or("a node process ended before it served: see its log above")?;
+        Ok(Process { child, id, address, is_elsewhere: matches!(home, Home::Elsewhere(_)) })
     }
 
+    /// A member without objects, in this process; like one of another machine, so that it never keeps the data.
+    pub(crate) async fn client(&self, folder: &Folder, seeds: &[Process]) -> Result<Node, Failure> {
+        let settings = Settings {
+            cores: Some(1),
+            transport: self.transport,
+            log: self.log,
+            data_dir: DataDir::Nowhere,
+            seed: seeds.iter().map(|seed| seed.address.clone()).collect(),
+            secret_file: Some(folder.secret()),
+            ..Settings::default()
+        };
+        Ok(launch::start::<()>(&settings).await.map_err(|error| error.to_string())?)
+    }
+}
+
+impl Process {
     /// Kills it with a signal that it cannot see.
     pub(crate) async fn kill(mut self) -> Result<(), Failure> {
         Ok(self.child.kill().await?)
     }
 
+    /// Waits until somebody has ended it.
+    pub(crate) async fn has_ended(&mut self) -> Result<(), Failure> {
+        let ended = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;
+        ended.map_err(|_| "a process that stood still was not ended in time")??;
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let id = self.child.id().and_then(|id| Pid::from_raw(id as i32));
+        Ok(rustix::process::kill_process(id.ok_or("a node process has ended by itself")?, signal)?)
+    }
+
     /// Asks it to stop, and waits until it has ended.
     pub(crate) async fn stop(mut self) -> Result<ExitStatus, Failure> {
-        let id = self.child.id().and_then(|id| Pid::from_raw(id as i32));
-        rustix::process::kill_process(id.ok_or("a node process has ended by itself")?, Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         let ended = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;
         Ok(ended.map_err(|_| "a node process did not stop in time")??)
     }
@@ -80,7 +149,9 @@ pub(crate) fn serve(flags: &Flags) -> ExitCode {
     let settings = Settings::load(flags, std::iter::empty());
     match parent.map_err(|error| error.to_string()).and(settings.map_err(|error| error.to_string())) {
         Ok(settings) => launch::serve::<(Player, Barrel)>(&settings, |node| {
-            println!("{SERVING}{:016x}", node.id().id);
+            let (id, view) = (node.id().id, node.view());
+            let own = view.members.iter().find(|member| member.node.id == id);
+            println!("{SERVING}{id:016x} at {}", own.map_or("", |member| member.address.as_str()));
         }),
         Err(error) => {
             eprintln!("error: {error}");
@@ -89,7 +160,13 @@ pub(crate) fn serve(flags: &Flags) -> ExitCode {
     }
 }
 
-/// What a process says on its output when it serves, before the id of its node.
+/// Id and address in what a process says when it serves.
+fn read_serving(line: &str) -> Option<(u64, String)> {
+    let (id, address) = line.strip_prefix(SERVING)?.split_once(" at ")?;
+    Some((u64::from_str_radix(id, 16).ok()?, address.to_owned()))
+}
+
+/// What a process says on its output when it serves, before the id of its node and its address.
 const SERVING: &str = "serving as node ";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ async fn owners_are_killed(name: &str, threads: &'static str) {
         play_on(&game, 60).await;
         let next = world.start().await;
         world.shared_by(&[owner.id, next.id]).await;
-        game.excuse(&world.view(), owner.id);
+        game.excuse(&world.view(), &[owner.id].into());
         owner.kill().await;
         world.owned_by(next.id).await;
         owner = next;

@@ -22,7 +22,7 @@ async fn what_a_zombie_saves_is_refused() {
         play_on(&game, 900).await;
         keeper.signal("STOP").await;
         stands_still(&game).await;
-        game.excuse(&world.view(), zombie.id);
+        game.excuse(&world.view(), &[zombie.id].into());
         zombie.signal("STOP").await;
         keeper.kill().await;
         // A process that starts now might be quicker at the lock of the data.
@@ -52,7 +52,7 @@ async fn a_stopped_owner_of_this_machine_is_ended_after_its_lease() {
     world.shared_by(&[owner.id, next.id]).await;
     let game = start_game(&world, 20);
     play_on(&game, 50).await;
-    game.excuse(&world.view(), owner.id);
+    game.excuse(&world.view(), &[owner.id].into());
     owner.signal("STOP").await;
     world.owned_by(next.id).await;
     until("the stopped process is ended", || owner.has_ended()).await;

@@ -1,7 +1,7 @@
-//! `cargo ci demo`: builds the `epicserver` command in release mode and runs its demo.
+//! `cargo ci demo` and `cargo ci chaos`: build the `epicserver` command in release mode and run its game.
 //!
-//! Arguments, standard output and the exit code belong to the demo. Only the transport is looked at: where this machine's kernel lacks
-//! it, the demo runs in a guest.
+//! Arguments, standard output and the exit code belong to the game. Only the transport is looked at: where this machine's kernel lacks
+//! it, the game runs in a guest.
 
 use std::process::ExitCode;
 
@@ -11,46 +11,71 @@ use crate::facts::Workspace;
 use crate::invocation::{Invocation, exit_code};
 use crate::vm;
 
-/// Build in release mode and run the demo of the `epicserver` command.
-///
-/// All arguments are handed to `epicserver demo`; see `cargo ci demo -- --help` for them. The exit code is the demo's. With
-/// `--transport tipc` on a machine without TIPC it runs in a guest (see `cargo ci vm --help`), with fewer players unless they are given, since
-/// a guest may be emulated.
+/// What the `epicserver` command does with its game.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Game {
+    /// It is played to show what the cluster survives.
+    Demo,
+    /// It is played for as long as one likes, with faults at random.
+    Chaos,
+}
+
+impl Game {
+    /// The subcommand of `epicserver`.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Chaos => "chaos",
+        }
+    }
+
+    /// A game that a guest plays in a minute.
+    fn small(self) -> &'static [&'static str] {
+        match self {
+            Self::Demo => &["--players", "100", "--barrels", "2000"],
+            Self::Chaos => &["--players", "20"],
+        }
+    }
+}
+
+/// What a game is told.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Let the demo print one JSON object on standard output instead of text for people.
+    /// Print one JSON object on standard output instead of text for people.
     #[arg(long)]
     json: bool,
-    /// What carries calls between the processes of the demo.
+    /// What carries calls between the processes.
     #[arg(long)]
     transport: Option<String>,
-    /// What else `epicserver demo` is given.
+    /// What else the game is given.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
     arguments: Vec<String>,
 }
 
-/// Runs the demo and returns its exit code.
-pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+/// Runs the game and returns its exit code.
+pub(crate) fn run(game: Game, options: &Options) -> Result<ExitCode, String> {
     let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
     if options.transport.as_deref() == Some("tipc") && !has_tipc(&protocols) {
-        return run_in_guest(options);
+        return run_in_guest(game, options);
     }
-    eprintln!("building the epicserver command (release), then running its demo");
-    let status = invocation(options).run_attached()?;
+    eprintln!("building the epicserver command (release), then running its {}", game.command());
+    let status = invocation(game, options).run_attached()?;
     Ok(exit_code(status))
 }
 
-fn run_in_guest(options: &Options) -> Result<ExitCode, String> {
+fn run_in_guest(game: Game, options: &Options) -> Result<ExitCode, String> {
     eprintln!(
-        "building the epicserver command (release), then running its demo in a guest: this kernel has no TIPC"
+        "building the epicserver command (release), then running its {} in a guest: this kernel has no TIPC",
+        game.command()
     );
     let status = Invocation::cargo("build --release -p epicserver --bin epicserver").run_attached()?;
     if !status.success() {
         return Ok(exit_code(status));
     }
     let program = Workspace::read()?.target_folder.join("release/epicserver");
-    let words = [program.to_string_lossy().into_owned(), "demo".to_owned()];
-    let command: Vec<_> = words.into_iter().chain(arguments(options)).chain(fewer_players(options)).collect();
+    let words = [program.to_string_lossy().into_owned(), game.command().to_owned()];
+    let command: Vec<_> =
+        words.into_iter().chain(arguments(options)).chain(fewer_players(game, options)).collect();
     vm::run_one(&command)
 }
 
@@ -59,8 +84,8 @@ fn has_tipc(protocols: &str) -> bool {
     protocols.lines().any(|line| line.split_whitespace().next() == Some("TIPC"))
 }
 
-fn invocation(options: &Options) -> Invocation {
-    Invocation::cargo("run --release -p epicserver --bin epicserver -- demo")
+fn invocation(game: Game, options: &Options) -> Invocation {
+    Invocation::cargo(&format!("run --release -p epicserver --bin epicserver -- {}", game.command()))
         .with_arguments(arguments(options))
 }
 
@@ -77,12 +102,12 @@ fn arguments(options: &Options) -> Vec<String> {
 }
 
 /// A game that a guest plays in a minute, where none was asked for.
-fn fewer_players(options: &Options) -> Vec<String> {
+fn fewer_players(game: Game, options: &Options) -> Vec<String> {
     let is_given = options
         .arguments
         .iter()
         .any(|argument| argument.starts_with("--players") || argument.starts_with("--barrels"));
-    if is_given { Vec::new() } else { ["--players", "100", "--barrels", "2000"].map(str::to_owned).to_vec() }
+    if is_given { Vec::new() } else { game.small().iter().map(|word| (*word).to_owned()).collect() }
 }
 
 #[cfg(test)]
@@ -100,12 +125,12 @@ mod tests {
     fn check(line: &[&str], expected: &str) {
         let line =
             Line::try_parse_from([&["demo"], line].concat()).expect("the line is a valid command line");
-        let shown = invocation(&line.options).to_string();
+        let shown = invocation(Game::Demo, &line.options).to_string();
         assert_eq!(shown, format!("cargo run --release -p epicserver --bin epicserver -- demo{expected}"));
     }
 
     #[test]
-    fn arguments_reach_the_demo_in_order() {
+    fn arguments_reach_the_game_in_order() {
         check(&[], "");
         check(&["--json"], " --json");
         check(&["--json", "--players", "5"], " --json --players 5");
@@ -117,8 +142,8 @@ mod tests {
     #[test]
     fn a_guest_plays_with_few_unless_told_otherwise() {
         let line = |words: &[&str]| Line::try_parse_from(words).expect("a valid command line").options;
-        assert_eq!(fewer_players(&line(&["demo", "--transport", "tipc"])).len(), 4);
-        assert!(fewer_players(&line(&["demo", "--transport", "tipc", "--players=7"])).is_empty());
+        assert_eq!(fewer_players(Game::Demo, &line(&["demo", "--transport", "tipc"])).len(), 4);
+        assert!(fewer_players(Game::Demo, &line(&["demo", "--transport", "tipc", "--players=7"])).is_empty());
     }
 
     #[test]

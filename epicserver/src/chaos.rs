@@ -1,0 +1,442 @@
+//! Chaos: the game of the demo on processes that are killed, stopped and restarted at random, for minutes, with the same books.
+//!
+//! Some processes share the data directory and keep the data in turns; some behave like those of another machine. What is done to
+//! whom comes from a seed; when it happens to calls under way does not.
+
+use std::fmt;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use epicserver::launch;
+use epicserver::settings::TransportKind;
+use rustix::process::Signal;
+
+use crate::demo::live::Totals;
+use crate::demo::play::Outcome;
+use crate::demo::processes::{Folder, Home, Launch, Process};
+use crate::demo::stage::{Stage, Takeover};
+use crate::demo::times::Times;
+use crate::demo::{Failure, to_the_end};
+
+/// What chaos is told.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// Print one JSON object at the end, and nothing else, on standard output
+    #[arg(long)]
+    json: bool,
+    /// How long it goes on
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// End as soon as so many processes have been killed
+    #[arg(long, value_name = "N")]
+    kills: Option<u32>,
+    /// What is done to whom [default: another one each time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Players, each with four barrels
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..=10_000))]
+    players: u32,
+    /// Cores of each process
+    #[arg(long, default_value_t = 1)]
+    cores: u16,
+    /// What carries calls between the processes: tcp, tipc or rdma
+    #[arg(long, default_value_t = TransportKind::Tcp)]
+    transport: TransportKind,
+    /// How much to log: error, warn, info, debug or trace
+    #[arg(long, default_value = "error")]
+    log: tracing::Level,
+}
+
+pub(crate) fn run(options: &Options) -> ExitCode {
+    launch::init_log(options.log);
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("seed {seed}: --seed {seed} does the same to the same processes again");
+    match to_the_end(chaos(options, seed)) {
+        Ok(summary) => summary.print(options.json),
+        Err(error) => {
+            eprintln!("error: with seed {seed}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What can be done to processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// A process that shares the folder is killed: it is proven dead at once.
+    KillOne,
+    /// The data node is killed.
+    KillKeeper,
+    /// A process like one of another machine is killed: others wait for the end of its lease.
+    KillElsewhere,
+    /// All are killed, and started again.
+    KillAll,
+    /// The data node stands still for a moment, in the middle of what it does.
+    PauseKeeper,
+    /// A process that shares the folder stands still, until one who waits for its objects ends it after its lease.
+    StopOne,
+    /// A process like one of another machine waits for the data node to save, and stands still; that data node is killed, others get the
+    /// objects, and it comes back.
+    Zombie,
+    /// Each process is told to stop, one after the other, and another one starts for it.
+    RollingRestart,
+}
+
+/// Each fault, and how often it comes among all of them.
+const FAULTS: [(Fault, u32); 8] = [
+    (Fault::KillOne, 40),
+    (Fault::KillKeeper, 30),
+    (Fault::PauseKeeper, 8),
+    (Fault::KillAll, 2),
+    (Fault::KillElsewhere, 2),
+    (Fault::StopOne, 2),
+    (Fault::Zombie, 3),
+    (Fault::RollingRestart, 2),
+];
+
+impl Fault {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        let sum: u32 = FAULTS.iter().map(|(_, weight)| weight).sum();
+        let mut left = random.u32(0..sum);
+        for (fault, weight) in FAULTS {
+            if left < weight {
+                return fault;
+            }
+            left -= weight;
+        }
+        Self::KillOne
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::KillOne => "kill",
+            Self::KillKeeper => "kill_keeper",
+            Self::KillElsewhere => "kill_elsewhere",
+            Self::KillAll => "kill_all",
+            Self::PauseKeeper => "pause_keeper",
+            Self::StopOne => "stop",
+            Self::Zombie => "zombie",
+            Self::RollingRestart => "rolling_restart",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KillOne => "one is killed",
+            Self::KillKeeper => "the data node is killed",
+            Self::KillElsewhere => "one of another machine is killed",
+            Self::KillAll => "all are killed",
+            Self::PauseKeeper => "the data node stands still for a moment",
+            Self::StopOne => "one stands still until it is ended",
+            Self::Zombie => "one stands still until others have its objects, and comes back",
+            Self::RollingRestart => "all are restarted, one after the other",
+        })
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "chaos goes on for real time")]
+async fn chaos(options: &Options, seed: u64) -> Result<Summary, Failure> {
+    let launch = Launch { cores: options.cores, transport: options.transport, log: options.log };
+    let folder = Folder::new("chaos")?;
+    eprintln!("{SHARED} processes start on {}, and {ELSEWHERE} elsewhere", folder.path().display());
+    let mut processes = Vec::new();
+    for _ in 0..SHARED {
+        processes.push(launch.start(&folder, Home::Shared).await?);
+    }
+    for _ in 0..ELSEWHERE {
+        let seeds = seeds_of(&processes);
+        processes.push(launch.start(&folder, Home::Elsewhere(&seeds)).await?);
+    }
+    let stage = Stage::open(launch, folder, &processes, options.players as usize, BARRELS_EACH).await?;
+    let random = fastrand::Rng::with_seed(seed);
+    let mut chaos = Chaos { stage, random, processes, report: Report::default() };
+    let start = Instant::now();
+    let time = Duration::try_from_secs_f64(options.minutes * 60.0)?;
+    while start.elapsed() < time && options.kills.is_none_or(|kills| chaos.report.killed < kills) {
+        chaos.one_fault().await?;
+    }
+    let Chaos { stage, processes, report, .. } = chaos;
+    stage.live.phase("every score is checked");
+    let seconds = start.elapsed().as_secs_f64();
+    let totals = stage.live.look().await;
+    let outcome = stage.end(processes).await?;
+    Ok(Summary { seed, seconds, totals, outcome, report, transport: options.transport })
+}
+
+/// The game, and what is done to it.
+struct Chaos {
+    stage: Stage,
+    random: fastrand::Rng,
+    processes: Vec<Process>,
+    report: Report,
+}
+
+/// What was done, and what came of it.
+#[derive(Debug, Default)]
+struct Report {
+    /// How often each fault came, in the order of [`FAULTS`].
+    faults: [u64; FAULTS.len()],
+    killed: u32,
+    /// From the kill of a process to the first answer of one of its objects, where its death could be proven.
+    takeovers: Times,
+    /// From the kill of the data node to the first change that was saved again.
+    keeper_pauses: Times,
+    zombie_saves: u64,
+    /// Of rolling restarts only.
+    restart_failed: u64,
+    restart_unknown: u64,
+}
+
+impl Chaos {
+    async fn one_fault(&mut self) -> Result<(), Failure> {
+        let levels = self.random.u64(LEVELS);
+        self.stage.play(levels, "the game goes on").await?;
+        let fault = Fault::draw(&mut self.random);
+        self.stage.live.phase(fault.to_string());
+        if let Some(place) = FAULTS.iter().position(|(other, _)| *other == fault) {
+            self.report.faults[place] += 1;
+        }
+        let result = match fault {
+            Fault::KillOne => self.kill_one().await,
+            Fault::KillKeeper => self.kill_keeper().await,
+            Fault::KillElsewhere => self.kill_elsewhere().await,
+            Fault::KillAll => self.kill_all().await,
+            Fault::PauseKeeper => self.pause_keeper().await,
+            Fault::StopOne => self.stop_one().await,
+            Fault::Zombie => self.zombie().await,
+            Fault::RollingRestart => self.rolling_restart().await,
+        };
+        result.map_err(|error| format!("while {fault}: {error}").into())
+    }
+
+    async fn kill_one(&mut self) -> Result<(), Failure> {
+        let keeper = self.stage.keeper(&self.processes).await?;
+        let victim = self.pick(|place, process| !process.is_elsewhere && place != keeper)?;
+        if let Some(takeover) = self.kill(victim).await?.answered {
+            self.report.takeovers.add(takeover);
+        }
+        self.start_shared().await
+    }
+
+    async fn kill_keeper(&mut self) -> Result<(), Failure> {
+        let keeper = self.stage.keeper(&self.processes).await?;
+        let takeover = self.kill(keeper).await?;
+        self.report.keeper_pauses.add(takeover.saved);
+        if let Some(takeover) = takeover.answered {
+            self.report.takeovers.add(takeover);
+        }
+        self.start_shared().await
+    }
+
+    async fn kill_elsewhere(&mut self) -> Result<(), Failure> {
+        let victim = self.pick(|_, process| process.is_elsewhere)?;
+        self.kill(victim).await?;
+        self.start_elsewhere().await
+    }
+
+    async fn kill_all(&mut self) -> Result<(), Failure> {
+        self.report.killed += self.processes.len() as u32;
+        let processes = std::mem::take(&mut self.processes);
+        (self.processes, _) = self.stage.kill_all(processes).await?;
+        Ok(())
+    }
+
+    async fn pause_keeper(&mut self) -> Result<(), Failure> {
+        let keeper = self.stage.keeper(&self.processes).await?;
+        let pause = Duration::from_millis(self.random.u64(PAUSE_MS));
+        self.processes[keeper].signal(Signal::STOP)?;
+        tokio::time::sleep(pause).await;
+        self.processes[keeper].signal(Signal::CONT)
+    }
+
+    async fn stop_one(&mut self) -> Result<(), Failure> {
+        let keeper = self.stage.keeper(&self.processes).await?;
+        let victim = self.pick(|place, process| !process.is_elsewhere && place != keeper)?;
+        let mut victim = self.processes.remove(victim);
+        self.stage.excuse(&[&victim]);
+        victim.signal(Signal::STOP)?;
+        self.stage.owns_nothing(victim.id).await?;
+        victim.has_ended().await?;
+        self.report.killed += 1;
+        self.start_shared().await
+    }
+
+    async fn zombie(&mut self) -> Result<(), Failure> {
+        self.stage.shared_out(&self.processes).await?;
+        let zombie = self.pick(|_, process| process.is_elsewhere)?;
+        let keeper = self.stage.keeper(&self.processes).await?;
+        let before = self.stage.refused_saves().await;
+        self.processes[keeper].signal(Signal::STOP)?;
+        // Some wait for it by now; the others soon have nothing to do.
+        tokio::time::sleep(Duration::from_millis(self.random.u64(WAIT_MS))).await;
+        let (id, incarnation) =
+            (self.processes[zombie].id, self.stage.incarnation(self.processes[zombie].id));
+        self.stage.excuse(&[&self.processes[zombie]]);
+        self.processes[zombie].signal(Signal::STOP)?;
+        self.kill(keeper).await?;
+        self.stage.owns_nothing(id).await?;
+        if let Some(zombie) = self.processes.iter().find(|process| process.id == id) {
+            zombie.signal(Signal::CONT)?;
+        }
+        self.stage.joins_again(id, incarnation).await?;
+        self.report.zombie_saves += self.stage.refused_saves().await.saturating_sub(before);
+        self.start_shared().await
+    }
+
+    async fn rolling_restart(&mut self) -> Result<(), Failure> {
+        let before = self.stage.game.so_far();
+        for _ in 0..self.processes.len() {
+            let process = self.processes.remove(0);
+            let is_elsewhere = process.is_elsewhere;
+            self.stage.stop(process).await?;
+            if is_elsewhere { self.start_elsewhere().await? } else { self.start_shared().await? }
+        }
+        let after = self.stage.game.so_far();
+        self.report.restart_failed += after.failed - before.failed;
+        self.report.restart_unknown += after.findings.unknown - before.findings.unknown;
+        Ok(())
+    }
+
+    /// One of the processes that can be meant.
+    fn pick(&mut self, can_be: impl Fn(usize, &Process) -> bool) -> Result<usize, Failure> {
+        let all: Vec<usize> =
+            (0..self.processes.len()).filter(|place| can_be(*place, &self.processes[*place])).collect();
+        let picked = self.random.choice(all);
+        Ok(picked.ok_or("no process of that kind is left")?)
+    }
+
+    async fn kill(&mut self, place: usize) -> Result<Takeover, Failure> {
+        self.report.killed += 1;
+        let victim = self.processes.remove(place);
+        self.stage.kill(victim).await
+    }
+
+    async fn start_shared(&mut self) -> Result<(), Failure> {
+        self.processes.push(self.stage.start(Home::Shared).await?);
+        Ok(())
+    }
+
+    async fn start_elsewhere(&mut self) -> Result<(), Failure> {
+        let seeds = seeds_of(&self.processes);
+        self.processes.push(self.stage.start(Home::Elsewhere(&seeds)).await?);
+        Ok(())
+    }
+}
+
+fn seeds_of(processes: &[Process]) -> String {
+    let addresses: Vec<&str> = processes.iter().map(|process| process.address.as_str()).collect();
+    addresses.join(",")
+}
+
+/// What chaos came to.
+struct Summary {
+    seed: u64,
+    seconds: f64,
+    totals: Totals,
+    outcome: Outcome,
+    report: Report,
+    transport: TransportKind,
+}
+
+impl Summary {
+    fn is_good(&self) -> bool {
+        let Outcome { findings, failed, .. } = self.outcome;
+        findings.wrong == 0
+            && findings.lost_saves == 0
+            && failed == 0
+            && self.report.restart_unknown == 0
+            && findings.forgotten <= findings.forgotten_allowed
+            && findings.acknowledged_saves > 0
+    }
+
+    fn print(&self, json: bool) -> ExitCode {
+        if json {
+            println!("{}", self.json());
+        } else {
+            self.print_text();
+        }
+        if self.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn print_text(&self) {
+        let (Report { faults, killed, takeovers, keeper_pauses, .. }, Outcome { findings, failed, retried }) =
+            (&self.report, self.outcome);
+        println!(
+            "seed {}, {:.0} s, {} calls, {killed} processes killed",
+            self.seed, self.seconds, self.totals.calls
+        );
+        for ((fault, _), count) in FAULTS.iter().zip(faults) {
+            println!("{count:>6} times {fault}");
+        }
+        for (what, times) in [("takeover of its objects", takeovers), ("pause of saving", keeper_pauses)] {
+            if let (Some(p50), Some(p99)) = (times.percentile_ms(50), times.percentile_ms(99)) {
+                println!(
+                    "{what} after a kill: {p50:.0} ms in half, {p99:.0} ms in 99 of 100, of {}",
+                    times.len()
+                );
+            }
+        }
+        println!(
+            "{} answers checked: {} wrong; {failed} calls failed, {} with unknown outcome, {retried} made again",
+            findings.checked, findings.wrong, findings.unknown
+        );
+        println!(
+            "rolling restarts: {} calls failed, {} with unknown outcome",
+            self.report.restart_failed, self.report.restart_unknown
+        );
+        println!(
+            "{} acknowledged saves, {} lost; {} saves of processes that others had taken for dead were refused",
+            findings.acknowledged_saves, findings.lost_saves, self.report.zombie_saves
+        );
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Outcome { findings, failed, retried } = self.outcome;
+        let report = &self.report;
+        let faults: serde_json::Map<_, _> = FAULTS
+            .iter()
+            .zip(report.faults)
+            .map(|((fault, _), count)| (fault.name().to_owned(), count.into()))
+            .collect();
+        serde_json::json!({
+            "seed": self.seed,
+            "transport": self.transport.to_string(),
+            "seconds": self.seconds,
+            "calls": self.totals.calls,
+            "calls_checked": findings.checked,
+            "wrong_answers": findings.wrong,
+            "failed_calls": failed,
+            "retried_calls": retried,
+            "unknown_outcomes": findings.unknown,
+            "faults": faults,
+            "killed": report.killed,
+            "acknowledged_saves": findings.acknowledged_saves,
+            "lost_saves": findings.lost_saves,
+            "forgotten_objects": findings.forgotten,
+            "forgotten_allowed": findings.forgotten_allowed,
+            "zombie_saves_tried": report.zombie_saves,
+            // One that was accepted would be a change that its player's next owner has not seen: a lost one of that owner.
+            "zombie_saves_accepted": findings.lost_saves,
+            "takeovers": report.takeovers.len(),
+            "takeover_ms_p50": report.takeovers.percentile_ms(50),
+            "takeover_ms_p99": report.takeovers.percentile_ms(99),
+            "keeper_pauses": report.keeper_pauses.len(),
+            "keeper_pause_ms_p50": report.keeper_pauses.percentile_ms(50),
+            "keeper_pause_ms_p99": report.keeper_pauses.percentile_ms(99),
+            "restart_failed_calls": report.restart_failed,
+            "restart_unknown_outcomes": report.restart_unknown,
+        })
+    }
+}
+
+const SHARED: usize = 3;
+const ELSEWHERE: usize = 1;
+const BARRELS_EACH: usize = 4;
+/// Levels between two faults.
+const LEVELS: std::ops::Range<u64> = 20..600;
+/// How long the data node stands still: shorter than the lease of 6 s, and long enough to be missed.
+const PAUSE_MS: std::ops::Range<u64> = 20..2_000;
+/// How long the game goes on without a data node before a process becomes a zombie.
+const WAIT_MS: std::ops::Range<u64> = 50..1_000;
