@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Throughput(options) => run(Suite::Throughput, &options),
         Command::Save(options) => save_suite(&options),
         Command::Serve(options) => pair::serve(options),
+        Command::CallStored(options) => call_stored(&options),
         Command::List => {
             list();
             Ok(())
@@ -67,6 +68,13 @@ fn run(suite: Suite, options: &Options) -> Result<(), Failure> {
 
 fn save_suite(options: &save::Options) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(save::run(options))
+}
+
+fn call_stored(options: &save::processes::CallStored) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(save::processes::call_stored(options))
 }
 
 fn list() {

@@ -13,6 +13,7 @@ use crate::driver::Case;
 use crate::pair::Serve;
 use crate::raw::WORDS_MAX;
 use crate::row::Setting;
+use crate::save::processes::CallStored;
 
 /// Latency suites of Epic Server, each row beside a raw baseline that was measured in the same run
 #[derive(Debug, Parser)]
@@ -39,6 +40,9 @@ pub(crate) enum Command {
     /// The called process of a measurement; the calling one starts it
     #[command(hide = true)]
     Serve(Serve),
+    /// A calling process of the suite of saving; the measuring one starts it
+    #[command(hide = true)]
+    CallStored(CallStored),
 }
 
 /// The suites.

@@ -25,6 +25,16 @@ fn each_policy_has_its_row_and_the_folder_is_left_as_it_was() {
     assert!(raw["raw"] == true && raw["payload"] == 512 && one["ratio"].as_f64() > Some(0.0));
     let many = of("durable", 256);
     assert!(many["batches"].as_u64() < many["n"].as_u64(), "many share batches: {many}");
+    let three = of("durable-from-three", 768);
+    assert_eq!((text(three, "placement"), text(three, "transport")), ("cross-process", "tcp"));
+    assert!(
+        three["batches"].as_u64() > Some(0) && three["batches"].as_u64() < three["n"].as_u64(),
+        "{three}"
+    );
+    assert!(
+        three["p50_ns"].as_u64() > Some(0) && three["p50_ns"].as_u64() <= three["max_ns"].as_u64(),
+        "{three}"
+    );
     for (case, policy) in [("never", "never"), ("behind", "behind(\"50ms\")")] {
         assert_eq!((text(of(case, 1), "policy"), of(case, 1)["ratio"].is_null()), (policy, false));
     }
