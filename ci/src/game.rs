@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::facts::Workspace;
 use crate::invocation::{Invocation, exit_code};
-use crate::vm;
+use crate::{packages, vm};
 
 /// What the `epicserver` command does with its game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,12 @@ pub(crate) fn run(game: Game, options: &Options) -> Result<ExitCode, String> {
     let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
     if options.transport.as_deref() == Some("tipc") && !has_tipc(&protocols) {
         return run_in_guest(game, options);
+    }
+    if game == Game::Chaos
+        && !packages::finds_program("nft")
+        && let Err(problem) = packages::install(&["nftables"], "cutting the network needs the program nft")
+    {
+        eprintln!("{problem}");
     }
     eprintln!("building the epicserver command (release), then running its {}", game.command());
     let status = invocation(game, options).run_attached()?;

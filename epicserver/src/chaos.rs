@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epicserver::launch;
@@ -12,6 +14,7 @@ use epicserver::settings::TransportKind;
 use rustix::process::Signal;
 
 use crate::demo::live::Totals;
+use crate::demo::network::{self, Network};
 use crate::demo::play::Outcome;
 use crate::demo::processes::{Folder, Home, Launch, Process};
 use crate::demo::stage::{Stage, Takeover};
@@ -33,6 +36,9 @@ pub(crate) struct Options {
     /// What is done to whom [default: another one each time]
     #[arg(long)]
     seed: Option<u64>,
+    /// Only these faults, separated by commas, by their names in the JSON object
+    #[arg(long, value_name = "FAULTS", value_delimiter = ',')]
+    faults: Vec<Fault>,
     /// Players, each with four barrels
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..=10_000))]
     players: u32,
@@ -42,13 +48,62 @@ pub(crate) struct Options {
     /// What carries calls between the processes: tcp, tipc or rdma
     #[arg(long, default_value_t = TransportKind::Tcp)]
     transport: TransportKind,
+    /// Whether the network is cut too, which needs root: auto (if it can be), on or off
+    #[arg(long, default_value = "auto")]
+    network: Cutting,
+    /// Says that this process is in a network namespace of its own.
+    #[arg(long = NETWORK_FLAG, hide = true)]
+    has_own_network: bool,
     /// How much to log: error, warn, info, debug or trace
     #[arg(long, default_value = "error")]
     log: tracing::Level,
 }
 
+/// Whether the network is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Cutting {
+    Auto,
+    On,
+    Off,
+}
+
+impl Options {
+    /// The faults that are drawn from.
+    fn possible(&self, has_network: bool) -> Result<Vec<Fault>, Failure> {
+        if let Some(fault) = self.faults.iter().find(|fault| fault.is_of_network() && !has_network) {
+            return Err(format!("{} needs a network that can be cut: try --network on", fault.name()).into());
+        }
+        let is_wanted = |fault: &Fault| self.faults.is_empty() || self.faults.contains(fault);
+        let all = FAULTS.iter().map(|(fault, _)| *fault);
+        Ok(all.filter(|fault| is_wanted(fault) && (has_network || !fault.is_of_network())).collect())
+    }
+
+    /// Gets this process a network of its own, where one is wanted and can be had; what hinders it, where it is demanded.
+    fn enter_network(&self) -> Result<(), Failure> {
+        if self.has_own_network || self.network == Cutting::Off {
+            return Ok(());
+        }
+        let missing = match self.transport {
+            TransportKind::Tcp => network::what_is_missing(),
+            other => Some(format!("cutting the network is not built for {other}")),
+        };
+        match missing {
+            None => Err(network::enter(&format!("--{NETWORK_FLAG}"))),
+            Some(missing) if self.network == Cutting::On => Err(missing.into()),
+            Some(missing) => {
+                eprintln!("the network is left alone: {missing}");
+                Ok(())
+            }
+        }
+    }
+}
+
 pub(crate) fn run(options: &Options) -> ExitCode {
     launch::init_log(options.log);
+    if let Err(error) = options.enter_network() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}: --seed {seed} does the same to the same processes again");
     match to_the_end(chaos(options, seed)) {
@@ -80,10 +135,18 @@ enum Fault {
     Zombie,
     /// Each process is told to stop, one after the other, and another one starts for it.
     RollingRestart,
+    /// Two processes do not hear each other for a while.
+    Part,
+    /// A process does not hear another one for a while, which hears it.
+    PartOneWay,
+    /// A process hears nobody for a while.
+    Isolate,
+    /// Some of the packets that come to a process are lost.
+    Lose,
 }
 
 /// Each fault, and how often it comes among all of them.
-const FAULTS: [(Fault, u32); 8] = [
+const FAULTS: [(Fault, u32); 12] = [
     (Fault::KillOne, 40),
     (Fault::KillKeeper, 30),
     (Fault::PauseKeeper, 8),
@@ -92,19 +155,29 @@ const FAULTS: [(Fault, u32); 8] = [
     (Fault::StopOne, 2),
     (Fault::Zombie, 3),
     (Fault::RollingRestart, 2),
+    (Fault::Part, 3),
+    (Fault::PartOneWay, 3),
+    (Fault::Isolate, 2),
+    (Fault::Lose, 3),
 ];
 
 impl Fault {
-    fn draw(random: &mut fastrand::Rng) -> Self {
-        let sum: u32 = FAULTS.iter().map(|(_, weight)| weight).sum();
+    /// One of these.
+    fn draw(random: &mut fastrand::Rng, possible: &[Self]) -> Self {
+        let possible = FAULTS.iter().filter(|(fault, _)| possible.contains(fault));
+        let sum: u32 = possible.clone().map(|(_, weight)| weight).sum();
         let mut left = random.u32(0..sum);
-        for (fault, weight) in FAULTS {
-            if left < weight {
-                return fault;
+        for (fault, weight) in possible {
+            if left < *weight {
+                return *fault;
             }
             left -= weight;
         }
         Self::KillOne
+    }
+
+    fn is_of_network(self) -> bool {
+        matches!(self, Self::Part | Self::PartOneWay | Self::Isolate | Self::Lose)
     }
 
     fn name(self) -> &'static str {
@@ -117,7 +190,21 @@ impl Fault {
             Self::StopOne => "stop",
             Self::Zombie => "zombie",
             Self::RollingRestart => "rolling_restart",
+            Self::Part => "part",
+            Self::PartOneWay => "part_one_way",
+            Self::Isolate => "isolate",
+            Self::Lose => "lose_packets",
         }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let fault = FAULTS.iter().map(|(fault, _)| *fault).find(|fault| fault.name() == name);
+        let names: Vec<&str> = FAULTS.iter().map(|(fault, _)| fault.name()).collect();
+        fault.ok_or_else(|| format!("there are {}", names.join(", ")))
     }
 }
 
@@ -132,13 +219,19 @@ impl fmt::Display for Fault {
             Self::StopOne => "one stands still until it is ended",
             Self::Zombie => "one stands still until others have its objects, and comes back",
             Self::RollingRestart => "all are restarted, one after the other",
+            Self::Part => "two do not hear each other",
+            Self::PartOneWay => "one does not hear another",
+            Self::Isolate => "one hears nobody",
+            Self::Lose => "one loses packets",
         })
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "chaos goes on for real time")]
 async fn chaos(options: &Options, seed: u64) -> Result<Summary, Failure> {
-    let launch = Launch { cores: options.cores, transport: options.transport, log: options.log };
+    let network = if options.has_own_network { Some(Arc::new(Network::new().await?)) } else { None };
+    let possible = options.possible(network.is_some())?;
+    let launch = Launch { cores: options.cores, transport: options.transport, log: options.log, network };
     let folder = Folder::new("chaos")?;
     eprintln!("{SHARED} processes start on {}, and {ELSEWHERE} elsewhere", folder.path().display());
     let mut processes = Vec::new();
@@ -150,8 +243,10 @@ async fn chaos(options: &Options, seed: u64) -> Result<Summary, Failure> {
         processes.push(launch.start(&folder, Home::Elsewhere(&seeds)).await?);
     }
     let stage = Stage::open(launch, folder, &processes, options.players as usize, BARRELS_EACH).await?;
-    let random = fastrand::Rng::with_seed(seed);
-    let mut chaos = Chaos { stage, random, processes, report: Report::default() };
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut first = possible.clone();
+    random.shuffle(&mut first);
+    let mut chaos = Chaos { stage, random, processes, possible, first, report: Report::default() };
     let start = Instant::now();
     let time = Duration::try_from_secs_f64(options.minutes * 60.0)?;
     while start.elapsed() < time && options.kills.is_none_or(|kills| chaos.report.killed < kills) {
@@ -170,6 +265,9 @@ struct Chaos {
     stage: Stage,
     random: fastrand::Rng,
     processes: Vec<Process>,
+    possible: Vec<Fault>,
+    /// Each fault comes once before any comes by its frequency, so that short runs have all of them.
+    first: Vec<Fault>,
     report: Report,
 }
 
@@ -193,7 +291,7 @@ impl Chaos {
     async fn one_fault(&mut self) -> Result<(), Failure> {
         let levels = self.random.u64(LEVELS);
         self.stage.play(levels, "the game goes on").await?;
-        let fault = Fault::draw(&mut self.random);
+        let fault = self.first.pop().unwrap_or_else(|| Fault::draw(&mut self.random, &self.possible));
         self.stage.live.phase(fault.to_string());
         if let Some(place) = FAULTS.iter().position(|(other, _)| *other == fault) {
             self.report.faults[place] += 1;
@@ -207,6 +305,13 @@ impl Chaos {
             Fault::StopOne => self.stop_one().await,
             Fault::Zombie => self.zombie().await,
             Fault::RollingRestart => self.rolling_restart().await,
+            Fault::Part => self.part(true).await,
+            Fault::PartOneWay => self.part(false).await,
+            Fault::Isolate => self.deafen(100).await,
+            Fault::Lose => {
+                let percent = self.random.u8(LOSS_PERCENT);
+                self.deafen(percent).await
+            }
         };
         result.map_err(|error| format!("while {fault}: {error}").into())
     }
@@ -296,6 +401,57 @@ impl Chaos {
         let after = self.stage.game.so_far();
         self.report.restart_failed += after.failed - before.failed;
         self.report.restart_unknown += after.findings.unknown - before.findings.unknown;
+        Ok(())
+    }
+
+    async fn part(&mut self, both_ways: bool) -> Result<(), Failure> {
+        let one = self.pick(|_, _| true)?;
+        let other = self.pick(|place, _| place != one)?;
+        let time = Duration::from_millis(self.random.u64(CUT_MS));
+        let (one, other) = (&self.processes[one], &self.processes[other]);
+        // Who does not hear the data node for long loses its lease, and with it what it has in memory only.
+        self.stage.excuse(&[one, other]);
+        one.drop_packets(Some(other), 100).await?;
+        let mut cut = vec![one.id];
+        if both_ways {
+            other.drop_packets(Some(one), 100).await?;
+            cut.push(other.id);
+        }
+        tokio::time::sleep(time).await;
+        self.mend(&cut).await
+    }
+
+    async fn deafen(&mut self, percent: u8) -> Result<(), Failure> {
+        let one = self.pick(|_, _| true)?;
+        let time = Duration::from_millis(self.random.u64(CUT_MS));
+        // If it is the data node, all others may lose their leases.
+        self.stage.excuse(&self.processes.iter().collect::<Vec<_>>());
+        let one = &self.processes[one];
+        one.drop_packets(None, percent).await?;
+        let cut = [one.id];
+        tokio::time::sleep(time).await;
+        self.mend(&cut).await
+    }
+
+    /// Mends the network of these, and starts others for those that were ended meanwhile: a process of the data node's machine
+    /// whose lease is over is killed before others get its objects.
+    async fn mend(&mut self, cut: &[u64]) -> Result<(), Failure> {
+        let (mut ended, mut living) = (0, Vec::new());
+        for mut process in std::mem::take(&mut self.processes) {
+            if process.is_running()? {
+                living.push(process);
+            } else {
+                ended += 1;
+            }
+        }
+        self.processes = living;
+        for process in self.processes.iter().filter(|process| cut.contains(&process.id)) {
+            process.mend().await?;
+        }
+        for _ in 0..ended {
+            self.report.killed += 1;
+            self.start_shared().await?;
+        }
         Ok(())
     }
 
@@ -431,11 +587,15 @@ impl Summary {
     }
 }
 
+const NETWORK_FLAG: &str = "has-own-network";
 const SHARED: usize = 3;
 const ELSEWHERE: usize = 1;
 const BARRELS_EACH: usize = 4;
 /// Levels between two faults.
 const LEVELS: std::ops::Range<u64> = 20..600;
+/// How long a network is cut: in half of the cases for longer than a lease, of 6 s.
+const CUT_MS: std::ops::Range<u64> = 100..12_000;
+const LOSS_PERCENT: std::ops::Range<u8> = 1..30;
 /// How long the data node stands still: shorter than the lease of 6 s, and long enough to be missed.
 const PAUSE_MS: std::ops::Range<u64> = 20..2_000;
 /// How long the game goes on without a data node before a process becomes a zombie.

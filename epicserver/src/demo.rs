@@ -7,6 +7,7 @@
 pub(crate) mod game;
 mod ledger;
 pub(crate) mod live;
+pub(crate) mod network;
 pub(crate) mod play;
 pub(crate) mod processes;
 pub(crate) mod stage;
@@ -86,7 +87,8 @@ pub(crate) fn to_the_end<T>(scenario: impl Future<Output = Result<T, Failure>>) 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn demo(options: &Options) -> Result<Summary, Failure> {
-    let launch = Launch { cores: options.cores, transport: options.transport, log: options.log };
+    let launch =
+        Launch { cores: options.cores, transport: options.transport, log: options.log, network: None };
     let folder = Folder::new("demo")?;
     eprintln!("three processes start on {}", folder.path().display());
     // The first founds the cluster and keeps its data.

@@ -1,17 +1,20 @@
 //! The node processes of the demo: this very program, started again.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver::settings::{DataDir, Flags, Settings, TransportKind};
 use epicserver::{Node, launch};
 use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::Failure;
 use super::game::{Barrel, Player};
+use super::network::{Network, READY};
 
 /// The folder that all processes share; it goes with this.
 pub(crate) struct Folder(PathBuf);
@@ -50,6 +53,15 @@ pub(crate) struct Process {
     pub(crate) address: String,
     /// Whether it was started as [`Home::Elsewhere`].
     pub(crate) is_elsewhere: bool,
+    /// Where it is in a network of its own.
+    place: Option<NetworkPlace>,
+}
+
+/// A process in a network that can be cut.
+struct NetworkPlace {
+    network: Arc<Network>,
+    process: u32,
+    address: Ipv4Addr,
 }
 
 /// How processes of the game are started.
@@ -61,6 +73,8 @@ pub(crate) struct Launch {
     pub(crate) transport: TransportKind,
     /// How much they log.
     pub(crate) log: tracing::Level,
+    /// The network that each gets a place of its own in; `None`: they use this machine's.
+    pub(crate) network: Option<Arc<Network>>,
 }
 
 /// Where a process belongs.
@@ -78,19 +92,44 @@ pub(crate) enum Home<'a> {
 impl Launch {
     /// Starts a process and waits until it serves.
     pub(crate) async fn start(&self, folder: &Folder, home: Home<'_>) -> Result<Process, Failure> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let program = std::env::current_exe()?;
+        let mut command = match &self.network {
+            Some(network) => network.command(program.as_os_str()),
+            None => Command::new(program),
+        };
         command.arg("demo-node").args(["--cores", &self.cores.to_string(), "--log", self.log.as_str()]);
         command.args(["--transport", &self.transport.to_string()]);
+        let listen = match (home, &self.network) {
+            (Home::At(address), _) => Some(address.to_owned()),
+            (_, Some(network)) => Some(network.address().to_string()),
+            (_, None) => None,
+        };
+        if let Some(listen) = &listen {
+            command.args(["--listen", listen]);
+        }
         match home {
-            Home::Shared => command.arg("--data-dir").arg(folder.path()),
-            Home::At(address) => command.arg("--data-dir").arg(folder.path()).args(["--listen", address]),
+            Home::Shared | Home::At(_) => command.arg("--data-dir").arg(folder.path()),
             Home::Elsewhere(seeds) => command
                 .args(["--data-dir", "none", "--seed", seeds])
                 .arg("--secret-file")
                 .arg(folder.secret()),
         };
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("a node process has no output")?).lines();
+        let mut place = None;
+        if let (Some(network), Some(listen)) = (&self.network, &listen) {
+            let address = *listen.parse::<SocketAddrV4>()?.ip();
+            let id = child.id().ok_or("a process ended before it was in its network")?;
+            let said = tokio::time::timeout(START_PATIENCE, lines.next_line());
+            let said = said.await.map_err(|_| "a network namespace takes too long")??;
+            if said.as_deref() != Some(READY) {
+                return Err("a process ended before it was in its network: see above".into());
+            }
+            network.join(id, address).await?;
+            place = Some(NetworkPlace { network: network.clone(), process: id, address });
+        }
+        // It begins where it waited for its network; else nobody reads this.
+        child.stdin.take().ok_or("a node process has no input")?.write_all(b"go\n").await?;
         let line = tokio::time::timeout(START_PATIENCE, lines.next_line())
             .await
             .map_err(|_| "a node process did not serve in time")??;
@@ -98,7 +137,7 @@ impl Launch {
             .as_deref()
             .and_then(read_serving)
             .ok_or("a node process ended before it served: see its log above")?;
-        Ok(Process { child, id, address, is_elsewhere: matches!(home, Home::Elsewhere(_)) })
+        Ok(Process { child, id, address, place, is_elsewhere: matches!(home, Home::Elsewhere(_)) })
     }
 
     /// A member without objects, in this process; like one of another machine, so that it never keeps the data.
@@ -106,6 +145,7 @@ impl Launch {
         let settings = Settings {
             cores: Some(1),
             transport: self.transport,
+            listen: self.network.as_ref().map(|network| network.own_address()),
             log: self.log,
             data_dir: DataDir::Nowhere,
             seed: seeds.iter().map(|seed| seed.address.clone()).collect(),
@@ -122,11 +162,30 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> Result<bool, Failure> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits until somebody has ended it.
     pub(crate) async fn has_ended(&mut self) -> Result<(), Failure> {
         let ended = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;
         ended.map_err(|_| "a process that stood still was not ended in time")??;
         Ok(())
+    }
+
+    /// Drops so many of a hundred of the packets that come to it from this process; from all if there is none.
+    pub(crate) async fn drop_packets(&self, from: Option<&Self>, percent: u8) -> Result<(), Failure> {
+        let Some(NetworkPlace { network, process, .. }) = &self.place else { return Err(NO_NETWORK.into()) };
+        let from: Vec<Ipv4Addr> =
+            from.and_then(|from| from.place.as_ref()).map(|place| place.address).into_iter().collect();
+        network.drop_packets(*process, &from, percent).await
+    }
+
+    /// Lets all packets through again that come to it.
+    pub(crate) async fn mend(&self) -> Result<(), Failure> {
+        let Some(NetworkPlace { network, process, .. }) = &self.place else { return Err(NO_NETWORK.into()) };
+        network.mend(*process).await
     }
 
     /// Sends it a signal.
@@ -159,6 +218,8 @@ pub(crate) fn serve(flags: &Flags) -> ExitCode {
         }
     }
 }
+
+const NO_NETWORK: &str = "the process has no network of its own";
 
 /// Id and address in what a process says when it serves.
 fn read_serving(line: &str) -> Option<(u64, String)> {

@@ -1,0 +1,148 @@
+//! A network that can be cut: each process in a network namespace of its own, joined to this one's by a virtual wire and a bridge.
+//!
+//! Everything lives in namespaces of this process and of those that it starts, so that nothing stays behind when they end, however
+//! they end. Needs root, and the programs `ip`, `unshare`, `nsenter` and `nft`.
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::process::CommandExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::process::Command;
+
+use super::Failure;
+
+/// Why there is no network to cut here; `None`: there can be one.
+pub(crate) fn what_is_missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("cutting the network needs root".to_owned());
+    }
+    for program in ["ip", "unshare", "nsenter", "nft"] {
+        let found = std::process::Command::new(program).arg("--version").output();
+        if found.is_err() {
+            return Some(format!(
+                "cutting the network needs the program {program} (packages iproute2, util-linux, nftables)"
+            ));
+        }
+    }
+    let made = std::process::Command::new("unshare").args(["--net", "--", "true"]).output();
+    match made {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            Some(format!("no network namespace: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+        Err(error) => Some(format!("no network namespace: {error}")),
+    }
+}
+
+/// Becomes this very program again in a network namespace of its own; only returns if that fails.
+pub(crate) fn enter(flag: &str) -> Failure {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error.into(),
+    };
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--net", "--"]).arg(program).args(std::env::args_os().skip(1)).arg(flag);
+    format!("unshare: {}", command.exec()).into()
+}
+
+/// The bridge in this process' namespace that all wires end at.
+#[derive(Debug)]
+pub(crate) struct Network {
+    wires: AtomicU32,
+    addresses: AtomicU32,
+}
+
+impl Network {
+    /// Sets up the bridge; for a process that has [entered](enter) its own namespace.
+    pub(crate) async fn new() -> Result<Self, Failure> {
+        run("ip", &["link", "set", "lo", "up"]).await?;
+        run("ip", &["link", "add", BRIDGE, "type", "bridge"]).await?;
+        run("ip", &["addr", "add", &format!("{OWN}/{PREFIX}"), "dev", BRIDGE]).await?;
+        run("ip", &["link", "set", BRIDGE, "up"]).await?;
+        Ok(Self { wires: AtomicU32::new(0), addresses: AtomicU32::new(0) })
+    }
+
+    /// Where a process of this namespace listens.
+    pub(crate) fn own_address(&self) -> String {
+        SocketAddrV4::new(OWN, 0).to_string()
+    }
+
+    /// An address that no process has had.
+    pub(crate) fn address(&self) -> SocketAddrV4 {
+        let number = self.addresses.fetch_add(1, Ordering::Relaxed);
+        let [first, second, ..] = OWN.octets();
+        let [.., high, low] = (FIRST + number).to_be_bytes();
+        SocketAddrV4::new(Ipv4Addr::new(first, second, high, low), 0)
+    }
+
+    /// A command that starts a program in a namespace of its own: it says [`READY`] there, and waits for a line of input.
+    pub(crate) fn command(&self, program: &OsStr) -> Command {
+        let mut command = Command::new("unshare");
+        let script = format!("echo {READY} && read -r go && exec \"$@\"");
+        command.args(["--net", "--", "sh", "-c", &script, "sh"]).arg(program);
+        command
+    }
+
+    /// Joins the namespace of a process that waits to this one's.
+    pub(crate) async fn join(&self, process: u32, address: Ipv4Addr) -> Result<(), Failure> {
+        let wire = format!("wire{}", self.wires.fetch_add(1, Ordering::Relaxed));
+        let process = process.to_string();
+        // One that starts again at an address is found by those that know it: the hardware address goes with it.
+        let [a, b, c, d] = address.octets();
+        let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        let peer = ["peer", "name", "eth0", "address", &hardware, "netns", &process];
+        run("ip", &[&["link", "add", &wire, "type", "veth"], &peer[..]].concat()).await?;
+        run("ip", &["link", "set", &wire, "master", BRIDGE, "up"]).await?;
+        let lines =
+            format!("ip link set lo up && ip addr add {address}/{PREFIX} dev eth0 && ip link set eth0 up");
+        run("nsenter", &["-t", &process, "-n", "sh", "-c", &lines]).await
+    }
+
+    /// Drops so many of a hundred of the packets that come to a process from these addresses; from all if there are none.
+    pub(crate) async fn drop_packets(
+        &self,
+        process: u32,
+        from: &[Ipv4Addr],
+        percent: u8,
+    ) -> Result<(), Failure> {
+        let mut rules = "add table ip chaos; add chain ip chaos in { type filter hook input priority 0; }; \
+                         flush chain ip chaos in"
+            .to_owned();
+        let verdict = if percent >= 100 {
+            "drop".to_owned()
+        } else {
+            format!("numgen random mod 100 < {percent} drop")
+        };
+        if from.is_empty() {
+            rules.push_str(&format!("; add rule ip chaos in {verdict}"));
+        }
+        for address in from {
+            rules.push_str(&format!("; add rule ip chaos in ip saddr {address} {verdict}"));
+        }
+        run("nsenter", &["-t", &process.to_string(), "-n", "nft", &rules]).await
+    }
+
+    /// Lets all packets through again that come to a process.
+    pub(crate) async fn mend(&self, process: u32) -> Result<(), Failure> {
+        run("nsenter", &["-t", &process.to_string(), "-n", "nft", "delete table ip chaos"]).await
+    }
+}
+
+async fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
+    let output = Command::new(program).args(arguments).output().await;
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program} {}: {}", arguments.join(" "), said.trim()).into())
+}
+
+/// What a process says when it waits to be joined.
+pub(crate) const READY: &str = "ready";
+const BRIDGE: &str = "chaos0";
+/// The address of the bridge; a process that is started gets one of the same network.
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const PREFIX: u8 = 16;
+const FIRST: u32 = 2;
