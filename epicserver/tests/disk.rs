@@ -1,13 +1,14 @@
 //! What becomes of the state when the disk does not do as it is told.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use epicserver::prelude::*;
 use epicserver::settings::Settings;
-use epicserver::{Node, launch};
+use epicserver::{Node, context, launch};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[entity(name = "disk.Pile")]
@@ -24,6 +25,16 @@ impl Pile {
         self.puts += 1;
         self.bytes = vec![self.puts as u8; length as usize];
         self.puts
+    }
+
+    /// Puts twice, with a checkpoint in between, and does not end.
+    async fn put_and_stay(&mut self) -> Result<(), CallError> {
+        self.puts += 1;
+        context::save(&*self).await?;
+        println!("{SAVED}");
+        self.puts += 1;
+        context::sleep(BUDGET * 10).await;
+        Ok(())
     }
 
     async fn puts(&self) -> u64 {
@@ -100,6 +111,35 @@ async fn child_whose_disk_takes_no_more() {
 }
 
 #[tokio::test]
+async fn what_a_checkpoint_saved_outlives_a_killed_process_and_nothing_else_of_its_method() {
+    let folder = Folder::make("checkpoint");
+    let mut child = Command::new(std::env::current_exe().expect("a test has a file"))
+        .args(["--exact", "child_that_is_killed_behind_its_checkpoint", "--nocapture"])
+        .env(CHILD, &folder.0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a test can run itself");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let saved = lines.any(|line| line.is_ok_and(|line| line == SAVED));
+    child.kill().expect("it is a child of this process");
+    child.wait().expect("it is a child of this process");
+    assert!(saved);
+    let node = start(&folder.0).await;
+    assert_eq!(node.pool().get::<Pile>(0).puts().within(BUDGET).await, Ok(1));
+    node.shutdown(BUDGET).await;
+}
+
+/// The other process of the test above; alone it does nothing.
+#[tokio::test]
+async fn child_that_is_killed_behind_its_checkpoint() {
+    let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    let node = start(&folder).await;
+    println!();
+    let ended = node.pool().get::<Pile>(0).put_and_stay().within(BUDGET).await;
+    panic!("it was not killed: {ended:?}");
+}
+
+#[tokio::test]
 async fn a_data_directory_that_is_copied_under_a_running_node_starts_with_what_was_acknowledged() {
     let folder = Folder::make("copied");
     let (original, copy) = (folder.0.join("original"), folder.0.join("copy"));
@@ -160,7 +200,8 @@ impl Drop for Folder {
     }
 }
 
-const CHILD: &str = "EPICSERVER_TEST_FULL_DISK";
+const CHILD: &str = "EPICSERVER_TEST_DISK";
+const SAVED: &str = "the checkpoint is saved";
 const CHILD_DONE: &str = "the disk was full and is not any more";
 const PILES: u64 = 16;
 /// The bytes of a pile: several pages of the file.
