@@ -38,6 +38,31 @@ fn who_is_killed_while_it_opens_the_file_takes_nothing_away() {
     check_whole_from(opened(&path).store, last);
 }
 
+/// Recovery takes as long as the log is, whose length is bounded, and not as there are objects.
+#[test]
+fn recovery_reads_the_log_and_not_the_objects() {
+    let folder = folder();
+    let path = file(&folder);
+    let (mut child, mut lines) = start("child_that_fills_until_it_is_killed", path.as_os_str());
+    assert!(lines.any(|line| line.is_ok_and(|line| line == FULL)), "it says so");
+    kill(&mut child);
+    let length = |path: &Path| std::fs::metadata(path).expect("the file is there").len();
+    let (objects, log) = (length(&path), length(&path.with_extension("sqlite-wal")));
+    let before = bytes_read();
+    let mut store = opened(&path).store;
+    let read = bytes_read() - before;
+    assert_eq!(version(&mut store, OBJECTS - 1), 1, "everything is there");
+    assert!(log < objects / 2, "a log of {log} bytes beside {objects} of objects: these are to be many");
+    assert!(read < objects / 2, "{read} bytes read, of a log of {log} and objects of {objects}");
+}
+
+/// What this thread has read of files, in bytes.
+fn bytes_read() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/io").expect("the kernel counts");
+    let line = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.and_then(|number| number.parse().ok()).expect("the kernel counts what is read")
+}
+
 /// Has a process commit so many batches more, and kills it in the midst of it. Gives the number of the last one that it acknowledged.
 fn commit_and_be_killed(path: &Path, before: u64) -> u64 {
     let (mut child, lines) = start("child_that_commits_until_it_is_killed", path.as_os_str());
@@ -91,6 +116,20 @@ fn child_that_commits_until_it_is_killed() {
 
 /// As the one above.
 #[test]
+fn child_that_fills_until_it_is_killed() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let mut store = opened(path.as_ref()).store;
+    open_all_fences(&mut store);
+    for (number, first) in (1..).zip((0..OBJECTS).step_by(TOGETHER)) {
+        let batch = batch(number, first..first + TOGETHER as u64, 1, &[7; 100]);
+        store.commit(&batch).expect("the batch is legal");
+    }
+    println!("{FULL}");
+    std::thread::park();
+}
+
+/// As the one above.
+#[test]
 fn child_that_opens_until_it_is_killed() {
     let Some(path) = std::env::var_os(CHILD) else { return };
     println!("\n{OPENING}");
@@ -100,6 +139,9 @@ fn child_that_opens_until_it_is_killed() {
 /// Says in a child process which file it is to work on.
 const CHILD: &str = "EPICSERVER_TEST_SQLITE_CHILD";
 const OPENING: &str = "opening";
+const FULL: &str = "full";
+const OBJECTS: u64 = 300_000;
+const TOGETHER: usize = 1_000;
 const BATCHES: usize = 50;
 const RECORDS: u64 = 100;
 const ROUNDS: usize = 3;
