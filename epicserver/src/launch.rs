@@ -74,10 +74,9 @@ where
         };
         let stopping = node.shutdown(PATIENCE);
         tokio::select! {
-            in_order = stopping => if !in_order { tracing::warn!("some work did not end in time and was cut off") },
-            () = stop_signal() => tracing::warn!("a second signal: stopping now"),
+            in_order = stopping => if in_order { code } else { fail(CUT_OFF) },
+            () = stop_signal() => fail(SECOND_SIGNAL),
         }
-        code
     });
     // Blocking work of the application must not hold up the end.
     runtime.shutdown_background();
@@ -167,6 +166,9 @@ pub async fn stop_signal() {
     }
 }
 
+const SECOND_SIGNAL: &str = "a second signal: stopped at once, what was under way is cut off";
+const CUT_OFF: &str = "some work did not end in time, and was cut off: a method that takes long, or objects that could not be \
+    given to other processes and are never saved";
 const STORE_BROKEN: &str =
     "the store failed for good or refuses this node: the node stops; see the log for the reason";
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);

@@ -18,6 +18,7 @@ mod other_game;
 #[expect(dead_code, reason = "the demo uses all of it")]
 mod play;
 mod saved;
+mod stuck;
 mod takeover;
 mod tipc;
 mod upgrade;
