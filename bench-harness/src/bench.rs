@@ -127,11 +127,11 @@ impl<const N: usize> Bench<N> {
                 self.exchange(part, baseline, calls, false, &far.object).await?;
                 self.exchange(part, baseline, clocked, true, &far.object).await?;
             }
-            (Baseline::Tcp | Baseline::Rdma, Some(Far { object, line: Some(line) })) => {
+            (Baseline::Tcp | Baseline::Tipc | Baseline::Rdma, Some(Far { object, line: Some(line) })) => {
                 self.echo(part, calls, false, object, line).await?;
                 self.echo(part, clocked, true, object, line).await?;
             }
-            (Baseline::PingPong | Baseline::Word | Baseline::Tcp | Baseline::Rdma, _) => {}
+            (Baseline::PingPong | Baseline::Word | Baseline::Tcp | Baseline::Tipc | Baseline::Rdma, _) => {}
         }
         Ok(())
     }
@@ -234,6 +234,7 @@ impl<const N: usize> Bench<N> {
             (Case::Echo, Placement::CrossProcess, _) => match self.plan.transport {
                 Transport::Loopback => &[],
                 Transport::Tcp => &[Baseline::Tcp],
+                Transport::Tipc => &[Baseline::Tipc],
                 Transport::Rdma => &[Baseline::Rdma],
             },
             _ => &[],
@@ -321,6 +322,7 @@ enum Baseline {
     PingPong,
     Word,
     Tcp,
+    Tipc,
     Rdma,
 }
 
@@ -331,12 +333,13 @@ impl Baseline {
 }
 
 /// The baselines, in the order of [`Baseline`], and what they are.
-pub(crate) const BASELINES: [(&str, &str); 6] = [
+pub(crate) const BASELINES: [(&str, &str); 7] = [
     ("raw-box-future", "same-core: awaiting an async block behind Box<dyn Future>"),
     ("raw-function", "same-core: a plain call that is not inlined"),
     ("raw-ping-pong", "cross-core: the payload and an atomic word to the other thread, a word back"),
     ("raw-word", "cross-core: an atomic word to the other thread and back, without the payload"),
     ("raw-tcp", "cross-process: the payload to the other process over TCP and back, by plain socket calls"),
+    ("raw-tipc", "cross-process: the payload to the other process over TIPC and back, by plain socket calls"),
     (
         "raw-rdma",
         "cross-process: the payload to the other process and back, one SEND of InfiniBand verbs each",

@@ -27,6 +27,7 @@ mod raw;
 mod raw_line;
 mod raw_rdma;
 mod raw_tcp;
+mod raw_tipc;
 mod row;
 mod save;
 mod suite;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use epicserver::settings::Settings;
 use epicserver::{Node, launch};
+use epicserver_transport_tipc::ServiceAddress;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -55,7 +56,7 @@ impl Pair {
         threads: Threads,
         halves: &Halves,
     ) -> Result<Self, Failure> {
-        let (mine, theirs) = (free_address()?, free_address()?);
+        let (mine, theirs) = (free_address(transport)?, free_address(transport)?);
         let secret = SecretFile::write()?;
         let processors: Vec<_> = halves.callee.iter().map(ToString::to_string).collect();
         let mut child = Command::new(std::env::current_exe()?)
@@ -151,7 +152,10 @@ async fn start_node(
 }
 
 /// An address of this machine that nobody listens on at the moment.
-fn free_address() -> std::io::Result<String> {
+fn free_address(transport: Transport) -> std::io::Result<String> {
+    if transport == Transport::Tipc {
+        return Ok(ServiceAddress { service: TIPC_SERVICE, instance: fastrand::u32(..) }.to_string());
+    }
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
@@ -183,6 +187,8 @@ impl Drop for SecretFile {
     }
 }
 
+/// The kind of service that both bind over TIPC.
+const TIPC_SERVICE: u32 = 0x4550_4942;
 const READY: &str = "ready";
 const LOG: tracing::Level = tracing::Level::WARN;
 const START_PATIENCE: Duration = Duration::from_secs(30);

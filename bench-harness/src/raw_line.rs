@@ -19,6 +19,7 @@ use epicserver::message;
 use crate::options::Transport;
 use crate::raw_rdma::{self, RdmaLine};
 use crate::raw_tcp::TcpLine;
+use crate::raw_tipc::{self, TipcLine};
 
 /// So many frames there and back.
 #[message]
@@ -71,7 +72,14 @@ pub(crate) struct Caller {
 pub(crate) struct Connecting {
     control: TcpStream,
     carrier: Carrier,
-    rdma: Option<raw_rdma::Beginning>,
+    beginning: Beginning,
+}
+
+/// What a caller has made before the callee has its end.
+enum Beginning {
+    Tcp,
+    Tipc(raw_tipc::Beginning),
+    Rdma(raw_rdma::Beginning),
 }
 
 impl Connecting {
@@ -79,19 +87,21 @@ impl Connecting {
     pub(crate) fn begin(port: u16, carrier: Carrier) -> io::Result<Self> {
         let control = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         prepare(&control)?;
-        let rdma = match carrier.transport {
-            Transport::Rdma => Some(raw_rdma::begin(&control, &carrier)?),
-            Transport::Loopback | Transport::Tcp => None,
+        let beginning = match carrier.transport {
+            Transport::Tipc => Beginning::Tipc(raw_tipc::begin(&control)?),
+            Transport::Rdma => Beginning::Rdma(raw_rdma::begin(&control, &carrier)?),
+            Transport::Loopback | Transport::Tcp => Beginning::Tcp,
         };
-        Ok(Self { control, carrier, rdma })
+        Ok(Self { control, carrier, beginning })
     }
 
     /// Goes on when the callee has accepted.
     pub(crate) fn finish(self) -> io::Result<Caller> {
-        let Self { control, carrier, rdma } = self;
-        let line: Box<dyn Line> = match rdma {
-            Some(beginning) => Box::new(RdmaLine::finish(beginning, &control, &carrier)?),
-            None => Box::new(TcpLine::new(&control)?),
+        let Self { control, carrier, beginning } = self;
+        let line: Box<dyn Line> = match beginning {
+            Beginning::Tipc(beginning) => Box::new(TipcLine::finish(&beginning, &carrier)?),
+            Beginning::Rdma(beginning) => Box::new(RdmaLine::finish(beginning, &control, &carrier)?),
+            Beginning::Tcp => Box::new(TcpLine::new(&control)?),
         };
         Ok(Caller { control, line, carrier, frames: Vec::new(), received: vec![0; READ_LEN] })
     }
@@ -157,6 +167,7 @@ pub(crate) fn accept(carrier: &Carrier) -> io::Result<()> {
         Transport::Rdma => {
             Box::new(RdmaLine::finish(raw_rdma::begin(&control, carrier)?, &control, carrier)?)
         }
+        Transport::Tipc => Box::new(TipcLine::connect(&control, carrier)?),
         Transport::Loopback | Transport::Tcp => Box::new(TcpLine::new(&control)?),
     };
     callee.ends = Some(Ends { control, line, frame_len: carrier.frame_len });

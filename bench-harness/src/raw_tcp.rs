@@ -50,7 +50,7 @@ pub(crate) fn look(control: &TcpStream) -> io::Result<bool> {
 }
 
 /// A socket that has nothing, or no room, is no failure.
-fn none_if_blocked(error: io::Error) -> io::Result<usize> {
+pub(crate) fn none_if_blocked(error: io::Error) -> io::Result<usize> {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(0),
         _ => Err(error),

@@ -181,6 +181,9 @@ fn bar(row: &Row, rows: &[Row]) -> Option<f64> {
         let is_barred = (row.wait, row.outstanding, row.payload) == (WaitMode::Spin, 1, 64);
         return if is_barred { Some(raw()? * RDMA_RATIO_MAX) } else { None };
     }
+    if row.transport == Transport::Tipc && row.outstanding > 1 {
+        return if row.outstanding == 256 { Some(raw()? * TIPC_PIPELINED_RATIO_MAX) } else { None };
+    }
     match (row.placement, row.case.as_str(), row.wait, row.outstanding) {
         (Placement::SameCore, "call", _, 1) => Some(SAME_CORE_NS_MAX),
         (Placement::SameCore, "call-durable", _, 1) => Some(DURABLE_NS_MAX),
@@ -210,6 +213,8 @@ const DURABLE_NS_MAX: f64 = 90.0;
 const CROSS_CORE_RATIO_MAX: f64 = 2.0;
 const INLINE_RATIO_MAX: f64 = 1.15;
 const DEDICATED_RATIO_MAX: f64 = 1.35;
+/// 80 % of what raw packets get through.
+const TIPC_PIPELINED_RATIO_MAX: f64 = 1.25;
 const RDMA_RATIO_MAX: f64 = 1.25;
 const SPINNING_PER_S_MIN: f64 = 2.5e6;
 const PARKED_PER_S_MIN: f64 = 1.5e6;

@@ -66,4 +66,20 @@ fn a_killed_harness_leaves_no_process_behind() {
     errors.read_to_end(&mut Vec::new()).expect("the end of both");
 }
 
+/// What needs a kernel with TIPC.
+mod in_guest {
+    use super::*;
+
+    #[test]
+    fn rows_over_tipc_have_raw_ones_and_those_over_tcp_beside_them() {
+        let options = ["--transport", "tipc", "--placement", "cross-process", "--wait", "park"];
+        let rows = rows("rtt", &[&options[..], &["--threads", "inline", "--outstanding", "64"]].concat());
+        let cases: Vec<_> = rows.iter().map(|row| (text(row, "case"), text(row, "transport"))).collect();
+        assert_eq!(cases, [("echo", "tipc"), ("raw-tipc", "tipc"), ("echo", "tcp"), ("raw-tcp", "tcp")]);
+        for row in &rows {
+            assert!(row["n"].as_u64() > Some(0) && text(row, "path") == "intra-kernel", "{row}");
+        }
+    }
+}
+
 const TCP: [&str; 4] = ["--transport", "tcp", "--placement", "cross-process"];
