@@ -130,12 +130,12 @@ fn loom(workspace: &Workspace, packages: &[String]) -> Option<Step> {
 
 fn sim(workspace: &Workspace) -> Option<Step> {
     let program = workspace.package("epicserver-sim")?.target("bin")?;
-    let runs = ["fixed", "moving"].map(|kind| {
+    let runs = [("fixed", 1000), ("moving", 1000), ("parted", 500)].map(|(kind, seeds)| {
         let name = &program.name;
-        let line = format!("run --release -p epicserver-sim --bin {name} -- --world {kind} --seeds 1000");
+        let line = format!("run --release -p epicserver-sim --bin {name} -- --world {kind} --seeds {seeds}");
         Invocation::cargo(&line).without_whole_program_optimisation()
     });
-    Some(Step::commands("sim", "the laws hold in the simulator, 2,000 seeds", runs.to_vec()))
+    Some(Step::commands("sim", "the laws hold in the simulator, 2,500 seeds", runs.to_vec()))
 }
 
 /// Fuzz targets are ordinary tests, so a whole run has them in nextest already; this step runs them alone.

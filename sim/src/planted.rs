@@ -73,7 +73,9 @@ impl Planted {
     /// The kind of world where it shows itself.
     pub fn world(self) -> WorldKind {
         match self {
-            Self::SkipFence | Self::LoseShipment | Self::PastLease | Self::Moves(_) => WorldKind::Moving,
+            // Leases that run out, and moves that others look on late.
+            Self::PastLease | Self::Moves(Bug::ReorderParked | Bug::ShipBeforeDurable) => WorldKind::Parted,
+            Self::SkipFence | Self::LoseShipment | Self::Moves(_) => WorldKind::Moving,
             _ => WorldKind::Fixed,
         }
     }

@@ -118,6 +118,12 @@ pub(crate) enum Happened {
         node: u16,
         until: u64,
     },
+    /// The network is another one for a node: so many nodes are not heard, and what comes takes so long.
+    Network {
+        node: u16,
+        unheard: usize,
+        delay_ns: Option<u64>,
+    },
     Started {
         node: u16,
         epoch: u64,

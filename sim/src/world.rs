@@ -14,18 +14,21 @@
 //! [`run`]. First things go wrong, then they are healed and every call must end, then the nodes start again from the
 //! store and everything that was promised must be there.
 //!
-//! Two kinds of worlds: in the one the nodes are fixed (`fixed.rs`), in the other they join, leave and are taken over
-//! (`moving.rs`).
+//! Kinds of worlds: in the one the nodes are fixed (`fixed.rs`), in the others they join, leave and are taken over
+//! (`moving.rs`), in some of them over a network that parts them for a while (`network.rs`).
 
 mod client;
+mod clocks;
 mod cluster;
 mod fixed;
 mod links;
 mod moving;
+mod network;
 mod node;
 mod profile;
 mod scene;
 mod storage;
+mod wire;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +36,7 @@ use epicserver_storage::{MemoryStore, Store, StoreId, View};
 use epicserver_transport::LoopbackNetwork;
 
 use self::client::Client;
+use self::clocks::Clocks;
 use self::moving::Moving;
 use self::node::SimNode;
 use self::profile::Profile;
@@ -64,17 +68,20 @@ pub enum WorldKind {
     Fixed,
     /// They join and leave, and partitions go after them.
     Moving,
+    /// And the network does not always carry, and the keeper ends and is back.
+    Parted,
 }
 
 impl WorldKind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Fixed, Self::Moving];
+    pub const ALL: [Self; 3] = [Self::Fixed, Self::Moving, Self::Parted];
 
     /// The name that the command takes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fixed => "fixed",
             Self::Moving => "moving",
+            Self::Parted => "parted",
         }
     }
 
@@ -130,6 +137,7 @@ struct World {
     clients: Vec<Client>,
     nodes: BTreeMap<u16, SimNode>,
     scene: Scene,
+    clocks: Clocks,
     course: Course,
     /// What is to happen after so many calls.
     agenda: Vec<(u64, Change)>,
@@ -155,6 +163,9 @@ enum Change {
     Leave,
     Crash,
     Pause,
+    Silence,
+    Slow,
+    KeeperCrash,
 }
 
 /// Who goes on.
@@ -173,10 +184,12 @@ impl World {
         let (profile, course) = match config.kind {
             WorldKind::Fixed => (Profile::draw(&mut rng), Course::Fixed(View::empty(StoreId(1)))),
             WorldKind::Moving => (Profile::draw_moving(&mut rng), Course::Moving(Moving::new())),
+            WorldKind::Parted => (Profile::draw_parted(&mut rng), Course::Moving(Moving::new())),
         };
         let scene = Scene {
             rng,
             now: 0,
+            time: 0,
             trace: Trace::new(config.verbose),
             ledger: Ledger::default(),
             acknowledged: Acknowledged::default(),
@@ -193,6 +206,7 @@ impl World {
             clients: Vec::new(),
             nodes: BTreeMap::new(),
             scene,
+            clocks: Clocks::default(),
             course,
             agenda: Vec::new(),
             store: MemoryStore::new(StoreId(1)),
@@ -230,8 +244,10 @@ impl World {
     fn go_wrong(&mut self) {
         let calls_max = u64::from(self.scene.profile.calls);
         self.agenda = self.draw_agenda(calls_max);
-        while self.calls < calls_max && self.scene.violation().is_none() {
+        let mut steps = 0;
+        while self.calls < calls_max && self.scene.violation().is_none() && steps < WRONG_STEPS_MAX {
             self.go_on(true);
+            steps += 1;
             if let Some(place) = self.agenda.iter().position(|(at, _)| *at <= self.calls) {
                 let (_, change) = self.agenda.swap_remove(place);
                 self.change_course(change);
@@ -240,12 +256,16 @@ impl World {
     }
 
     fn draw_agenda(&mut self, calls_max: u64) -> Vec<(u64, Change)> {
-        let Profile { joins, leaves, crashes, pauses, .. } = self.scene.profile;
+        let Profile { joins, leaves, crashes, pauses, silences, slows, keeper_crashes, .. } =
+            self.scene.profile;
         let counts = [
             (Change::Crash, crashes),
             (Change::Join, joins),
             (Change::Leave, leaves),
             (Change::Pause, pauses),
+            (Change::Silence, silences),
+            (Change::Slow, slows),
+            (Change::KeeperCrash, keeper_crashes),
         ];
         let all = counts.iter().flat_map(|(change, count)| (0..*count).map(|_| *change));
         all.map(|change| (self.scene.rng.u64(1..calls_max), change)).collect()
@@ -262,6 +282,7 @@ impl World {
 
     /// One actor goes on, or time passes.
     fn go_on(&mut self, calling: bool) {
+        self.keep_course();
         let actors = self.actors(calling);
         if actors.is_empty() || self.scene.rng.u8(..16) == 0 {
             self.pass_time(actors.is_empty());
@@ -269,20 +290,14 @@ impl World {
         let Some(nth) = (!actors.is_empty()).then(|| self.scene.rng.usize(..actors.len())) else { return };
         match actors[nth] {
             Actor::Core(index, core) => {
-                if let Some(node) = self.nodes.get_mut(&index) {
-                    node.advance(core, &mut self.scene);
-                }
+                self.step_node(index, |node, scene| node.advance(core, scene));
             }
             Actor::Storage(index) => self.store(index),
             Actor::Links(index) => {
-                if let Some(node) = self.nodes.get_mut(&index) {
-                    node.links.advance(&mut self.scene);
-                }
+                self.step_node(index, |node, scene| node.links.advance(scene));
             }
             Actor::Cluster(index) => {
-                if let Some(node) = self.nodes.get_mut(&index) {
-                    node.govern(&mut self.scene);
-                }
+                self.step_node(index, SimNode::govern);
                 self.bury();
             }
             Actor::Client(client) => self.client(client),
@@ -290,10 +305,18 @@ impl World {
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
     }
 
+    /// Something happens on a node, by its own clock.
+    fn step_node<R>(&mut self, index: u16, step: impl FnOnce(&mut SimNode, &mut Scene) -> R) -> Option<R> {
+        let node = self.nodes.get_mut(&index)?;
+        self.scene.now = self.clocks.local(index, self.scene.time);
+        let result = step(node, &mut self.scene);
+        self.scene.now = self.scene.time;
+        Some(result)
+    }
+
     /// The storage thread of a node goes on.
     fn store(&mut self, index: u16) {
-        let Some(node) = self.nodes.get_mut(&index) else { return };
-        if node.store(&mut self.scene).is_err() {
+        if self.step_node(index, SimNode::store).is_some_and(|stored| stored.is_err()) {
             self.scene.fault("store broken");
             match self.course {
                 Course::Fixed(_) => self.crash_fixed(index),
@@ -309,9 +332,10 @@ impl World {
             if matches!(&self.course, Course::Moving(moving) if moving.is_paused(index, now)) {
                 continue;
             }
+            let now = self.clocks.local(index, now);
             let cores = (0..self.scene.profile.cores).filter(|core| node.can_advance(*core, now));
             actors.extend(cores.map(|core| Actor::Core(index, core)));
-            if node.can_store(&self.scene) {
+            if node.can_store(now, &self.scene) {
                 actors.push(Actor::Storage(index));
             }
             if node.links.can_advance(now) {
@@ -346,7 +370,8 @@ impl World {
         let paused =
             |index: u16| matches!(&self.course, Course::Moving(moving) if moving.is_paused(index, now));
         let awake = self.nodes.iter().filter(|(index, _)| !paused(**index));
-        let next = awake.filter_map(|(_, node)| node.next_time());
+        let clocks = &self.clocks;
+        let next = awake.filter_map(|(index, node)| Some(clocks.time_of(*index, node.next_time()?)));
         let next = match &self.course {
             Course::Fixed(_) => next.min(),
             Course::Moving(moving) => next.chain(moving.next_time(now)).min(),
@@ -356,6 +381,7 @@ impl World {
             Some(next) if idle => next.max(self.scene.now + 1),
             _ => some,
         };
+        self.scene.time = self.scene.now;
     }
 
     /// Nothing goes wrong from now on.
@@ -476,6 +502,8 @@ impl Work {
     }
 }
 
+/// Actors that go on while things go wrong at most: in some worlds nobody can make the calls that are left.
+const WRONG_STEPS_MAX: u64 = 1_000_000;
 /// How long everything may take to end once faults have stopped: longer than any deadline and any grace.
 const REST_NS_MAX: u64 = 60_000_000_000;
 /// Actors that go on in that time at most; a world that needs more runs in circles.

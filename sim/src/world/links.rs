@@ -2,7 +2,7 @@
 //!
 //! One step is one pass of the driver's loop, but how many frames each core's queue gives and takes is drawn.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use epicserver_runtime::core::Event;
 use epicserver_runtime::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
@@ -10,17 +10,19 @@ use epicserver_runtime::remote::PeerFrame;
 use epicserver_storage::{Member, NodeId};
 use epicserver_transport::{
     Addr, BufferPool, Event as TransportEvent, FaultPlan, Faulty, Frame, LinkId, LoopbackNetwork,
-    LoopbackTransport, Transport,
 };
 
 use super::cluster::ToCluster;
 use super::scene::Scene;
+use super::wire::Wire;
 use crate::trace::Happened;
 
 /// See the module's documentation.
 pub(crate) struct Links {
     node: u16,
-    transport: Faulty<LoopbackTransport>,
+    transport: Wire,
+    /// What the network does on its usual days.
+    plan: FaultPlan,
     fabric: Fabric,
     /// Links that are up.
     up: Vec<LinkId>,
@@ -75,8 +77,9 @@ impl Links {
             Peers::Open(address) => address.clone(),
         };
         let transport = network.bind(address.as_str(), options).expect("the life before has let go of it");
-        let mut transport = Faulty::new(transport, FaultPlan::calm(0));
-        transport.set_plan(plan(scene));
+        let mut transport = Wire::new(Faulty::new(transport, FaultPlan::calm(0)));
+        let plan = plan(scene);
+        transport.set_plan(plan.clone());
         let caps = transport.caps();
         let mut config = match peers {
             Peers::Fixed(members) => FabricConfig::new(me, cores, members, CLUSTER, &SECRET, caps),
@@ -88,7 +91,7 @@ impl Links {
         let (outgoing, incoming) = ((0..cores).map(|_| VecDeque::new()).collect(), queues());
         let owes_pass = matches!(peers, Peers::Open(_)).then_some(true);
         let (orders, told) = (VecDeque::new(), VecDeque::new());
-        Self { node, transport, fabric, up: Vec::new(), outgoing, incoming, owes_pass, orders, told }
+        Self { node, transport, plan, fabric, up: Vec::new(), outgoing, incoming, owes_pass, orders, told }
     }
 
     /// Where frames of this node lie.
@@ -107,7 +110,18 @@ impl Links {
 
     /// Nothing goes wrong from now on.
     pub(crate) fn heal(&mut self) {
+        self.plan = FaultPlan::calm(0);
         self.transport.set_plan(FaultPlan::calm(0));
+    }
+
+    /// From now on nothing comes of nodes at these addresses, and what else comes takes so long, or what it usually takes.
+    pub(crate) fn set_trouble(&mut self, unheard: BTreeSet<Addr>, delay_ns: Option<u64>) {
+        self.transport.set_unheard(unheard);
+        let usual = self.plan.clone();
+        self.transport.set_plan(match delay_ns {
+            Some(delay_ns) => FaultPlan { delay_ns: 0..delay_ns, ..usual },
+            None => usual,
+        });
     }
 
     /// A core has a frame for a peer.
@@ -220,10 +234,7 @@ impl Links {
 
     fn transmit(&mut self, now: u64) {
         let transport = &mut self.transport;
-        self.fabric.poll_transmit(now, |link, frames| {
-            // A link that takes nothing any more says so by its last event.
-            let _ = transport.send(link, frames);
-        });
+        self.fabric.poll_transmit(now, |link, frames| transport.send(link, frames));
         self.transport.flush();
         while let Some(command) = self.fabric.poll_command() {
             match command {

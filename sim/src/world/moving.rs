@@ -1,7 +1,7 @@
 //! Worlds whose nodes come and go: the first one keeps the data, the others join, leave, crash and stand still, and partitions go
 //! after them. Who owns what is decided by the runtime's own members, planner and leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epicserver_runtime::cluster::keeper::KeeperService;
@@ -13,7 +13,9 @@ use epicserver_storage::{
 use epicserver_transport::Addr;
 
 use super::links::{Links, LinksOrder, Peers};
+use super::network::{Network, Shape, Trouble, TroubleKind};
 use super::node::SimNode;
+use super::profile::Profile;
 use super::{Change, Course, World};
 use crate::checkers::CleanMoves;
 use crate::trace::Happened;
@@ -28,6 +30,9 @@ pub(super) struct Moving {
     incarnations: BTreeMap<u16, u32>,
     /// Nodes that stand still, and until when.
     paused: BTreeMap<u16, u64>,
+    network: Network,
+    /// When the keeper is back.
+    keeper_at: Option<u64>,
     /// Lives that have ended, and of which the keeper may learn that for certain.
     ended: Vec<NodeId>,
 }
@@ -39,6 +44,8 @@ impl Moving {
             reign: 0,
             incarnations: BTreeMap::new(),
             paused: BTreeMap::new(),
+            network: Network::default(),
+            keeper_at: None,
             ended: Vec::new(),
         }
     }
@@ -48,9 +55,10 @@ impl Moving {
         self.paused.get(&index).is_some_and(|until| *until > now)
     }
 
-    /// When a node goes on.
+    /// When a node goes on or is back, or the network is another one.
     pub(super) fn next_time(&self, now: u64) -> Option<u64> {
-        self.paused.values().copied().filter(|until| *until > now).min()
+        let paused = self.paused.values().copied().filter(|until| *until > now);
+        paused.chain(self.network.next_time()).chain(self.keeper_at).min()
     }
 
     fn truth(&mut self) -> Arc<View> {
@@ -103,7 +111,7 @@ impl World {
             truth.partitions.iter().all(|state| state.owner.is_some() && state.moving_to.is_none());
         is_still
             && truth.members.len() == self.nodes.len()
-            && self.nodes.values().all(|node| node.is_settled(now, &truth))
+            && self.nodes.iter().all(|(index, node)| node.is_settled(self.clocks.local(*index, now), &truth))
     }
 
     pub(super) fn change(&mut self, change: Change) {
@@ -116,6 +124,9 @@ impl World {
                     self.crash_moving(index);
                 }
             }
+            Change::Silence => self.silence(),
+            Change::Slow => self.slow_down(),
+            Change::KeeperCrash => self.crash_keeper(),
             Change::Pause => {
                 if let Some(index) = self.draw_other() {
                     let until = self.scene.now + self.scene.rng.u64(1..=PAUSE_NS_MAX);
@@ -125,6 +136,79 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What has its time in the course of things happens.
+    pub(super) fn keep_course(&mut self) {
+        let Course::Moving(moving) = &mut self.course else { return };
+        let now = self.scene.now;
+        if moving.keeper_at.take_if(|at| *at <= now).is_some() {
+            self.start_moving(KEEPER);
+            self.prove_deaths();
+            self.clients_find_homes();
+        }
+        if self.moving().network.is_to_change(now) {
+            self.moving().network.change(now);
+            let nodes: Vec<u16> = self.nodes.keys().copied().collect();
+            nodes.into_iter().for_each(|index| self.tell_trouble(index));
+        }
+    }
+
+    /// The links of a node behave as the network has it now.
+    fn tell_trouble(&mut self, index: u16) {
+        let now = self.scene.now;
+        let network = &self.moving().network;
+        let (unheard, delay_ns) = (network.unheard(index, now), network.delay_ns(index, now));
+        let unheard: BTreeSet<Addr> = unheard.into_iter().map(address_of).collect();
+        self.scene.happened(Happened::Network { node: index, unheard: unheard.len(), delay_ns });
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.links.set_trouble(unheard, delay_ns);
+        }
+    }
+
+    /// Some nodes do not hear others for a while, once, or again and again.
+    fn silence(&mut self) {
+        let (now, nodes) = (self.scene.now, self.scene.profile.nodes_max);
+        let rng = &mut self.scene.rng;
+        let shape = Shape::ALL[rng.usize(..Shape::ALL.len())];
+        let times = if rng.u8(..4) == 0 { rng.u64(2..=6) } else { 1 };
+        let len_max = SILENCES_NS[rng.usize(..SILENCES_NS.len())] / times;
+        let silences = shape.draw(nodes, KEEPER, rng);
+        let mut since = now;
+        for _ in 0..times {
+            let until = since + rng.u64(1..=len_max);
+            for (from, to) in &silences {
+                let kind = TroubleKind::Silence(from.clone(), to.clone());
+                let Course::Moving(moving) = &mut self.course else { return };
+                moving.network.add(Trouble { since, until, kind });
+            }
+            since = until + rng.u64(1..=len_max);
+        }
+        self.scene.fault(if times > 1 { "network flapped" } else { shape.name() });
+    }
+
+    /// What comes to a node takes long for a while.
+    fn slow_down(&mut self) {
+        let now = self.scene.now;
+        let rng = &mut self.scene.rng;
+        let len_max = SILENCES_NS[rng.usize(..SILENCES_NS.len())];
+        let until = now + rng.u64(1..=len_max);
+        let delay_ns = DELAYS_NS[rng.usize(..DELAYS_NS.len())];
+        let node = rng.u16(..self.scene.profile.nodes_max);
+        self.moving().network.add(Trouble { since: now, until, kind: TroubleKind::Slow(node, delay_ns) });
+        self.scene.fault("network slow");
+    }
+
+    /// The node that keeps the data ends; its next life begins now, or after a while in which there is no keeper.
+    fn crash_keeper(&mut self) {
+        if !self.nodes.contains_key(&KEEPER) {
+            return;
+        }
+        self.scene.fault("keeper crashed");
+        let pause = [0, 1_000_000_000, KEEPERLESS_NS_MAX][self.scene.rng.usize(..3)];
+        let back_at = self.scene.now + self.scene.rng.u64(0..=pause);
+        self.moving().keeper_at = Some(back_at);
+        self.crash_moving(KEEPER);
     }
 
     fn let_join(&mut self) {
@@ -142,10 +226,11 @@ impl World {
         let Some(index) = self.draw_other() else { return };
         self.scene.fault("node left");
         self.scene.happened(Happened::Leaving { node: index });
-        let now = self.scene.now;
-        if let Some(cluster) = self.nodes.get_mut(&index).and_then(|node| node.cluster.as_mut()) {
-            cluster.leave(now);
-        }
+        self.step_node(index, |node, scene| {
+            if let Some(cluster) = &mut node.cluster {
+                cluster.leave(scene.now);
+            }
+        });
     }
 
     /// A node that is there and does not keep the data.
@@ -163,21 +248,22 @@ impl World {
         self.moving().paused.remove(&index);
         self.end_node(index);
         self.clients_find_homes();
-        if self.scene.profile.proves_deaths {
-            self.prove_deaths();
-        }
+        self.prove_deaths();
         // Without its data there is no cluster.
         if index == KEEPER {
-            self.start_moving(index);
+            let now = self.scene.now;
+            self.moving().keeper_at.get_or_insert(now);
         }
     }
 
-    /// The keeper learns of lives that have ended.
+    /// The keeper learns of lives that have ended, if it ever does.
     fn prove_deaths(&mut self) {
-        let now = self.scene.now;
-        let ended = std::mem::take(&mut self.moving().ended);
-        if let Some(cluster) = self.nodes.get_mut(&KEEPER).and_then(|node| node.cluster.as_mut()) {
-            ended.into_iter().for_each(|node| cluster.prove_dead(now, node));
+        let now = self.clocks.local(KEEPER, self.scene.now);
+        let Course::Moving(moving) = &mut self.course else { return };
+        if self.scene.profile.proves_deaths
+            && let Some(cluster) = self.nodes.get_mut(&KEEPER).and_then(|node| node.cluster.as_mut())
+        {
+            moving.ended.drain(..).for_each(|node| cluster.prove_dead(now, node));
         }
     }
 
@@ -198,8 +284,11 @@ impl World {
     fn clients_find_homes(&mut self) {
         let homes: Vec<u16> = self.nodes.keys().copied().collect();
         for client in &mut self.clients {
-            if !homes.is_empty() && !homes.contains(&client.entry.0) {
-                client.entry.0 = homes[self.scene.rng.usize(..homes.len())];
+            if !homes.contains(&client.entry.0) {
+                client.entry.0 = match homes.len() {
+                    0 => NOWHERE,
+                    len => homes[self.scene.rng.usize(..len)],
+                };
                 client.reborn();
                 client.hear(&mut self.scene);
             }
@@ -211,12 +300,16 @@ impl World {
         let incarnation = self.moving().incarnations.entry(index).or_default();
         *incarnation += 1;
         let me = NodeId { id: id_of(index), incarnation: *incarnation };
-        let cores = self.scene.profile.cores;
+        let Profile { cores, drift_ppm_max, .. } = self.scene.profile;
+        if self.clocks.draw(index, drift_ppm_max, &mut self.scene.rng) {
+            self.scene.fault("clock fast or slow");
+        }
         let config = self.draw_core_config();
-        let address = Addr::new(&format!("node-{index}"));
+        let address = address_of(index);
+        self.scene.now = self.clocks.local(index, self.scene.time);
         let mut links = Links::new(index, me, &Peers::Open(address.clone()), &self.network, &mut self.scene);
         if index != KEEPER {
-            links.order(LinksOrder::Seek(Addr::new(&format!("node-{KEEPER}"))));
+            links.order(LinksOrder::Seek(address_of(KEEPER)));
         }
         let nothing = Arc::new(Routes::new(me, cores, Arc::new(View::empty(StoreId(0)))));
         let store = self.store.clone();
@@ -226,7 +319,11 @@ impl World {
         let record = MemberRecord { node: me, address, cores: cores as u8, entities };
         let keeper = (index == KEEPER).then(|| self.keep());
         node.join(Member::new(record), keeper, &mut self.scene);
+        self.scene.now = self.scene.time;
         self.nodes.insert(index, node);
+        if self.moving().network.is_in_trouble() {
+            self.tell_trouble(index);
+        }
         let epoch = u64::from(me.incarnation);
         self.scene.happened(Happened::Started { node: index, epoch });
     }
@@ -241,6 +338,10 @@ impl World {
     }
 }
 
+fn address_of(index: u16) -> Addr {
+    Addr::new(&format!("node-{index}"))
+}
+
 fn id_of(index: u16) -> u64 {
     u64::from(index) + 1
 }
@@ -250,9 +351,17 @@ pub(crate) fn index_of(node: NodeId) -> u16 {
     (node.id - 1) as u16
 }
 
+/// Where clients are when there is no node.
+const NOWHERE: u16 = u16::MAX;
 /// The node that keeps the data.
 const KEEPER: u16 = 0;
 /// How long a cluster may take to have everything where it belongs: leases may have to run out.
 const SETTLE_NS_MAX: u64 = 60_000_000_000;
 /// How long a node stands still at most: some of them miss their lease.
 const PAUSE_NS_MAX: u64 = 15_000_000_000;
+/// How long nodes do not hear each other at most: less than links bear, more than that, more than a lease.
+const SILENCES_NS: [u64; 4] = [500_000_000, 4_000_000_000, 9_000_000_000, 20_000_000_000];
+/// How long what comes to a node in trouble takes at most.
+const DELAYS_NS: [u64; 3] = [20_000_000, 300_000_000, 3_000_000_000];
+/// How long there is no keeper at most: longer than a lease.
+const KEEPERLESS_NS_MAX: u64 = 9_000_000_000;

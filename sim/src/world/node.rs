@@ -278,8 +278,8 @@ impl SimNode {
     }
 
     /// Whether the storage thread can go on.
-    pub(crate) fn can_store(&self, scene: &Scene) -> bool {
-        self.storage.can_advance(scene.now, |closed| self.all_passed(closed, scene))
+    pub(crate) fn can_store(&self, now: u64, scene: &Scene) -> bool {
+        self.storage.can_advance(now, |closed| self.all_passed(closed, scene))
     }
 
     /// The storage thread goes on by one step. An error ends the node: its store cannot be trusted any more.

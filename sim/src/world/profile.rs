@@ -34,6 +34,13 @@ pub(crate) struct Profile {
     pub(crate) joins: u32,
     pub(crate) leaves: u32,
     pub(crate) pauses: u32,
+    /// How often the network is in trouble: nodes do not hear others, or late.
+    pub(crate) silences: u32,
+    pub(crate) slows: u32,
+    /// How often the node that keeps the data ends, and is back after a while.
+    pub(crate) keeper_crashes: u32,
+    /// How fast or slow the clocks of nodes are at most, in parts of a million.
+    pub(crate) drift_ppm_max: u64,
     /// Whether the keeper learns at once that a node has crashed; else its lease has to run out.
     pub(crate) proves_deaths: bool,
     /// How much time passes at once at most while there is something to do, in nanoseconds.
@@ -75,6 +82,10 @@ impl Profile {
             joins: 0,
             leaves: 0,
             pauses: 0,
+            silences: 0,
+            slows: 0,
+            keeper_crashes: 0,
+            drift_ppm_max: 0,
             proves_deaths: false,
             step_ns_max: 50_000,
             panics: rng.u8(..3) == 0,
@@ -108,19 +119,39 @@ impl Profile {
         profile
     }
 
+    /// A world whose nodes come and go over a network that does not always carry, so that leases run out and nodes are taken over that
+    /// live.
+    pub(crate) fn draw_parted(rng: &mut fastrand::Rng) -> Self {
+        let mut profile = Self::draw_moving(rng);
+        profile.nodes = rng.u16(2..=4);
+        profile.nodes_max = profile.nodes + rng.u16(0..=1);
+        (profile.joins, profile.leaves) = (rng.u32(0..=1), rng.u32(0..=1));
+        (profile.crashes, profile.pauses) = (one_of(rng, &[0, 0, 1]), one_of(rng, &[0, 0, 1]));
+        profile.proves_deaths = rng.bool();
+        profile.silences = one_of(rng, &[0, 1, 2, 4]);
+        profile.slows = one_of(rng, &[0, 0, 1, 2]);
+        profile.keeper_crashes = one_of(rng, &[0, 0, 0, 1]);
+        profile.drift_ppm_max = one_of(rng, &[0, 0, 1_000, DRIFT_PPM_MAX]);
+        // So that a lease runs out while calls are made.
+        profile.step_ns_max = one_of(rng, &[2_000_000, 20_000_000, 50_000_000]);
+        profile
+    }
+
     /// Whether nothing goes wrong but that nodes come and go, and nothing is forgotten for being idle.
     pub(crate) fn is_clean(&self) -> bool {
         let faults = self.store_faults;
-        self.crashes + self.pauses == 0
+        self.crashes + self.pauses + self.silences + self.slows + self.keeper_crashes == 0
             && faults.fail_per_mille + faults.unknown_per_mille == 0
             && self.cuts_per_mille == 0
+            && self.step_ns_max <= STEP_NS_CLEAN_MAX
             && !self.panics
             && self.core.idle_ns == IDLE_NS
     }
 
     /// Whether the store may refuse a node that does not know yet that others own what it had.
     pub(crate) fn takes_over(&self) -> bool {
-        self.crashes + self.pauses > 0 || self.store_faults.unknown_per_mille > 0
+        self.crashes + self.pauses + self.silences + self.slows + self.keeper_crashes > 0
+            || self.store_faults.unknown_per_mille > 0
     }
 }
 
@@ -151,6 +182,10 @@ fn draw_core(rng: &mut fastrand::Rng) -> CoreConfig {
     }
 }
 
+/// What leases allow for.
+const DRIFT_PPM_MAX: u64 = 10_000;
+/// With longer steps a node may be too slow to keep its lease.
+const STEP_NS_CLEAN_MAX: u64 = 5_000_000;
 /// Longer than any world lives.
 const IDLE_NS: u64 = 15 * 60 * 1_000_000_000;
 

@@ -17,8 +17,10 @@ use crate::witness;
 pub(crate) struct Scene {
     pub(crate) profile: Profile,
     pub(crate) rng: fastrand::Rng,
-    /// Nanoseconds since the world began.
+    /// What the clock of who goes on shows, in nanoseconds; between the steps of nodes the world's time.
     pub(crate) now: u64,
+    /// Nanoseconds since the world began.
+    pub(crate) time: u64,
     pub(crate) trace: Trace,
     pub(crate) ledger: Ledger,
     pub(crate) acknowledged: Acknowledged,
@@ -36,7 +38,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn happened(&mut self, happened: Happened) {
-        self.trace.add(self.now, happened);
+        self.trace.add(self.time, happened);
     }
 
     pub(crate) fn fault(&mut self, kind: &'static str) {

@@ -15,9 +15,10 @@ fn trace_of(seed: u64, kind: WorldKind) -> (u64, u64) {
 
 #[test]
 fn a_seed_gives_the_same_trace_of_nodes_that_come_and_go() {
-    let seeds = 1..=3;
-    let traces = || -> Vec<_> { seeds.clone().map(|seed| trace_of(seed, WorldKind::Moving)).collect() };
-    assert_eq!(traces(), traces());
+    for kind in [WorldKind::Moving, WorldKind::Parted] {
+        let traces = || -> Vec<_> { (1..=3).map(|seed| trace_of(seed, kind)).collect() };
+        assert_eq!(traces(), traces());
+    }
 }
 
 #[test]
@@ -46,7 +47,9 @@ fn seeds_differ() {
 
 #[test]
 fn a_seed_gives_the_same_trace_in_another_process() {
-    for (seed, kind) in [(1, WorldKind::Fixed), (17, WorldKind::Fixed), (2, WorldKind::Moving)] {
+    for (seed, kind) in
+        [(1, WorldKind::Fixed), (17, WorldKind::Fixed), (2, WorldKind::Moving), (3, WorldKind::Parted)]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_epicserver-sim"))
             .args(["--seed", &seed.to_string(), "--world", kind.name()])
             .output()

@@ -18,7 +18,9 @@ fn law_broken(kind: WorldKind, seed: u64, planted: Option<Planted>) -> Option<u8
 #[test]
 fn without_a_bug_nothing_is_found() {
     (1..=60).for_each(|seed| assert_eq!(law_broken(WorldKind::Fixed, seed, None), None, "seed {seed}"));
-    (1..=6).for_each(|seed| assert_eq!(law_broken(WorldKind::Moving, seed, None), None, "seed {seed}"));
+    for kind in [WorldKind::Moving, WorldKind::Parted] {
+        (1..=6).for_each(|seed| assert_eq!(law_broken(kind, seed, None), None, "seed {seed}"));
+    }
 }
 
 #[test]
@@ -47,7 +49,9 @@ fn bugs_of_moves_are_found() {
     let bugs = [
         Planted::SkipFence,
         Planted::LoseShipment,
+        Planted::PastLease,
         Planted::Moves(Bug::DropParked),
+        Planted::Moves(Bug::ReorderParked),
         Planted::Moves(Bug::ServeGivenAway),
         Planted::Moves(Bug::SkipHold),
         Planted::Moves(Bug::ForgetImage),
