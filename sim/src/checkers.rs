@@ -8,6 +8,7 @@ mod bounds;
 mod calls_once;
 mod clean_moves;
 mod committed_only;
+mod leases;
 mod owners;
 mod turns_apart;
 
@@ -16,6 +17,7 @@ pub(crate) use bounds::Bounds;
 pub(crate) use calls_once::CallsOnce;
 pub(crate) use clean_moves::CleanMoves;
 pub(crate) use committed_only::CommittedOnly;
+pub(crate) use leases::Leases;
 pub(crate) use owners::Owners;
 pub(crate) use turns_apart::TurnsApart;
 
@@ -76,6 +78,7 @@ pub const CHECKS_OF_MOVES: &[(u8, &str)] = &[
     (1, owners::OWNER),
     (6, clean_moves::ANSWERED),
     (6, clean_moves::MEMORY),
+    (7, leases::HELD),
     (8, bounds::SETTLED),
 ];
 
@@ -100,6 +103,7 @@ pub const ALL_CHECKS: &[(u8, &str)] = &[
     (5, calls_once::ORDER),
     (6, clean_moves::ANSWERED),
     (6, clean_moves::MEMORY),
+    (7, leases::HELD),
     (8, bounds::QUEUE),
     (8, bounds::ANSWERED),
     (8, bounds::SETTLED),

@@ -35,6 +35,8 @@ pub enum Planted {
     LoseShipment,
     /// Cores are told that the lease of their node never ends.
     PastLease,
+    /// The lease of a node runs from when its renewal was answered, and not from when it was sent.
+    LeaseFromAnswer,
     /// One of the runtime's own.
     Moves(Bug),
 }
@@ -54,6 +56,7 @@ impl Planted {
         ("skip-fence", Self::SkipFence),
         ("lose-shipment", Self::LoseShipment),
         ("past-lease", Self::PastLease),
+        ("lease-from-answer", Self::LeaseFromAnswer),
         ("drop-parked", Self::Moves(Bug::DropParked)),
         ("reorder-parked", Self::Moves(Bug::ReorderParked)),
         ("ship-before-durable", Self::Moves(Bug::ShipBeforeDurable)),
@@ -74,7 +77,9 @@ impl Planted {
     pub fn world(self) -> WorldKind {
         match self {
             // Leases that run out, and moves that others look on late.
-            Self::PastLease | Self::Moves(Bug::ReorderParked | Bug::ShipBeforeDurable) => WorldKind::Parted,
+            Self::PastLease
+            | Self::LeaseFromAnswer
+            | Self::Moves(Bug::ReorderParked | Bug::ShipBeforeDurable) => WorldKind::Parted,
             Self::SkipFence | Self::LoseShipment | Self::Moves(_) => WorldKind::Moving,
             _ => WorldKind::Fixed,
         }

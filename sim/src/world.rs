@@ -41,7 +41,7 @@ use self::moving::Moving;
 use self::node::SimNode;
 use self::profile::Profile;
 use self::scene::Scene;
-use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Owners, Violation};
+use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
 use crate::trace::{Happened, Trace};
@@ -190,12 +190,14 @@ impl World {
             rng,
             now: 0,
             time: 0,
+            keeper_now: 0,
             trace: Trace::new(config.verbose),
             ledger: Ledger::default(),
             acknowledged: Acknowledged::default(),
             committed_only: CommittedOnly::default(),
             bounds: Bounds::default(),
             owners: Owners::default(),
+            leases: Leases::default(),
             faults: BTreeMap::new(),
             deeds: BTreeMap::new(),
             planted: config.planted,
@@ -309,6 +311,7 @@ impl World {
     fn step_node<R>(&mut self, index: u16, step: impl FnOnce(&mut SimNode, &mut Scene) -> R) -> Option<R> {
         let node = self.nodes.get_mut(&index)?;
         self.scene.now = self.clocks.local(index, self.scene.time);
+        self.scene.keeper_now = self.clocks.local(moving::KEEPER, self.scene.time);
         let result = step(node, &mut self.scene);
         self.scene.now = self.scene.time;
         Some(result)

@@ -11,11 +11,13 @@ use epicserver_runtime::cluster::keeper::{KeeperOutput, KeeperService};
 use epicserver_runtime::cluster::shipping::{Shipping, ShippingOutput};
 use epicserver_runtime::core::Event;
 use epicserver_runtime::fabric::PeerNews;
-use epicserver_runtime::membership::{FencesOutcome, KeeperAnswer, Member, MemberAction, Phase};
+use epicserver_runtime::membership::{
+    FencesOutcome, KeeperAnswer, KeeperRequest, Member, MemberAction, Phase,
+};
 use epicserver_runtime::routes::Routes;
 use epicserver_runtime::shipment::Drained;
 use epicserver_runtime::wire::control::ControlMessage;
-use epicserver_storage::{NodeId, StoreId, View};
+use epicserver_storage::{NodeId, StoreId, View, holder_deadline_ns};
 use epicserver_transport::Frame;
 
 use super::links::{Links, LinksOrder};
@@ -147,6 +149,11 @@ impl Cluster {
         }
         let len = if scene.rng.bool() { self.inbox.len() } else { scene.rng.usize(..=self.inbox.len()) };
         for input in self.inbox.drain(..len).collect::<Vec<_>>() {
+            if let ToCluster::Control(from, frame) = &input
+                && matches!(ControlMessage::parse(frame), Ok((_, ControlMessage::Renew)))
+            {
+                self.note_renewal(*from, scene);
+            }
             self.handle(now, input, doors);
             self.settle(doors, scene);
         }
@@ -159,6 +166,14 @@ impl Cluster {
         self.settle(doors, scene);
         let version = self.view.as_ref().map_or(0, |view| view.version);
         scene.happened(Happened::Governed { node: self.node, taken: len, version });
+    }
+
+    /// If this is the keeper it hears that a node lives.
+    fn note_renewal(&self, from: NodeId, scene: &mut Scene) {
+        let keeper = self.keeper.as_ref();
+        if keeper.is_some_and(|keeper| keeper.view().member(from).is_some()) {
+            scene.leases.renewed(from, scene.now);
+        }
     }
 
     /// A node that leaves, owns nothing and has answered everything says so after a while, when its last words are out.
@@ -287,6 +302,10 @@ impl Cluster {
 
     fn act(&mut self, action: MemberAction, doors: &mut Doors<'_>, scene: &mut Scene) {
         let (now, me) = (scene.now, self.me());
+        if matches!(action, MemberAction::Send { keeper, request: KeeperRequest::Renew, .. } if keeper == me)
+        {
+            self.note_renewal(me, scene);
+        }
         match action {
             MemberAction::Send { keeper, number, request } => match &mut self.keeper {
                 Some(service) if keeper == me => service.handle(now, keeper, number, request.into()),
@@ -313,8 +332,11 @@ impl Cluster {
             }
             MemberAction::Lease(until_ns) => {
                 self.lease_until_ns = until_ns;
-                let told = until_ns > 0 && scene.planted == Some(Planted::PastLease);
-                let until_ns = if told { u64::MAX } else { until_ns };
+                let until_ns = match scene.planted {
+                    Some(Planted::PastLease) if until_ns > 0 => u64::MAX,
+                    Some(Planted::LeaseFromAnswer) if until_ns > 0 => holder_deadline_ns(now),
+                    _ => until_ns,
+                };
                 doors.cores.iter_mut().for_each(|core| core.answer(Event::Lease(until_ns)));
             }
             MemberAction::Drop { number, me } => {

@@ -142,27 +142,39 @@ impl World {
     pub(super) fn keep_course(&mut self) {
         let Course::Moving(moving) = &mut self.course else { return };
         let now = self.scene.now;
-        if moving.keeper_at.take_if(|at| *at <= now).is_some() {
+        let is_keeper_back = moving.keeper_at.take_if(|at| *at <= now).is_some();
+        if is_keeper_back {
             self.start_moving(KEEPER);
             self.prove_deaths();
             self.clients_find_homes();
         }
-        if self.moving().network.is_to_change(now) {
-            self.moving().network.change(now);
-            let nodes: Vec<u16> = self.nodes.keys().copied().collect();
-            nodes.into_iter().for_each(|index| self.tell_trouble(index));
+        let moving = self.moving();
+        if moving.network.is_to_change(now) {
+            moving.network.change(now);
+            self.tell_troubles();
+        } else if is_keeper_back {
+            self.tell_troubles();
         }
+    }
+
+    fn tell_troubles(&mut self) {
+        let nodes: Vec<u16> = self.nodes.keys().copied().collect();
+        nodes.into_iter().for_each(|index| self.tell_trouble(index));
     }
 
     /// The links of a node behave as the network has it now.
     fn tell_trouble(&mut self, index: u16) {
-        let now = self.scene.now;
+        let (now, keeps_store) = (self.scene.now, self.scene.profile.keeps_store);
+        let is_keeper_there = self.nodes.contains_key(&KEEPER);
         let network = &self.moving().network;
         let (unheard, delay_ns) = (network.unheard(index, now), network.delay_ns(index, now));
+        let is_parted = unheard.contains(&KEEPER) || network.unheard(KEEPER, now).contains(&index);
+        let is_cut_off = keeps_store && index != KEEPER && (is_parted || !is_keeper_there);
         let unheard: BTreeSet<Addr> = unheard.into_iter().map(address_of).collect();
         self.scene.happened(Happened::Network { node: index, unheard: unheard.len(), delay_ns });
         if let Some(node) = self.nodes.get_mut(&index) {
             node.links.set_trouble(unheard, delay_ns);
+            node.storage.set_cut_off(is_cut_off, &mut self.scene);
         }
     }
 
@@ -209,6 +221,7 @@ impl World {
         let back_at = self.scene.now + self.scene.rng.u64(0..=pause);
         self.moving().keeper_at = Some(back_at);
         self.crash_moving(KEEPER);
+        self.tell_troubles();
     }
 
     fn let_join(&mut self) {
@@ -321,7 +334,7 @@ impl World {
         node.join(Member::new(record), keeper, &mut self.scene);
         self.scene.now = self.scene.time;
         self.nodes.insert(index, node);
-        if self.moving().network.is_in_trouble() {
+        if self.moving().network.is_in_trouble() || self.moving().keeper_at.is_some() {
             self.tell_trouble(index);
         }
         let epoch = u64::from(me.incarnation);
@@ -330,6 +343,7 @@ impl World {
 
     fn keep(&mut self) -> KeeperService {
         let (store, now) = (self.store.clone(), self.scene.now);
+        self.scene.leases.begin_reign();
         let moving = self.moving();
         moving.reign += 1;
         let coordinator = Box::new(moving.coordinator.clone());
@@ -354,7 +368,7 @@ pub(crate) fn index_of(node: NodeId) -> u16 {
 /// Where clients are when there is no node.
 const NOWHERE: u16 = u16::MAX;
 /// The node that keeps the data.
-const KEEPER: u16 = 0;
+pub(super) const KEEPER: u16 = 0;
 /// How long a cluster may take to have everything where it belongs: leases may have to run out.
 const SETTLE_NS_MAX: u64 = 60_000_000_000;
 /// How long a node stands still at most: some of them miss their lease.

@@ -218,7 +218,7 @@ impl SimNode {
         let (place, me) = ((self.index, core), side.me);
         for (object, serial, first) in witness::with(|witness| std::mem::take(&mut witness.log)) {
             if first {
-                scene.owners.started(key_of(object), serial, me);
+                scene.started(key_of(object), serial, me);
             }
             scene.happened(Happened::Ran { place, object, serial, first });
         }

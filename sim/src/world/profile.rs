@@ -39,6 +39,8 @@ pub(crate) struct Profile {
     pub(crate) slows: u32,
     /// How often the node that keeps the data ends, and is back after a while.
     pub(crate) keeper_crashes: u32,
+    /// Whether the store is with the keeper: who does not reach that one waits for it.
+    pub(crate) keeps_store: bool,
     /// How fast or slow the clocks of nodes are at most, in parts of a million.
     pub(crate) drift_ppm_max: u64,
     /// Whether the keeper learns at once that a node has crashed; else its lease has to run out.
@@ -85,6 +87,7 @@ impl Profile {
             silences: 0,
             slows: 0,
             keeper_crashes: 0,
+            keeps_store: false,
             drift_ppm_max: 0,
             proves_deaths: false,
             step_ns_max: 50_000,
@@ -131,6 +134,7 @@ impl Profile {
         profile.silences = one_of(rng, &[0, 1, 2, 4]);
         profile.slows = one_of(rng, &[0, 0, 1, 2]);
         profile.keeper_crashes = one_of(rng, &[0, 0, 0, 1]);
+        profile.keeps_store = rng.bool();
         profile.drift_ppm_max = one_of(rng, &[0, 0, 1_000, DRIFT_PPM_MAX]);
         // So that a lease runs out while calls are made.
         profile.step_ns_max = one_of(rng, &[2_000_000, 20_000_000, 50_000_000]);

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use epicserver_storage::{Batch, View};
+use epicserver_storage::{Batch, NodeId, View};
 
 use super::profile::Profile;
-use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Owners, Violation};
+use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
 use crate::trace::{Happened, Trace};
@@ -21,12 +21,15 @@ pub(crate) struct Scene {
     pub(crate) now: u64,
     /// Nanoseconds since the world began.
     pub(crate) time: u64,
+    /// What the keeper's clock shows, wherever it is.
+    pub(crate) keeper_now: u64,
     pub(crate) trace: Trace,
     pub(crate) ledger: Ledger,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) committed_only: CommittedOnly,
     pub(crate) bounds: Bounds,
     pub(crate) owners: Owners,
+    pub(crate) leases: Leases,
     /// What the cluster did, by kind.
     pub(crate) deeds: BTreeMap<&'static str, u64>,
     /// What went wrong on purpose, by kind.
@@ -70,6 +73,12 @@ impl Scene {
         }
     }
 
+    /// A call starts on a node.
+    pub(crate) fn started(&mut self, key: u64, serial: u64, node: NodeId) {
+        self.owners.started(key, serial, node);
+        self.leases.started(node, serial, self.keeper_now);
+    }
+
     /// The keeper has a view that counts from now on.
     pub(crate) fn set_truth(&mut self, view: Arc<View>) {
         for removed in self.owners.removed_by(&view) {
@@ -101,6 +110,7 @@ impl Scene {
     pub(crate) fn violation(&self) -> Option<Violation> {
         let here = self.acknowledged.violation().or_else(|| self.committed_only.violation());
         let here = here.or_else(|| self.bounds.violation()).or_else(|| self.owners.violation());
+        let here = here.or_else(|| self.leases.violation());
         here.or_else(|| witness::with(|witness| witness.violation()))
     }
 
@@ -111,6 +121,7 @@ impl Scene {
         self.committed_only.count_into(&mut checks);
         self.bounds.count_into(&mut checks);
         self.owners.count_into(&mut checks);
+        self.leases.count_into(&mut checks);
         witness::with(|witness| witness.count_into(&mut checks));
         checks
     }

@@ -45,6 +45,8 @@ pub(crate) struct Storage {
     /// What the plan of faults says that the last call took, in nanoseconds.
     delay_ns: Arc<AtomicU64>,
     state: State,
+    /// The store is out of reach: what it is asked and what it answers waits.
+    is_cut_off: bool,
     pub(crate) requests: VecDeque<ToStorage>,
     /// Somebody waits for a batch.
     pub(crate) wanted: bool,
@@ -91,6 +93,7 @@ impl Storage {
             store,
             delay_ns,
             state: State::Idle,
+            is_cut_off: false,
             requests: VecDeque::new(),
             wanted: false,
             loads: VecDeque::new(),
@@ -110,8 +113,17 @@ impl Storage {
         self.control.set_plan(FaultPlan::none());
     }
 
+    /// From now on the store is out of reach, or within it again.
+    pub(crate) fn set_cut_off(&mut self, is_cut_off: bool, scene: &mut Scene) {
+        if is_cut_off && !self.is_cut_off {
+            scene.fault("store out of reach");
+        }
+        self.is_cut_off = is_cut_off;
+    }
+
     pub(crate) fn can_advance(&self, now: u64, all_passed: impl Fn(u64) -> bool) -> bool {
         match &self.state {
+            _ if self.is_cut_off => false,
             State::Idle => {
                 self.wanted
                     || !self.requests.is_empty()
@@ -129,7 +141,9 @@ impl Storage {
 
     pub(crate) fn next_time(&self) -> Option<u64> {
         match &self.state {
-            State::Loading(until, ..) | State::Opening(until, ..) | State::Committing(until, ..) => {
+            State::Loading(until, ..) | State::Opening(until, ..) | State::Committing(until, ..)
+                if !self.is_cut_off =>
+            {
                 Some(*until)
             }
             _ => None,
