@@ -142,3 +142,65 @@ impl Shape {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_begin_end_and_overlap() {
+        let mut network = Network::default();
+        let silence = |to| TroubleKind::Silence(BTreeSet::from([0]), BTreeSet::from([to]));
+        network.add(Trouble { since: 10, until: 30, kind: silence(1) });
+        network.add(Trouble { since: 20, until: 40, kind: silence(2) });
+        network.add(Trouble { since: 20, until: 40, kind: TroubleKind::Slow(1, 7) });
+        let mut seen = Vec::new();
+        while let Some(at) = network.next_time() {
+            assert!(!network.is_to_change(at - 1) && network.is_to_change(at));
+            network.change(at);
+            let unheard = [0, 1, 2].map(|node| network.unheard(node, at).len());
+            seen.push((at, unheard, network.delay_ns(1, at)));
+        }
+        assert_eq!(
+            seen,
+            [
+                (10, [0, 1, 0], None),
+                (20, [0, 1, 1], Some(7)),
+                (30, [0, 0, 1], Some(7)),
+                (40, [0, 0, 0], None)
+            ]
+        );
+        assert!(!network.is_in_trouble());
+    }
+
+    #[test]
+    fn who_does_not_hear_whom_is_as_its_name_says() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for shape in Shape::ALL {
+            for _ in 0..20 {
+                let silences = shape.draw(4, 0, &mut rng);
+                let pairs: BTreeSet<(u16, u16)> = silences
+                    .iter()
+                    .flat_map(|(from, to)| {
+                        from.iter().flat_map(move |from| to.iter().map(move |to| (*from, *to)))
+                    })
+                    .collect();
+                assert!(pairs.iter().all(|(from, to)| from != to), "{shape:?} {pairs:?}");
+                let is_mutual = pairs.iter().all(|(from, to)| pairs.contains(&(*to, *from)));
+                let one_way = matches!(shape, Shape::PairOneWay | Shape::Deaf | Shape::Mute);
+                assert_eq!(is_mutual, !one_way || pairs.is_empty(), "{shape:?} {pairs:?}");
+                let len = match shape {
+                    Shape::Pair | Shape::Keeper => 2,
+                    Shape::PairOneWay => 1,
+                    Shape::Alone => 6,
+                    Shape::Deaf | Shape::Mute => 3,
+                    Shape::Split => pairs.len(),
+                };
+                assert_eq!(pairs.len(), len, "{shape:?} {pairs:?}");
+                let deaf: BTreeSet<u16> = pairs.iter().map(|(_, to)| *to).collect();
+                assert_eq!(shape == Shape::Deaf, deaf.len() == 1 && pairs.len() == 3, "{shape:?} {pairs:?}");
+                assert!(shape != Shape::Keeper || pairs.iter().all(|(from, to)| from * to == 0));
+            }
+        }
+    }
+}

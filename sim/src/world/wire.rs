@@ -122,3 +122,85 @@ impl Wire {
 fn is_made_here(event: &Event) -> bool {
     matches!(event, Event::LinkDown { reason: DownReason::ClosedHere | DownReason::Failed(_), .. })
 }
+
+#[cfg(test)]
+mod tests {
+    use epicserver_transport::{FrameHeader, FrameKind, HEADER_LEN, LoopbackNetwork, LoopbackOptions};
+
+    use super::*;
+
+    /// Two ends with one link that is up.
+    struct Pair {
+        a: Wire,
+        b: Wire,
+        at_a: LinkId,
+        at_b: LinkId,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let network = LoopbackNetwork::new();
+            let bind = |name| {
+                let transport = network.bind(name, LoopbackOptions::plain()).expect("the name is free");
+                Wire::new(Faulty::new(transport, FaultPlan::calm(0)))
+            };
+            let (mut a, mut b) = (bind("a"), bind("b"));
+            let at_a = a.connect(&Addr::new("b"), 0).expect("there is room");
+            let [Event::LinkUp { link: at_b, .. }] = poll(&mut b)[..] else { panic!("it is not up") };
+            assert_eq!(poll(&mut a).len(), 1);
+            Self { a, b, at_a, at_b }
+        }
+
+        fn send(&mut self, count: usize) {
+            let mut bytes = [0; HEADER_LEN];
+            assert!(FrameHeader::new(FrameKind::OneWay).write_to(&mut bytes));
+            let mut frames = (0..count).map(|_| Frame::copy_from(&bytes)).collect();
+            self.a.send(self.at_a, &mut frames);
+            self.a.flush();
+        }
+    }
+
+    fn poll(wire: &mut Wire) -> Vec<Event> {
+        let mut events = Vec::new();
+        wire.poll(0, &mut events);
+        events
+    }
+
+    #[test]
+    fn what_is_not_heard_comes_in_its_order_when_it_is_heard_again() {
+        let mut pair = Pair::new();
+        pair.b.set_unheard(BTreeSet::from([Addr::new("a")]));
+        pair.send(2);
+        pair.a.close(pair.at_a);
+        assert_eq!(poll(&mut pair.b), []);
+        assert_eq!(poll(&mut pair.a).len(), 1, "who closes a link knows it at once");
+        pair.b.set_unheard(BTreeSet::new());
+        let events = poll(&mut pair.b);
+        assert!(matches!(
+            events[..],
+            [
+                Event::Receive { .. },
+                Event::Receive { .. },
+                Event::LinkDown { reason: DownReason::ClosedByPeer, .. }
+            ]
+        ));
+    }
+
+    #[test]
+    fn nothing_comes_of_a_link_that_was_closed_here_in_the_meantime() {
+        for peer_has_closed in [false, true] {
+            let mut pair = Pair::new();
+            pair.b.set_unheard(BTreeSet::from([Addr::new("a")]));
+            pair.send(2);
+            if peer_has_closed {
+                pair.a.close(pair.at_a);
+            }
+            assert_eq!(poll(&mut pair.b), []);
+            pair.b.close(pair.at_b);
+            let end = Event::LinkDown { link: pair.at_b, reason: DownReason::ClosedHere };
+            assert_eq!(poll(&mut pair.b), [end], "{peer_has_closed}");
+            pair.b.set_unheard(BTreeSet::new());
+            assert_eq!(poll(&mut pair.b), []);
+        }
+    }
+}
