@@ -102,8 +102,7 @@ impl World {
 
     /// Another process that behaves like one of another machine, and is told nothing but the secret: over TIPC that is enough.
     pub(crate) async fn start_found(&self) -> Process {
-        let secret = path_text(&self.folder.join("cluster.secret"));
-        start(&[("transport", "tipc"), ("secret_file", &secret)], self.threads).await
+        start_with_secret(&self.folder.join("cluster.secret"), "tipc", self.threads).await
     }
 
     /// Waits until this node owns all objects.
@@ -154,7 +153,8 @@ impl World {
     /// Waits until this node keeps the data.
     pub(crate) async fn kept_by(&self, id: u64) {
         let wait = async {
-            while self.client.inspect(PATIENCE).await.keeper.is_none_or(|keeper| keeper.id != id) {
+            // Not waiting for members that stand still.
+            while self.client.inspect(LOOK_AGAIN).await.keeper.is_none_or(|keeper| keeper.id != id) {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
@@ -184,6 +184,11 @@ impl World {
 
 pub(crate) fn path_text(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// A process that is told nothing but the secret.
+pub(crate) async fn start_with_secret(secret: &Path, transport: &str, threads: &str) -> Process {
+    start(&[("transport", transport), ("secret_file", &path_text(secret))], threads).await
 }
 
 async fn start(settings: &[(&str, &str)], threads: &str) -> Process {
