@@ -10,6 +10,10 @@
 //! other IO; it decides nothing itself about who owns what (`membership::Planner`) or who is gone
 //! (`membership::KeeperLeases`).
 //!
+//! *One view for what came together.* A view is as long as there are partitions, is committed, and goes to everybody, so that it may take
+//! longer than word from the nodes needs to come. What changes it is only noted therefore, and planned once by the
+//! [`handle_timeout`](KeeperService::handle_timeout) that is due at once: whoever drives this hands in all that is there before.
+//!
 //! *Order.* A killed process is named before the view without it, and a view before the answers that follow from it. Whoever
 //! drives this hands frames to the links before the members of the pushed view, so that a node that is removed hears why.
 //!
@@ -35,6 +39,10 @@ pub struct KeeperService {
     view: Arc<View>,
     /// Who wants in, and the number of the question.
     joining: BTreeMap<NodeId, u32>,
+    /// Who gave partitions away, and the number of the question: answered with the view behind it.
+    handed: Vec<(NodeId, u32)>,
+    /// Since when there is something to plan.
+    plan_at: Option<u64>,
     outputs: VecDeque<KeeperOutput>,
     /// When to ask the coordinator again that did not answer.
     read_at: Option<u64>,
@@ -77,6 +85,8 @@ impl KeeperService {
             desk: StoreDesk::new(SharedStore::new(store)),
             view,
             joining: BTreeMap::new(),
+            handed: Vec::new(),
+            plan_at: None,
             outputs: VecDeque::new(),
             read_at: None,
         };
@@ -108,6 +118,7 @@ impl KeeperService {
     pub fn handle_peer_down(&mut self, node: NodeId) {
         self.desk.handle_down(node);
         self.joining.remove(&node);
+        self.handed.retain(|(other, _)| *other != node);
     }
 
     /// It is proven that this life of a node is over.
@@ -130,12 +141,12 @@ impl KeeperService {
             ControlMessage::ReadView => self.send(from, number, ControlMessage::View(self.view.clone())),
             ControlMessage::Leave => {
                 self.planner.handle_leave(from);
-                self.plan(now);
+                self.plan_at.get_or_insert(now);
             }
             ControlMessage::Handed(handovers) => {
                 self.planner.handle_handed(from, &handovers);
-                self.plan(now);
-                self.send(from, number, ControlMessage::View(self.view.clone()));
+                self.handed.push((from, number));
+                self.plan_at.get_or_insert(now);
             }
             ControlMessage::Store(request) => {
                 if let Some(answer) = self.desk.handle(from, number, request) {
@@ -151,8 +162,8 @@ impl KeeperService {
         }
     }
 
-    /// Does what is due: looks for leases that ran out, and asks a coordinator again that failed. What arrived before MUST be
-    /// handed in before.
+    /// Does what is due: looks for leases that ran out, asks a coordinator again that failed, and makes a view of what nodes said. What
+    /// arrived before MUST be handed in before.
     pub fn handle_timeout(&mut self, now: u64) {
         self.leases.handle_timeout(now);
         if self.read_at.is_some_and(|at| at <= now) {
@@ -163,7 +174,7 @@ impl KeeperService {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.leases.poll_timeout().into_iter().chain(self.read_at).min()
+        self.leases.poll_timeout().into_iter().chain(self.read_at).chain(self.plan_at).min()
     }
 
     /// What is to be done.
@@ -183,8 +194,7 @@ impl KeeperService {
         match self.planner.handle_join(member) {
             Ok(()) => {
                 self.joining.insert(from, number);
-                self.plan(now);
-                self.answer_joins();
+                self.plan_at.get_or_insert(now);
             }
             Err(JoinError::Removed(_)) => self.send(from, number, ControlMessage::Evicted),
             Err(error) => self.send(from, number, ControlMessage::Refused(error.to_string())),
@@ -212,6 +222,7 @@ impl KeeperService {
 
     /// Brings the view to where the planner wants it.
     fn plan(&mut self, now: u64) {
+        self.plan_at = None;
         for _ in 0..PLANS_MAX {
             let Some(next) = self.planner.poll_view() else { break };
             match self.coordinator.compare_and_set(next.version, next) {
@@ -222,6 +233,10 @@ impl KeeperService {
                     break;
                 }
             }
+        }
+        self.answer_joins();
+        for (node, number) in std::mem::take(&mut self.handed) {
+            self.send(node, number, ControlMessage::View(self.view.clone()));
         }
         while let Some(node) = self.planner.poll_left() {
             self.send(node, 0, ControlMessage::Left);
@@ -254,7 +269,6 @@ impl KeeperService {
         // Nobody needs the one before that has not left yet.
         self.outputs.retain(|output| !matches!(output, KeeperOutput::Push(_)));
         self.outputs.push_back(KeeperOutput::Push(view));
-        self.answer_joins();
     }
 
     fn answer_joins(&mut self) {

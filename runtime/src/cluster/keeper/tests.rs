@@ -39,6 +39,7 @@ fn ask(
     message: ControlMessage,
 ) -> Option<ControlMessage> {
     keeper.handle(now, from, 7, message);
+    keeper.handle_timeout(now);
     outputs(keeper).into_iter().find_map(|output| match output {
         KeeperOutput::Send { to, number: 7, message } if to == from => Some(message),
         _ => None,
@@ -80,6 +81,8 @@ fn whoever_has_a_link_is_told_who_keeps() {
 fn the_first_node_gets_everything_and_the_view_goes_to_all() {
     let mut keeper = keeper();
     keeper.handle(0, ALICE, 9, ControlMessage::Join(member(ALICE)));
+    assert_eq!((keeper.poll_timeout(), outputs(&mut keeper)), (Some(0), vec![]), "more may come with it");
+    keeper.handle_timeout(0);
     let outputs = outputs(&mut keeper);
     let [KeeperOutput::Push(view), KeeperOutput::Send { to: ALICE, number: 9, message }] = &outputs[..]
     else {
@@ -176,12 +179,38 @@ fn partitions_change_hands_when_their_owner_says_so_and_no_sooner() {
     assert_eq!(owned(keeper.view(), BOB), moves.len());
 }
 
+/// A view takes its time, in which much is said: renewals among it, which are not to wait for a view each.
+#[test]
+fn what_comes_together_makes_one_view() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    join(&mut keeper, 0, BOB);
+    let before = keeper.view().version;
+    let moves = moves_of(keeper.view(), ALICE);
+    for (number, handover) in (1..).zip(&moves) {
+        keeper.handle(1, ALICE, number, ControlMessage::Handed(vec![*handover]));
+    }
+    keeper.handle_timeout(1);
+    assert_eq!((keeper.view().version, owned(keeper.view(), BOB)), (before + 1, moves.len()));
+    let answers: Vec<_> = outputs(&mut keeper)
+        .into_iter()
+        .filter_map(|output| match output {
+            KeeperOutput::Send { to: ALICE, number, message } => Some((number, message)),
+            _ => None,
+        })
+        .collect();
+    let expected: Vec<_> =
+        (1..).zip(&moves).map(|(number, _)| (number, ControlMessage::View(keeper.view().clone()))).collect();
+    assert_eq!(answers, expected, "each is answered");
+}
+
 #[test]
 fn a_node_that_leaves_hears_when_it_may() {
     let mut keeper = keeper();
     join(&mut keeper, 0, ALICE);
     join(&mut keeper, 0, BOB);
     keeper.handle(1, ALICE, 8, ControlMessage::Leave);
+    keeper.handle_timeout(1);
     let is_left = |output: &KeeperOutput| {
         matches!(output, KeeperOutput::Send { to: ALICE, message: ControlMessage::Left, .. })
     };
@@ -190,8 +219,10 @@ fn a_node_that_leaves_hears_when_it_may() {
         assert!(!outputs(&mut keeper).iter().any(is_left), "it has something still");
         let moves = moves_of(keeper.view(), ALICE);
         keeper.handle(2, ALICE, 9, ControlMessage::Handed(moves));
+        keeper.handle_timeout(2);
         // It says it again and again; the last time it has seen that it owns nothing.
         keeper.handle(2, ALICE, 10, ControlMessage::Leave);
+        keeper.handle_timeout(2);
         rounds += 1;
         assert!(rounds <= 20, "it never ends");
     }
