@@ -7,6 +7,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use epicserver::launch;
@@ -19,7 +20,7 @@ use crate::demo::play::Outcome;
 use crate::demo::processes::{Folder, Home, Launch, Process};
 use crate::demo::stage::{Stage, Takeover};
 use crate::demo::times::Times;
-use crate::demo::{Failure, to_the_end};
+use crate::demo::{Failure, STOPPED, runtime};
 
 /// What chaos is told.
 #[derive(clap::Args, Debug)]
@@ -106,13 +107,30 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}: --seed {seed} does the same to the same processes again");
-    match to_the_end(chaos(options, seed)) {
+    match to_the_end(options, seed) {
         Ok(summary) => summary.print(options.json),
         Err(error) => {
             eprintln!("error: with seed {seed}: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs until the time is over or the process is told to stop: after the fault that is under way. At a second signal it ends at once.
+fn to_the_end(options: &Options, seed: u64) -> Result<Summary, Failure> {
+    let is_told_to_stop = AtomicBool::new(false);
+    let twice = async {
+        launch::stop_signal().await;
+        eprintln!("told to stop: what is under way ends first; a second signal ends it at once");
+        is_told_to_stop.store(true, Ordering::Relaxed);
+        launch::stop_signal().await;
+    };
+    runtime()?.block_on(async {
+        tokio::select! {
+            result = chaos(options, seed, &is_told_to_stop) => result,
+            () = twice => Err(STOPPED.into()),
+        }
+    })
 }
 
 /// What can be done to processes.
@@ -228,7 +246,7 @@ impl fmt::Display for Fault {
 }
 
 #[expect(clippy::disallowed_methods, reason = "chaos goes on for real time")]
-async fn chaos(options: &Options, seed: u64) -> Result<Summary, Failure> {
+async fn chaos(options: &Options, seed: u64, is_told_to_stop: &AtomicBool) -> Result<Summary, Failure> {
     let network = if options.has_own_network { Some(Arc::new(Network::new().await?)) } else { None };
     let possible = options.possible(network.is_some())?;
     let launch = Launch { cores: options.cores, transport: options.transport, log: options.log, network };
@@ -249,7 +267,10 @@ async fn chaos(options: &Options, seed: u64) -> Result<Summary, Failure> {
     let mut chaos = Chaos { stage, random, processes, possible, first, report: Report::default() };
     let start = Instant::now();
     let time = Duration::try_from_secs_f64(options.minutes * 60.0)?;
-    while start.elapsed() < time && options.kills.is_none_or(|kills| chaos.report.killed < kills) {
+    while !is_told_to_stop.load(Ordering::Relaxed)
+        && start.elapsed() < time
+        && options.kills.is_none_or(|kills| chaos.report.killed < kills)
+    {
         chaos.one_fault().await?;
     }
     let Chaos { stage, processes, report, .. } = chaos;

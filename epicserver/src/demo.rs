@@ -73,15 +73,22 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 /// Runs something until it ends or the process is told to stop.
-pub(crate) fn to_the_end<T>(scenario: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+fn to_the_end<T>(scenario: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    runtime()?.block_on(async {
         tokio::select! {
             result = scenario => result,
-            () = launch::stop_signal() => Err("stopped by a signal".into()),
+            () = launch::stop_signal() => Err(STOPPED.into()),
         }
     })
 }
+
+/// What a game runs on outside of the nodes.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// Why a game ends early.
+pub(crate) const STOPPED: &str = "stopped by a signal";
 
 /// What goes wrong, in words for the user.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

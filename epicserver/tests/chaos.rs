@@ -1,5 +1,6 @@
 //! Chaos as a user runs it, for a short while.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -55,6 +56,36 @@ fn a_network_that_is_cut_loses_nothing_that_was_acknowledged() {
     let line = all_is_right(&output);
     let count = |fault: &str| line["faults"][fault].as_u64().unwrap_or(0);
     assert!(faults.split(',').map(count).sum::<u64>() > 0, "{line}");
+}
+
+#[test]
+fn one_that_is_told_to_stop_says_what_came_of_it() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_epicserver"))
+        .args([
+            "chaos",
+            "--json",
+            "--players",
+            "50",
+            "--minutes",
+            "10",
+            "--network",
+            "off",
+            "--faults",
+            "kill",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let mut lines = BufReader::new(program.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("one is killed")), "it begins");
+    let id = program.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().is_ok_and(|status| status.success()));
+    let errors: Vec<String> = lines.collect();
+    let mut output = program.wait_with_output().expect("it ends");
+    output.stderr = errors.join("\n").into_bytes();
+    all_is_right(&output);
 }
 
 #[test]
