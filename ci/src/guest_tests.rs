@@ -1,4 +1,5 @@
-//! The tests that need another kernel: all modules of the workspace's tests that are named `in_guest`, in one guest.
+//! The tests that need another kernel: all modules of the workspace's tests that are named `in_guest`, in one guest, and those named
+//! `in_three_guests`, in three on one wire.
 
 use crate::counts::TestCounts;
 use crate::invocation::Invocation;
@@ -14,24 +15,49 @@ pub(crate) fn run(build: &Invocation, counts: &mut TestCounts, printer: Printer)
         true => programs.extend(built_tests(line)),
         false => printer.line(line),
     });
-    let run = built.and_then(|()| {
-        programs.sort();
+    if let Err(failure) = built {
+        return vec![failure];
+    }
+    programs.sort();
+    let mut failures = Vec::new();
+    for kind in [ONE, THREE] {
+        let result = kind.run_of(&programs).and_then(|invocation| {
+            printer.line(&format!("$ {invocation}"));
+            invocation.run_watched(&mut |line| {
+                // Each of several guests says it, behind its number; the first stands for all.
+                counts.read_line(line.strip_prefix("1| ").unwrap_or(line));
+                printer.line(line);
+            })
+        });
+        failures.extend(result.err());
+    }
+    failures
+}
+
+/// Tests that need so many guests.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    guests: u8,
+    /// How their modules are called.
+    filter: &'static str,
+    /// Of each guest, in MiB.
+    memory: u32,
+}
+
+const ONE: Kind = Kind { guests: 1, filter: "in_guest::", memory: 3072 };
+const THREE: Kind = Kind { guests: 3, filter: "in_three_guests::", memory: 1024 };
+
+impl Kind {
+    /// The run of those of the programs that have such tests.
+    fn run_of(self, programs: &[String]) -> Result<Invocation, String> {
         let mut needing = Vec::new();
         for program in programs {
-            if has_tests(&program)? {
-                needing.push(program);
+            if self.has_tests(program)? {
+                needing.push(program.clone());
             }
         }
-        Ok(in_guest(&needing))
-    });
-    let result = run.and_then(|invocation| {
-        printer.line(&format!("$ {invocation}"));
-        invocation.run_watched(&mut |line| {
-            counts.read_line(line);
-            printer.line(line);
-        })
-    });
-    result.err().into_iter().collect()
+        Ok(self.in_guests(&needing))
+    }
 }
 
 /// The path of the test program that this line of cargo's JSON announces.
@@ -41,30 +67,34 @@ fn built_tests(line: &str) -> Option<String> {
     Some(path.to_owned())
 }
 
-/// Whether a test program has any test for a guest.
-fn has_tests(program: &str) -> Result<bool, String> {
-    let list = [FILTER, "--list"].map(str::to_owned);
-    let (success, output) = Invocation::program(program, program).with_arguments(list).run_captured()?;
-    // Programs that are no test harness may not know the words; those have no tests either.
-    Ok(success && String::from_utf8_lossy(&output).lines().any(|line| line.ends_with(": test")))
-}
+impl Kind {
+    /// Whether a test program has any such test.
+    fn has_tests(self, program: &str) -> Result<bool, String> {
+        let list = [self.filter, "--list"].map(str::to_owned);
+        let (success, output) = Invocation::program(program, program).with_arguments(list).run_captured()?;
+        // Programs that are no test harness may not know the words; those have no tests either.
+        Ok(success && String::from_utf8_lossy(&output).lines().any(|line| line.ends_with(": test")))
+    }
 
-/// One guest that runs them one after the other, and fails if any of them does.
-fn in_guest(programs: &[String]) -> Invocation {
-    let deadline = DEADLINE.as_secs().to_string();
-    let script = format!(
-        "status=0; for program; do echo \"$ $program {FILTER}\"; \"$program\" {FILTER} --test-threads=1 || status=1; done; exit $status"
-    );
-    let arguments = ["vm", "--deadline", &deadline, "--", "sh", "-c", &script, "sh"].map(str::to_owned);
-    let guest = Invocation::program(THIS_PROGRAM, "cargo ci").with_arguments(arguments);
-    // The guest ends by itself before that, but what it needs may have to be downloaded first.
-    guest.with_arguments(programs.iter().cloned()).with_time_limit(DEADLINE + DOWNLOAD_TIME_MAX)
+    /// Guests each of which runs them one after the other, and that fail if any of them does.
+    fn in_guests(self, programs: &[String]) -> Invocation {
+        let Self { guests, filter, memory } = self;
+        let [deadline, guests, memory] =
+            [DEADLINE.as_secs(), guests.into(), memory.into()].map(|number: u64| number.to_string());
+        let script = format!(
+            "status=0; for program; do echo \"$ $program {filter}\"; \"$program\" {filter} --test-threads=1 || status=1; done; exit $status"
+        );
+        let options = ["vm", "--guests", &guests, "--memory", &memory, "--deadline", &deadline];
+        let command = ["--", "sh", "-c", &script, "sh"];
+        let arguments = options.iter().chain(&command).map(|word| (*word).to_owned());
+        let run = Invocation::program(THIS_PROGRAM, "cargo ci").with_arguments(arguments);
+        // The guests end by themselves before that, but what they need may have to be downloaded first.
+        run.with_arguments(programs.iter().cloned()).with_time_limit(DEADLINE + DOWNLOAD_TIME_MAX)
+    }
 }
 
 /// Not by its name: a step before may have built another one in its place.
 const THIS_PROGRAM: &str = "/proc/self/exe";
-/// How tests for a guest are called.
-const FILTER: &str = "in_guest::";
 /// Some times what they take where the guest is emulated on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(900);
 const DOWNLOAD_TIME_MAX: Duration = Duration::from_secs(300);
@@ -87,9 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn one_guest_runs_all_programs() {
-        let shown = in_guest(&["/t/a-1".to_owned(), "/t/b-2".to_owned()]).to_string();
-        assert!(shown.starts_with("cargo ci vm --deadline 900 -- sh -c "), "{shown}");
-        assert!(shown.ends_with(" sh /t/a-1 /t/b-2"), "{shown}");
+    fn guests_run_all_programs() {
+        for (kind, begin) in
+            [(ONE, "cargo ci vm --guests 1 --memory 3072"), (THREE, "cargo ci vm --guests 3 --memory 1024")]
+        {
+            let shown = kind.in_guests(&["/t/a-1".to_owned(), "/t/b-2".to_owned()]).to_string();
+            assert!(shown.starts_with(&format!("{begin} --deadline 900 -- sh -c ")), "{shown}");
+            assert!(shown.contains(kind.filter) && shown.ends_with(" sh /t/a-1 /t/b-2"), "{shown}");
+        }
     }
 }

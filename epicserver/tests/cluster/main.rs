@@ -12,6 +12,7 @@ mod game;
 mod inspect;
 #[path = "../../src/demo/ledger.rs"]
 mod ledger;
+mod machines;
 mod moves;
 mod other_game;
 #[path = "../../src/demo/play.rs"]
