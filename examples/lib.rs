@@ -7,6 +7,7 @@
 //! | `friends.rs` | `partition_by`: objects that talk to each other live together |
 //! | `simulation.rs` | agents that act by themselves: `spawn`, `sleep`, `random`, policies of saving |
 //! | `graph.rs` | a breadth-first search over objects as vertices, with arguments that are read in place |
+//! | `bank.rs` | transfers that lose no money whatever fails, and their tests in a simulated world |
 //! | `own_node.rs` | a program that sets up its own node: hooks, `forget()`, an orderly end |
 //!
 //! Run one with `cargo run -p epicserver-examples --example game`. All of them begin like this:

@@ -12,6 +12,7 @@ mod main_attribute;
 mod message;
 mod methods;
 mod shape;
+mod sim_attribute;
 
 use proc_macro::TokenStream;
 
@@ -193,4 +194,24 @@ pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     main_attribute::expand(arguments.into(), item.into()).into()
+}
+
+/// Makes an async function a test that runs in simulated worlds, one from each seed: see `docs/testing.md`.
+///
+/// ```text
+/// #[epicserver_sim::sim(entities(Account), nodes = 3..7, seeds = 200)]
+/// async fn money_is_conserved(world: World) -> Result<(), CallError> { .. }
+/// ```
+///
+/// | argument | meaning | default |
+/// |---|---|---|
+/// | `entities(A, B)` | what the nodes bind | must be given |
+/// | `nodes = 3..7` | how many nodes there are at first | `1..2` |
+/// | `seeds = 200` | in how many worlds the test runs | `100` |
+/// | `calm` | nothing goes wrong but order and delays | things go wrong |
+///
+/// It is `epicserver_sim::check::<(A, B)>()` in a `#[test]`, and fails as that does.
+#[proc_macro_attribute]
+pub fn sim(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    sim_attribute::expand(arguments.into(), item.into()).into()
 }

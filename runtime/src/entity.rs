@@ -12,7 +12,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::activation::{EntityVtable, Found, Whereabouts, vtable_of};
+use crate::activation::{EarlierForm, EntityVtable, Found, Whereabouts, vtable_of};
 use crate::call::Call;
 use crate::codec::{CodecError, Encoder, Wire, WireSerializer, layout};
 use crate::core::CoreState;
@@ -261,6 +261,20 @@ pub struct BoundEntity {
 impl Debug for BoundEntity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundEntity").field("name", &self.vtable.name).finish_non_exhaustive()
+    }
+}
+
+impl BoundEntity {
+    /// What the record of a member says of it.
+    pub(crate) fn record(&self) -> epicserver_storage::BoundEntity {
+        let form = |form: &EarlierForm| epicserver_storage::EarlierForm {
+            version: form.version,
+            layout: form.layout,
+        };
+        let earlier = self.vtable.earlier.iter().filter(|form| form.is_written).map(form).collect();
+        let vtable = self.vtable;
+        let record = epicserver_storage::BoundEntity::new(vtable.name, vtable.version, vtable.layout);
+        epicserver_storage::BoundEntity { earlier, ..record }
     }
 }
 

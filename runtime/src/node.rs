@@ -157,6 +157,11 @@ pub(crate) struct NodeShared {
 }
 
 impl NodeShared {
+    /// Of a node whose cores somebody else steps: nobody reads gauges there.
+    pub(crate) fn without_gauges(id: NodeId, number: u32) -> Self {
+        Self { id, number, gauges: Vec::new() }
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let sum = |read: fn(&CoreGauge) -> &AtomicU64| {
             self.gauges.iter().map(|gauge| read(gauge).load(Ordering::Relaxed)).sum()

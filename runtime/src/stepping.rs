@@ -8,9 +8,13 @@
 
 use std::sync::Arc;
 
+use epicserver_storage::{BoundEntity, NodeId};
+
 use crate::core::{Action, Core, CoreConfig, Event};
 use crate::entity::{Entities, Entity, NodeTag, RawRef, Ref};
 use crate::key::EntityKey;
+use crate::node::NodeShared;
+use crate::pool::Pool;
 use crate::registry::{self, NodeEntrance};
 use crate::routes::Routes;
 
@@ -71,6 +75,20 @@ impl SteppedNode {
     /// core `entry`, in the order they are made.
     pub fn reference<E: Entity>(&self, entry: u16, key: <E::Key as EntityKey>::Argument<'_>) -> Ref<E> {
         RawRef::of(E::Key::store(key), NodeTag::pack(self.number, entry)).into()
+    }
+
+    /// The handle that the application around a node of this id has, with the core `entry` as its entrance. Its figures stay
+    /// zero: [`Core::counters`] has them.
+    pub fn pool(&self, id: NodeId, entry: u16) -> Pool {
+        let shared = NodeShared::without_gauges(id, self.number);
+        Pool::new(NodeTag::pack(self.number, entry), Arc::new(shared))
+    }
+
+    /// What the record of a member says of the entities that it binds.
+    pub fn records<B: Entities>() -> Vec<BoundEntity> {
+        let mut entities = Vec::new();
+        B::collect(&mut entities);
+        entities.iter().map(crate::entity::BoundEntity::record).collect()
     }
 }
 

@@ -13,14 +13,61 @@
 //! assert_eq!(first.trace_hash, second.trace_hash, "same seed, same trace");
 //! ```
 //!
-//! Start at [`world::run`]; the laws are in `checkers`, what the objects do in [`workload`].
+//! The same world is there for objects of your own: start at [`check`](check()) and [`World`].
+//!
+//! ```
+//! use epicserver::prelude::*;
+//! use epicserver_sim::World;
+//!
+//! #[entity(name = "game.Barrel")]
+//! #[derive(Default)]
+//! struct Barrel {
+//!     hits: u32,
+//! }
+//!
+//! #[methods]
+//! impl Barrel {
+//!     async fn on_hit(&mut self) -> u32 {
+//!         self.hits += 1;
+//!         self.hits
+//!     }
+//! }
+//!
+//! async fn each_hit_counts_once(world: World) -> Result<(), CallError> {
+//!     let players: Vec<_> = (0..3)
+//!         .map(|_| {
+//!             let barrel = world.get::<Barrel>(7);
+//!             world.spawn(async move { barrel?.on_hit().await })
+//!         })
+//!         .collect();
+//!     let mut hits = Vec::new();
+//!     for player in players {
+//!         hits.push(player.await?);
+//!     }
+//!     hits.sort_unstable();
+//!     assert_eq!(hits, [1, 2, 3]);
+//!     Ok(())
+//! }
+//!
+//! // In each of 20 worlds, of 1 or 2 nodes, in which nothing but the order is drawn.
+//! epicserver_sim::check::<(Barrel,)>().nodes(1..3).seeds(20).calm().run(each_hit_counts_once);
+//! ```
+//!
+//! For the insides: [`world::run`]; the laws are in `checkers`, what the objects do in [`workload`].
 
+mod cast;
+mod check;
 mod checkers;
 mod ledger;
 pub mod planted;
+mod stage;
 mod trace;
 mod witness;
 pub mod workload;
 pub mod world;
+
+pub use check::{Check, Failure, Passed, Verdict, check};
+pub use epicserver_macros::sim;
+pub use stage::{Task, World};
 
 pub use checkers::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks, Violation};

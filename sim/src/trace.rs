@@ -15,6 +15,10 @@ pub(crate) struct Trace {
     count: u64,
     last: VecDeque<(u64, Happened)>,
     verbose: bool,
+    /// All lines, where two runs are to be compared.
+    all: Option<Vec<String>>,
+    /// Only what is of use to who does not know the insides is kept for people.
+    is_terse: bool,
 }
 
 /// One event. Its text is made only when somebody wants to read it.
@@ -143,6 +147,24 @@ pub(crate) enum Happened {
         serial: u64,
     },
     FaultsEnd,
+    /// In somebody's own test: what a batch saved.
+    Saved {
+        saves: usize,
+        content: u64,
+    },
+    /// Work outside of the cores was done.
+    WorkedElsewhere {
+        node: u16,
+    },
+    /// A task of the test went on.
+    WentOn {
+        task: u64,
+        ended: bool,
+    },
+    /// What the test says of itself.
+    Noted {
+        text: String,
+    },
     /// A planted bug shows itself.
     Planted {
         bug: Planted,
@@ -151,7 +173,13 @@ pub(crate) enum Happened {
 
 impl Trace {
     pub(crate) fn new(verbose: bool) -> Self {
-        Self { hasher: Fnv::default(), count: 0, last: VecDeque::with_capacity(KEPT), verbose }
+        let last = VecDeque::with_capacity(KEPT);
+        Self { hasher: Fnv::default(), count: 0, last, verbose, all: None, is_terse: false }
+    }
+
+    /// For somebody's own test. Where two runs are to be compared all lines are kept.
+    pub(crate) fn of_trial(verbose: bool, keeps_all: bool) -> Self {
+        Self { all: keeps_all.then(Vec::new), is_terse: true, ..Self::new(verbose) }
     }
 
     /// Writes an event down.
@@ -160,6 +188,12 @@ impl Trace {
         self.count += 1;
         if self.verbose {
             println!("{}", line(now, &happened));
+        }
+        if let Some(all) = &mut self.all {
+            all.push(line(now, &happened));
+        }
+        if self.is_terse && !happened.is_telling() {
+            return;
         }
         if self.last.len() == KEPT {
             self.last.pop_front();
@@ -176,6 +210,11 @@ impl Trace {
         self.count
     }
 
+    /// All lines, if they were kept.
+    pub(crate) fn take_all(&mut self) -> Vec<String> {
+        self.all.take().unwrap_or_default()
+    }
+
     /// The last events, a line each.
     pub(crate) fn last_lines(&self) -> Vec<String> {
         self.last.iter().map(|(now, happened)| line(*now, happened)).collect()
@@ -184,6 +223,27 @@ impl Trace {
 
 fn line(now: u64, happened: &Happened) -> String {
     format!("{:>14.3} us  {happened}", now as f64 / 1000.0)
+}
+
+impl Happened {
+    /// Whether it says something to who does not know the insides.
+    fn is_telling(&self) -> bool {
+        !matches!(
+            self,
+            Self::Drained { .. }
+                | Self::Worked { .. }
+                | Self::Performed { .. }
+                | Self::Slept { .. }
+                | Self::Woke { .. }
+                | Self::Closing { .. }
+                | Self::Committing { saves: 0, .. }
+                | Self::Committed { .. }
+                | Self::Linked { .. }
+                | Self::Governed { .. }
+                | Self::Fenced { .. }
+                | Self::Saved { .. }
+        )
+    }
 }
 
 impl fmt::Display for Happened {
@@ -212,6 +272,13 @@ impl Hasher for Fnv {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
+}
+
+/// One number for all of these bytes.
+pub(crate) fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let mut hasher = Fnv::default();
+    parts.for_each(|part| hasher.write(part));
+    hasher.finish()
 }
 
 /// Events that a failing run shows.

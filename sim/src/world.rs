@@ -28,6 +28,7 @@ mod node;
 mod profile;
 mod scene;
 mod storage;
+mod trial;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,9 @@ use self::moving::Moving;
 use self::node::SimNode;
 use self::profile::Profile;
 use self::scene::Scene;
+use self::trial::Trial;
+pub(crate) use self::trial::{Played, Setup, play};
+use crate::cast::Cast;
 use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
@@ -134,6 +138,8 @@ pub fn run(config: WorldConfig) -> Report {
 /// See the module's documentation.
 struct World {
     // Before the nodes: calls under way are let go while their cores are there.
+    /// There if somebody's own test runs in the world, instead of clients.
+    trial: Option<Trial>,
     clients: Vec<Client>,
     nodes: BTreeMap<u16, SimNode>,
     scene: Scene,
@@ -175,23 +181,32 @@ enum Actor {
     Storage(u16),
     Links(u16),
     Cluster(u16),
+    /// Work outside of the cores.
+    Elsewhere(u16),
     Client(usize),
+    /// A task of the test.
+    Task(u64),
 }
 
 impl World {
     fn from_seed(config: WorldConfig) -> Self {
         let mut rng = fastrand::Rng::with_seed(config.seed);
-        let (profile, course) = match config.kind {
-            WorldKind::Fixed => (Profile::draw(&mut rng), Course::Fixed(View::empty(StoreId(1)))),
-            WorldKind::Moving => (Profile::draw_moving(&mut rng), Course::Moving(Moving::new())),
-            WorldKind::Parted => (Profile::draw_parted(&mut rng), Course::Moving(Moving::new())),
+        let profile = Profile::of_kind(config.kind, &mut rng);
+        Self::new(config, Cast::own(), profile, Trace::new(config.verbose), rng)
+    }
+
+    fn new(config: WorldConfig, cast: Cast, profile: Profile, trace: Trace, rng: fastrand::Rng) -> Self {
+        let course = match config.kind {
+            WorldKind::Fixed => Course::Fixed(View::empty(StoreId(1))),
+            WorldKind::Moving | WorldKind::Parted => Course::Moving(Moving::new()),
         };
         let scene = Scene {
+            cast,
             rng,
             now: 0,
             time: 0,
             keeper_now: 0,
-            trace: Trace::new(config.verbose),
+            trace,
             ledger: Ledger::default(),
             acknowledged: Acknowledged::default(),
             committed_only: CommittedOnly::default(),
@@ -202,9 +217,11 @@ impl World {
             deeds: BTreeMap::new(),
             planted: config.planted,
             healed: false,
+            refused: None,
             profile,
         };
         let mut world = Self {
+            trial: None,
             clients: Vec::new(),
             nodes: BTreeMap::new(),
             scene,
@@ -302,7 +319,11 @@ impl World {
                 self.step_node(index, SimNode::govern);
                 self.bury();
             }
+            Actor::Elsewhere(index) => {
+                self.step_node(index, SimNode::work_elsewhere);
+            }
             Actor::Client(client) => self.client(client),
+            Actor::Task(number) => self.go_on_task(number),
         }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
     }
@@ -347,12 +368,17 @@ impl World {
             if node.can_govern(now) {
                 actors.push(Actor::Cluster(index));
             }
+            if node.can_work_elsewhere(now) {
+                actors.push(Actor::Elsewhere(index));
+            }
         }
         let can_call = |client: &Client| {
             client.can_call(&self.scene) && self.nodes.get(&client.entry.0).is_some_and(SimNode::takes_calls)
         };
         let clients = self.clients.iter().enumerate().filter(|(_, client)| calling && can_call(client));
         actors.extend(clients.map(|(index, _)| Actor::Client(index)));
+        let tasks = self.trial.iter().filter(|_| calling).flat_map(Trial::ready);
+        actors.extend(tasks.map(Actor::Task));
         actors
     }
 
@@ -379,9 +405,11 @@ impl World {
             Course::Fixed(_) => next.min(),
             Course::Moving(moving) => next.chain(moving.next_time(now)).min(),
         };
+        let next = next.into_iter().chain(self.trial.as_ref().and_then(|trial| trial.next_time(now))).min();
         let some = self.scene.now + self.scene.rng.u64(1..=self.scene.profile.step_ns_max);
         self.scene.now = match next {
             Some(next) if idle => next.max(self.scene.now + 1),
+            None if idle && !self.scene.cast.is_own() => self.scene.now + NOTHING_NS,
             _ => some,
         };
         self.scene.time = self.scene.now;
@@ -505,6 +533,8 @@ impl Work {
     }
 }
 
+/// How much time passes at once in a test when nothing is to happen any more.
+const NOTHING_NS: u64 = 1_000_000_000;
 /// Actors that go on while things go wrong at most: in some worlds nobody can make the calls that are left.
 const WRONG_STEPS_MAX: u64 = 1_000_000;
 /// How long everything may take to end once faults have stopped: longer than any deadline and any grace.

@@ -58,7 +58,10 @@ const ALLOWED: [(&str, &[&str]); 13] = [
         "epicserver-runtime",
         &["epicserver-sync", "epicserver-transport", "epicserver-storage", "epicserver-macros"],
     ),
-    ("epicserver-sim", &["epicserver-runtime", "epicserver-transport", "epicserver-storage"]),
+    (
+        "epicserver-sim",
+        &["epicserver-runtime", "epicserver-macros", "epicserver-transport", "epicserver-storage"],
+    ),
     (
         "epicserver",
         &[

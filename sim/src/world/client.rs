@@ -65,8 +65,9 @@ impl Debug for OpenCall {
     }
 }
 
+/// Whether somebody was woken who does not run on a core.
 #[derive(Debug, Default)]
-struct Woken(AtomicBool);
+pub(super) struct Woken(pub(super) AtomicBool);
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {

@@ -8,7 +8,7 @@ use epicserver_runtime::cluster::keeper::KeeperService;
 use epicserver_runtime::membership::Member;
 use epicserver_runtime::routes::Routes;
 use epicserver_storage::{
-    BoundEntity, Coordinator, Kept, Member as MemberRecord, MemoryCoordinator, NodeId, StoreId, View,
+    Coordinator, Kept, Member as MemberRecord, MemoryCoordinator, NodeId, StoreId, View,
 };
 use epicserver_transport::Addr;
 
@@ -327,7 +327,7 @@ impl World {
         let nothing = Arc::new(Routes::new(me, cores, Arc::new(View::empty(StoreId(0)))));
         let store = self.store.clone();
         let mut node = SimNode::start(index, me, &config, &nothing, store, links, &mut self.scene);
-        let entities = vec![BoundEntity::new("sim.Account", 1, 1)];
+        let entities = self.scene.cast.records();
         let address = address.as_str().to_owned();
         let record = MemberRecord { node: me, address, cores: cores as u8, entities };
         let keeper = (index == KEEPER).then(|| self.keep());

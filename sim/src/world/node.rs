@@ -5,9 +5,12 @@
 //! come between any two of them; a core with nothing to do hands over and sleeps, as its thread would.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use epicserver_runtime::Pool;
 use epicserver_runtime::cluster::keeper::KeeperService;
+use epicserver_runtime::context::Work;
 use epicserver_runtime::core::{Action, CoreConfig, CoreMessage, Counters, Event};
 use epicserver_runtime::membership::Member;
 use epicserver_runtime::routes::Routes;
@@ -22,7 +25,7 @@ use super::storage::{Storage, ToStorage};
 use crate::planted::Planted;
 use crate::trace::Happened;
 use crate::witness;
-use crate::workload::{Account, Board, key_of};
+use crate::workload::key_of;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(crate) struct SimNode {
     /// Messages under way: by receiver, then by sender.
     rings: Vec<Vec<VecDeque<CoreMessage>>>,
     ring_len_max: usize,
+    /// Work outside of the cores that is under way, and when it is done.
+    elsewhere: Vec<(u64, Work)>,
 }
 
 /// What the thread of a core keeps.
@@ -98,7 +103,7 @@ impl SimNode {
         };
         Self {
             index,
-            stepped: SteppedNode::new::<(Account, Board)>(scene.now, &config, routes, cores),
+            stepped: scene.cast.start(scene.now, &config, routes, cores),
             storage: Storage::new(index, id, store, scene),
             links,
             cluster: None,
@@ -106,6 +111,7 @@ impl SimNode {
             rings: (0..cores).map(|_| (0..cores).map(|_| VecDeque::new()).collect()).collect(),
             // Each call of a core is in one ring at a time; cancels, probes and their answers come on top.
             ring_len_max: config.calls_max * usize::from(cores) * 4,
+            elsewhere: Vec::new(),
         }
     }
 
@@ -259,9 +265,12 @@ impl SimNode {
                 self.links.send(core, frame);
                 scene.bounds.queue("the frames of a core", self.links.outgoing_len(core), self.ring_len_max);
             }
-            Action::Blocking(_) | Action::Edge(_) => {
-                unreachable!("no entity of the world asks for work elsewhere")
+            Action::Blocking(work) => {
+                let until = scene.now + scene.rng.u64(1..=ELSEWHERE_NS_MAX);
+                self.elsewhere.push((until, work));
             }
+            // Dropped, it is answered as if the node had no edge.
+            Action::Edge(_) => scene.refused = Some("context::edge"),
             Action::Drained(drained) => {
                 let cluster = self.cluster.as_mut().expect("a view that moves something comes of a cluster");
                 cluster.inbox.push_back(ToCluster::Drained(drained));
@@ -293,10 +302,32 @@ impl SimNode {
         self.cores[..believed].iter().all(|side| side.asleep || side.passed > number)
     }
 
+    /// Whether work outside of the cores is to be done.
+    pub(crate) fn can_work_elsewhere(&self, now: u64) -> bool {
+        self.elsewhere.iter().any(|(until, _)| *until <= now)
+    }
+
+    /// One piece of work outside of the cores is done.
+    pub(crate) fn work_elsewhere(&mut self, scene: &mut Scene) {
+        let due = self.elsewhere.iter().position(|(until, _)| *until <= scene.now);
+        if let Some((_, work)) = due.map(|place| self.elsewhere.remove(place)) {
+            scene.happened(Happened::WorkedElsewhere { node: self.index });
+            // As in production, whoever waits for it hears that it ended.
+            let _ = catch_unwind(AssertUnwindSafe(|| work.run()));
+        }
+    }
+
+    /// The handles of its cores for who calls from outside.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = Pool> {
+        let me = self.cores[0].me;
+        (0..self.cores.len() as u16).map(move |core| self.stepped.pool(me, core))
+    }
+
     /// When something happens here by itself.
     pub(crate) fn next_time(&self) -> Option<u64> {
         let timers = (0..self.cores.len() as u16).filter_map(|core| self.stepped.core(core).next_timer());
         let cluster = self.cluster.as_ref().and_then(Cluster::next_time);
+        let timers = timers.chain(self.elsewhere.iter().map(|(until, _)| *until));
         timers.chain(self.storage.next_time()).chain(self.links.next_time()).chain(cluster).min()
     }
 
@@ -311,6 +342,7 @@ impl SimNode {
             && self.rings.iter().flatten().all(VecDeque::is_empty)
             && self.storage.is_quiet()
             && self.links.is_quiet()
+            && self.elsewhere.is_empty()
     }
 
     /// What its cores did.
@@ -389,3 +421,6 @@ impl CoreSide {
         self.answers.push_back(event);
     }
 }
+
+/// How long work outside of the cores takes at most.
+const ELSEWHERE_NS_MAX: u64 = 20_000_000;

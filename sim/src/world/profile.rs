@@ -2,9 +2,13 @@
 //!
 //! Each kind of fault is there in some worlds and absent in others, so that none hides what another would show.
 
+use std::ops::Range;
+
 use epicserver_runtime::core::CoreConfig;
 use epicserver_storage::FaultRates;
 use epicserver_transport::{FaultPlan, LoopbackOptions};
+
+use super::WorldKind;
 
 /// Drawn from the seed before anything else.
 #[derive(Clone, Debug)]
@@ -56,6 +60,38 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
+    pub(crate) fn of_kind(kind: WorldKind, rng: &mut fastrand::Rng) -> Self {
+        match kind {
+            WorldKind::Fixed => Self::draw(rng),
+            WorldKind::Moving => Self::draw_moving(rng),
+            WorldKind::Parted => Self::draw_parted(rng),
+        }
+    }
+
+    /// A world for somebody's own test: so many nodes, and no clients but the test.
+    pub(crate) fn draw_trial(
+        kind: WorldKind,
+        nodes: &Range<u16>,
+        is_calm: bool,
+        rng: &mut fastrand::Rng,
+    ) -> Self {
+        let mut profile = Self::of_kind(kind, rng);
+        let spare = profile.nodes_max.saturating_sub(profile.nodes);
+        profile.nodes = rng.u16(nodes.clone());
+        profile.nodes_max = profile.nodes.max(2) + spare;
+        (profile.cores, profile.clients) = (rng.u16(1..=CORES_MAX), 0);
+        // Its clients do these things by themselves.
+        (profile.panics, profile.cancels, profile.hurries) = (false, false, false);
+        if is_calm {
+            let delays = FaultRates { fail_per_mille: 0, unknown_per_mille: 0, ..profile.store_faults };
+            profile.store_faults = FaultRates { sync_failed_per_mille: 0, ..delays };
+            (profile.cuts_per_mille, profile.crashes) = (0, 0);
+            (profile.core.calls_max, profile.core.waiting_max) = (CALLS_CALM, WAITING_CALM);
+            profile.core.window_max = WINDOW_CALM;
+        }
+        profile
+    }
+
     pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
         let store_faults = FaultRates {
             fail_per_mille: one_of(rng, &[0, 0, 30, 150]),
@@ -186,6 +222,12 @@ fn draw_core(rng: &mut fastrand::Rng) -> CoreConfig {
     }
 }
 
+/// Cores of a node at most, in somebody's own test.
+const CORES_MAX: u16 = 4;
+/// So much that no call is refused, as it may be where things go wrong.
+const CALLS_CALM: usize = 1 << 14;
+const WAITING_CALM: u32 = 1 << 12;
+const WINDOW_CALM: usize = 64;
 /// What leases allow for.
 const DRIFT_PPM_MAX: u64 = 10_000;
 /// With longer steps a node may be too slow to keep its lease.

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use epicserver_storage::{Batch, NodeId, View};
 
 use super::profile::Profile;
+use crate::cast::Cast;
 use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
-use crate::trace::{Happened, Trace};
+use crate::trace::{self, Happened, Trace};
 use crate::witness;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Scene {
+    pub(crate) cast: Cast,
     pub(crate) profile: Profile,
     pub(crate) rng: fastrand::Rng,
     /// What the clock of who goes on shows, in nanoseconds; between the steps of nodes the world's time.
@@ -37,6 +39,8 @@ pub(crate) struct Scene {
     pub(crate) planted: Option<Planted>,
     /// Faults are over: what is still open must end.
     pub(crate) healed: bool,
+    /// What entity code asked for that there is not in a world, if it did.
+    pub(crate) refused: Option<&'static str>,
 }
 
 impl Scene {
@@ -89,6 +93,10 @@ impl Scene {
 
     /// The store has committed a batch.
     pub(crate) fn committed(&mut self, batch: &Batch) {
+        if !self.cast.is_own() {
+            let content = trace::digest(batch.saves().map(|save| save.envelope));
+            return self.happened(Happened::Saved { saves: batch.len(), content });
+        }
         let saves = match ledger::read_batch(batch) {
             Ok(saves) => saves,
             Err(what) => return self.acknowledged.broken(what),

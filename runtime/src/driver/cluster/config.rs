@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use epicserver_storage::{
-    BoundEntity as BoundRecord, EarlierForm as EarlierRecord, Machine, Member as MemberRecord, NodeId,
-};
+use epicserver_storage::{Machine, Member as MemberRecord, NodeId};
 use epicserver_transport::{Addr, Discovery, Transport};
 
 use super::doors::{CoreDoors, LineShared, StorageDoor};
 use super::seeking::Seeking;
 use super::shared::ClusterShared;
 use super::{ClusterThread, ToCluster};
-use crate::activation::EarlierForm;
 use crate::cluster::arrivals::Arrivals;
 use crate::cluster::shipping::Shipping;
 use crate::driver::clock::Clock;
@@ -123,15 +120,7 @@ impl ClusterSeed {
     }
 
     fn record(&self, entities: &[BoundEntity]) -> MemberRecord {
-        let entities = entities
-            .iter()
-            .map(|bound| {
-                let form = |form: &EarlierForm| EarlierRecord { version: form.version, layout: form.layout };
-                let earlier = bound.vtable.earlier.iter().filter(|form| form.is_written).map(form).collect();
-                let record = BoundRecord::new(bound.vtable.name, bound.vtable.version, bound.vtable.layout);
-                BoundRecord { earlier, ..record }
-            })
-            .collect();
+        let entities = entities.iter().map(BoundEntity::record).collect();
         let address = self.address.as_str().to_owned();
         MemberRecord { node: self.me, address, cores: self.cores as u8, entities }
     }
