@@ -163,7 +163,7 @@ mod tests {
         Ok(())
     }
 
-    #[epicserver_sim::sim(entities(Account), nodes = 1..5, seeds = 200)]
+    #[epicserver_sim::sim(entities(Account), nodes = 1..4, seeds = 200)]
     async fn money_is_conserved(world: World) -> Result<(), CallError> {
         check_money(world, Way::Right).await
     }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_failure_that_is_taken_for_certain_is_found() {
-        let hopeful = || check::<(Account,)>().nodes(2..5);
+        let hopeful = || check::<(Account,)>().nodes(2..4);
         let failure = hopeful().seeds(200).try_run(|world| check_money(world, Way::Hopeful));
         let failure = failure.expect_err("the bug is found");
         assert!(failure.what.contains("money was lost or made"), "{failure}");

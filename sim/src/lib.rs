@@ -71,3 +71,8 @@ pub use epicserver_macros::sim;
 pub use stage::{Task, World};
 
 pub use checkers::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks, Violation};
+
+/// The chapter for users, so that its code is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/testing.md")]
+struct Chapter;

@@ -258,7 +258,7 @@ impl World {
 
     /// Whether all nodes are linked with each other and agree on who owns what.
     fn is_whole(&mut self) -> bool {
-        let others = self.nodes.len() - 1;
+        let others = self.nodes.len().saturating_sub(1);
         self.nodes.values().all(|node| node.links.present_len() >= others)
             && (matches!(self.course, Course::Fixed(_)) || self.is_settled())
     }
@@ -299,4 +299,4 @@ const STEPS_MAX: u64 = 5_000_000;
 /// How long no task of a test goes on at most: longer than any deadline and any grace.
 const SILENCE_NS_MAX: u64 = 120_000_000_000;
 /// How long a world has to come to rest after its faults at least.
-const HEAL_NS: u64 = 2_000_000_000;
+const HEAL_NS: u64 = 500_000_000;
