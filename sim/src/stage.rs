@@ -128,8 +128,8 @@ impl World {
         self.0.borrow_mut().notes.push(text.into());
     }
 
-    /// Ends all faults for good, and waits until the nodes have found each other again. From then on each call
-    /// succeeds that would in a cluster where nothing goes wrong.
+    /// Ends all faults for good, and waits until the nodes agree on who owns what and have had time to link again. Calls succeed from
+    /// then on; where nodes come and go one may still have to be made twice, which [`World::until_ok`] does.
     pub async fn heal(&self) {
         self.wish(Wish::Heal).await;
     }

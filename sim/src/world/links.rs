@@ -125,9 +125,9 @@ impl Links {
         });
     }
 
-    /// How many peers this node has a link to that works.
-    pub(crate) fn present_len(&self) -> usize {
-        self.fabric.present().count()
+    /// The peers to which this node has a link that works, in their present lives.
+    pub(crate) fn present(&self) -> impl Iterator<Item = NodeId> {
+        self.fabric.present()
     }
 
     /// A core has a frame for a peer.

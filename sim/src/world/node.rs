@@ -317,6 +317,11 @@ impl SimNode {
         }
     }
 
+    /// Who it is, as its cores know.
+    pub(crate) fn me(&self) -> NodeId {
+        self.cores[0].me
+    }
+
     /// The handles of its cores for who calls from outside.
     pub(crate) fn pools(&self) -> impl Iterator<Item = Pool> {
         let me = self.cores[0].me;

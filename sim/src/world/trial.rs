@@ -5,12 +5,14 @@
 //! look at; bounds and leases are checked all the same, and what else must hold the test says itself.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+
+use epicserver_storage::NodeId;
 
 use super::client::Woken;
 use super::node::SimNode;
@@ -54,10 +56,7 @@ pub(crate) fn play(
     witness::install();
     epicserver_runtime::planted::plant(None);
     let mut rng = fastrand::Rng::with_seed(setup.seed);
-    let kind = match setup.is_calm {
-        true => WorldKind::Fixed,
-        false => KINDS[rng.usize(..KINDS.len())],
-    };
+    let kind = WorldKind::Fixed;
     let profile = Profile::draw_trial(kind, &setup.nodes, setup.is_calm, &mut rng);
     let of_test = rng.fork();
     let trace = Trace::of_trial(setup.verbose, setup.keeps_all);
@@ -88,6 +87,8 @@ pub(super) struct Trial {
     went_on: u64,
     /// Who waits for the end of all faults, until when it takes at least.
     healing: Vec<(u64, Promise<()>)>,
+    /// Since when the nodes are linked and agree, if somebody waits for that.
+    whole_since: Option<u64>,
 }
 
 struct Task {
@@ -107,7 +108,8 @@ impl Trial {
         let slept = self.stage.stage(|stage| stage.sleepers.keys().next().map(|(at, _)| *at));
         // Whose time has come waits for nodes, which have times of their own.
         let healing = self.healing.iter().map(|(at, _)| *at).filter(|at| *at > now);
-        slept.into_iter().chain(healing).min()
+        let whole = self.whole_since.map(|since| since + HEAL_NS).filter(|at| *at > now);
+        slept.into_iter().chain(healing).chain(whole).min()
     }
 
     /// Whether nothing goes on here any more.
@@ -137,12 +139,23 @@ impl World {
     ) -> Result<(), String> {
         // A test begins in a cluster that is up.
         let until = self.scene.time + SILENCE_NS_MAX;
-        while !self.is_whole() && self.scene.time < until && self.scene.violation().is_none() {
+        while !(self.is_whole() && self.is_linked())
+            && self.scene.time < until
+            && self.scene.violation().is_none()
+        {
             self.go_on(false);
         }
         let ended = Promise::default();
         let (tasks, healing) = (BTreeMap::new(), Vec::new());
-        let mut trial = Trial { stage: stage.clone(), tasks, count: 0, panic: None, went_on: 0, healing };
+        let mut trial = Trial {
+            stage: stage.clone(),
+            tasks,
+            count: 0,
+            panic: None,
+            went_on: 0,
+            healing,
+            whole_since: None,
+        };
         trial.add(body(stage, ended.clone()));
         trial.went_on = self.scene.time;
         self.trial = Some(trial);
@@ -244,11 +257,18 @@ impl World {
         if !self.trial.as_ref().is_some_and(is_due) {
             return;
         }
-        if !self.is_whole() {
+        let is_whole = self.is_whole();
+        let Some(trial) = self.trial.as_mut().filter(|_| is_whole) else {
+            self.trial.iter_mut().for_each(|trial| trial.whole_since = None);
+            return;
+        };
+        // What was under way when the last fault ended has its end now.
+        let since = *trial.whole_since.get_or_insert(now);
+        if now < since + HEAL_NS || (now < since + LINKS_NS && !self.is_linked()) {
             return;
         }
         if let Some(trial) = &mut self.trial {
-            trial.went_on = now;
+            (trial.went_on, trial.whole_since) = (now, None);
             let (due, later) = trial.healing.drain(..).partition(|(at, _)| *at <= now);
             trial.healing = later;
             let due: Vec<(u64, Promise<()>)> = due;
@@ -256,11 +276,18 @@ impl World {
         }
     }
 
-    /// Whether all nodes are linked with each other and agree on who owns what.
+    /// Whether all nodes agree on who owns what.
     fn is_whole(&mut self) -> bool {
-        let others = self.nodes.len().saturating_sub(1);
-        self.nodes.values().all(|node| node.links.present_len() >= others)
-            && (matches!(self.course, Course::Fixed(_)) || self.is_settled())
+        matches!(self.course, Course::Fixed(_)) || self.is_settled()
+    }
+
+    /// Whether all nodes are linked with each other.
+    fn is_linked(&self) -> bool {
+        let lives: Vec<NodeId> = self.nodes.values().map(SimNode::me).collect();
+        self.nodes.values().all(|node| {
+            let present: BTreeSet<NodeId> = node.links.present().collect();
+            lives.iter().all(|life| *life == node.me() || present.contains(life))
+        })
     }
 
     fn restart(&mut self) {
@@ -283,15 +310,6 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
     words.map_or_else(|| "a task of the test panicked".to_owned(), |words| format!("panicked: {words}"))
 }
 
-/// Of which kind the worlds of tests are. Those whose nodes come and go are larger, and so fewer.
-const KINDS: [WorldKind; 6] = [
-    WorldKind::Fixed,
-    WorldKind::Fixed,
-    WorldKind::Fixed,
-    WorldKind::Fixed,
-    WorldKind::Moving,
-    WorldKind::Parted,
-];
 /// The turns of a test's tasks in which faults begin.
 const CALLS: u64 = 256;
 /// Actors that go on in a test at most.
@@ -299,4 +317,6 @@ const STEPS_MAX: u64 = 5_000_000;
 /// How long no task of a test goes on at most: longer than any deadline and any grace.
 const SILENCE_NS_MAX: u64 = 120_000_000_000;
 /// How long a world has to come to rest after its faults at least.
-const HEAL_NS: u64 = 500_000_000;
+const HEAL_NS: u64 = 1_000_000_000;
+/// How long nodes that agree have to be linked again: longer than handshakes and pauses between attempts take.
+const LINKS_NS: u64 = 8_000_000_000;
