@@ -79,7 +79,7 @@ pub(crate) struct Connecting {
 enum Beginning {
     Tcp,
     Tipc(raw_tipc::Beginning),
-    Rdma(raw_rdma::Beginning),
+    Rdma(Box<raw_rdma::Beginning>),
 }
 
 impl Connecting {
@@ -89,7 +89,7 @@ impl Connecting {
         prepare(&control)?;
         let beginning = match carrier.transport {
             Transport::Tipc => Beginning::Tipc(raw_tipc::begin(&control)?),
-            Transport::Rdma => Beginning::Rdma(raw_rdma::begin(&control, &carrier)?),
+            Transport::Rdma => Beginning::Rdma(Box::new(raw_rdma::begin(&control, &carrier)?)),
             Transport::Loopback | Transport::Tcp => Beginning::Tcp,
         };
         Ok(Self { control, carrier, beginning })
@@ -100,7 +100,7 @@ impl Connecting {
         let Self { control, carrier, beginning } = self;
         let line: Box<dyn Line> = match beginning {
             Beginning::Tipc(beginning) => Box::new(TipcLine::finish(&beginning, &carrier)?),
-            Beginning::Rdma(beginning) => Box::new(RdmaLine::finish(beginning, &control, &carrier)?),
+            Beginning::Rdma(beginning) => Box::new(RdmaLine::finish(*beginning, &control, &carrier)?),
             Beginning::Tcp => Box::new(TcpLine::new(&control)?),
         };
         Ok(Caller { control, line, carrier, frames: Vec::new(), received: vec![0; READ_LEN] })

@@ -151,19 +151,19 @@ impl Demo<'_> {
         self.play("four processes play").await?;
 
         self.kill_one(processes).await?;
-        self.play("three play on after a kill -9").await?;
+        self.play("four play on after a kill -9").await?;
 
         self.kill_keeper(processes).await?;
-        self.play("two play on after the data node was killed").await?;
+        self.play("four play on after the data node was killed").await?;
 
         self.stand_still(processes).await?;
-        self.play("two play on after one stood still").await?;
+        self.play("three play on after one stood still").await?;
 
         self.kill_all(processes).await?;
-        self.play("two play on after all were killed").await?;
+        self.play("three play on after all were killed").await?;
 
         self.leave(processes).await?;
-        self.play("one plays on after a SIGTERM").await?;
+        self.play("two play on after a SIGTERM").await?;
 
         if self.options.plant_a_loss {
             self.plant_a_loss().await?;
@@ -192,23 +192,29 @@ impl Demo<'_> {
         self.stage.shared_out(processes).await
     }
 
-    /// Kills a process that is not the data node.
+    /// Kills a process that is not the data node; another one starts for it.
     async fn kill_one(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
         self.stage.live.phase("one is killed");
         let second = processes.remove(1);
         let takeover = self.stage.kill(second).await?;
         self.report.takeover = takeover.answered.ok_or("no player lives there")?;
-        self.killed(1, self.report.takeover);
-        self.stage.shared_out(processes).await
+        self.killed(self.report.takeover);
+        self.start_another(processes).await
     }
 
-    /// Kills the data node.
+    /// Kills the data node; another process starts for it.
     async fn kill_keeper(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
         self.stage.live.phase("the data node is killed");
         let takeover = self.stage.kill(processes.remove(0)).await?;
         self.report.keeper_takeover = takeover.answered.ok_or("no player lives there")?;
         self.report.keeper_pause = takeover.saved;
-        self.killed(1, self.report.keeper_takeover);
+        self.killed(self.report.keeper_takeover);
+        self.start_another(processes).await
+    }
+
+    async fn start_another(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
+        processes.push(self.stage.start(Home::Shared).await?);
+        self.report.started += 1;
         self.stage.shared_out(processes).await
     }
 
@@ -216,13 +222,11 @@ impl Demo<'_> {
     /// comes back is refused. The data node is killed meanwhile, so that it does not save after all.
     async fn stand_still(&mut self, processes: &mut Vec<Process>) -> Result<(), Failure> {
         self.stage.live.phase("one stands still");
-        processes.push(self.stage.start(Home::Shared).await?);
-        self.report.started += 1;
-        self.stage.shared_out(processes).await?;
-        let keeper = processes.remove(0);
+        let keeper = self.stage.keeper(processes).await?;
+        let keeper = processes.remove(keeper);
         keeper.signal(Signal::STOP)?;
         self.stage.stands_still().await?;
-        let zombie = &processes[0];
+        let zombie = processes.iter().find(|process| process.is_elsewhere).ok_or("a process is gone")?;
         self.stage.excuse(&[zombie]);
         let incarnation = self.stage.incarnation(zombie.id);
         zombie.signal(Signal::STOP)?;
@@ -246,8 +250,8 @@ impl Demo<'_> {
         self.stage.shared_out(processes).await
     }
 
-    fn killed(&mut self, count: u32, takeover: Duration) {
-        self.report.killed += count;
+    fn killed(&mut self, takeover: Duration) {
+        self.report.killed += 1;
         self.report.takeovers.add(takeover);
     }
 

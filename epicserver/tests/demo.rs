@@ -37,7 +37,7 @@ fn nothing_is_lost_when_processes_come_and_go() {
     ] {
         assert!(number(key) > 0.0, "{key}: {line}");
     }
-    for (key, exactly) in [("nodes", 7.0), ("joined", 1.0), ("killed", 5.0), ("stopped", 1.0)] {
+    for (key, exactly) in [("nodes", 9.0), ("joined", 1.0), ("killed", 6.0), ("stopped", 1.0)] {
         assert_eq!(number(key), exactly, "{key}: {line}");
     }
     assert_eq!(number("zombie_saves_accepted"), 0.0, "{line}");

@@ -71,7 +71,7 @@ impl SteppedNode {
         self.core(core).state().slots.live()
     }
 
-    /// A reference for use outside of entity code, as a [`Pool`](crate::Pool) makes them: its calls enter through the
+    /// A reference for use outside of entity code, as a [`Pool`] makes them: its calls enter through the
     /// core `entry`, in the order they are made.
     pub fn reference<E: Entity>(&self, entry: u16, key: <E::Key as EntityKey>::Argument<'_>) -> Ref<E> {
         RawRef::of(E::Key::store(key), NodeTag::pack(self.number, entry)).into()
