@@ -25,13 +25,17 @@ pub(crate) fn what_is_missing() -> Option<String> {
             ));
         }
     }
-    let made = std::process::Command::new("unshare").args(["--net", "--", "true"]).output();
-    match made {
+    // All of it once, in a namespace that is gone at once: a kernel may lack any part.
+    let tried = std::process::Command::new("unshare").args(["--net", "--", "sh", "-c", TRIAL]).output();
+    match tried {
         Ok(output) if output.status.success() => None,
         Ok(output) => {
-            Some(format!("no network namespace: {}", String::from_utf8_lossy(&output.stderr).trim()))
+            let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            Some(format!(
+                "cutting the network needs a kernel with network namespaces, bridges, veth and nftables: {said}"
+            ))
         }
-        Err(error) => Some(format!("no network namespace: {error}")),
+        Err(error) => Some(format!("cutting the network needs unshare: {error}")),
     }
 }
 
@@ -139,6 +143,10 @@ async fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
     Err(format!("{program} {}: {}", arguments.join(" "), said.trim()).into())
 }
 
+/// One of everything that a network here is made of.
+const TRIAL: &str = "ip link set lo up && ip link add bridge0 type bridge && ip link add wire0 type veth peer name wire1 \
+    && ip link set wire0 master bridge0 && nft 'add table ip chaos; add chain ip chaos in { type filter hook input priority 0; }; \
+    add rule ip chaos in ip saddr 10.77.0.2 numgen random mod 100 < 5 drop'";
 /// What a process says when it waits to be joined.
 pub(crate) const READY: &str = "ready";
 const BRIDGE: &str = "chaos0";

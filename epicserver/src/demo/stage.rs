@@ -269,4 +269,4 @@ const ASK_AGAIN: Duration = Duration::from_millis(2);
 const STILL: Duration = Duration::from_millis(200);
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 const PLAY_PATIENCE: Duration = Duration::from_secs(120);
-const SHARE_PATIENCE: Duration = Duration::from_secs(60);
+const SHARE_PATIENCE: Duration = Duration::from_secs(120);

@@ -291,6 +291,6 @@ pub(crate) fn elsewhere(seed: &str, secret: PathBuf) -> Settings {
 }
 
 const BARRELS_EACH: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const STILL: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
