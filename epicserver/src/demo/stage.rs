@@ -189,9 +189,11 @@ impl Stage {
     }
 
     /// Ends the game, looks at every score, and stops all processes.
-    pub(crate) async fn end(self, processes: Vec<Process>) -> Result<Outcome, Failure> {
+    pub(crate) async fn end(self, mut processes: Vec<Process>) -> Result<Outcome, Failure> {
         let outcome = self.game.end().await;
         drop(self.live);
+        // Those first that never keep the data: they need somebody who does to leave in order.
+        processes.sort_by_key(|process| !process.is_elsewhere);
         for process in processes {
             process.stop().await?;
         }
