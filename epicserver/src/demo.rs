@@ -284,22 +284,13 @@ struct Summary {
 }
 
 impl Summary {
-    fn is_good(&self) -> bool {
-        let Outcome { findings, failed, .. } = self.outcome;
-        findings.wrong == 0
-            && findings.lost_saves == 0
-            && failed == 0
-            && findings.forgotten <= findings.forgotten_allowed
-            && findings.acknowledged_saves > 0
-    }
-
     fn print(&self, json: bool) -> ExitCode {
         if json {
             println!("{}", self.json());
         } else {
             self.print_text();
         }
-        if self.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn calls_per_s(&self) -> u64 {

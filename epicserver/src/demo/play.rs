@@ -25,6 +25,8 @@ struct Table {
     pool: Pool,
     barrels_each: usize,
     levels: AtomicU64,
+    /// Of each player.
+    levels_of: Vec<AtomicU64>,
     failed: AtomicU64,
     retried: AtomicU64,
     stop: AtomicBool,
@@ -41,6 +43,18 @@ pub(crate) struct Outcome {
     pub(crate) retried: u64,
 }
 
+impl Outcome {
+    /// Whether nothing was lost, wrong or failed, and something was there to be lost.
+    pub(crate) fn is_good(&self) -> bool {
+        let Self { findings, failed, .. } = self;
+        findings.wrong == 0
+            && findings.lost_saves == 0
+            && *failed == 0
+            && findings.forgotten <= findings.forgotten_allowed
+            && findings.acknowledged_saves > 0
+    }
+}
+
 impl Game {
     /// Starts a game of so many players, each with so many barrels of its own.
     pub(crate) fn start(pool: Pool, players: usize, barrels_each: usize) -> Self {
@@ -50,6 +64,7 @@ impl Game {
             pool,
             barrels_each,
             levels: AtomicU64::new(0),
+            levels_of: (0..players).map(|_| AtomicU64::new(0)).collect(),
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -71,6 +86,18 @@ impl Game {
     pub(crate) async fn play_on(&self, levels: u64) {
         let target = self.levels() + levels;
         while self.levels() < target {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits until every player has ended a level that it began from now on, so that no call is under way that is older. As
+    /// [`play_on`](Self::play_on), it waits as long as that takes.
+    pub(crate) async fn all_play_on(&self) {
+        let levels = |player: &AtomicU64| player.load(Ordering::Relaxed);
+        let before: Vec<u64> = self.table.levels_of.iter().map(levels).collect();
+        let behind =
+            || self.table.levels_of.iter().zip(&before).any(|(player, before)| levels(player) < before + 2);
+        while behind() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -133,6 +160,7 @@ impl Table {
                 }
                 Err(error) => self.fail(&error),
             }
+            self.levels_of[number].fetch_add(1, Ordering::Relaxed);
             self.levels.fetch_add(1, Ordering::Relaxed);
         }
     }

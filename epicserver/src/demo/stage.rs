@@ -62,6 +62,12 @@ impl Stage {
         Ok(played.map_err(|_| format!("the game does not go on, while {phase}"))?)
     }
 
+    /// Waits until no call is under way any more that was made before now.
+    pub(crate) async fn all_play_on(&self) -> Result<(), Failure> {
+        let played = tokio::time::timeout(PLAY_PATIENCE, self.game.all_play_on()).await;
+        Ok(played.map_err(|_| "a player does not go on")?)
+    }
+
     /// Waits until no level ends any more.
     pub(crate) async fn stands_still(&self) -> Result<(), Failure> {
         let wait = async {

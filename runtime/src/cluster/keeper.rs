@@ -39,7 +39,8 @@ pub struct KeeperService {
     view: Arc<View>,
     /// Who wants in, and the number of the question.
     joining: BTreeMap<NodeId, u32>,
-    /// Who gave partitions away, and the number of the question: answered with the view behind it.
+    /// Who gave partitions away, and the number of the question: answered with the view behind it. As many as are handed in before the
+    /// next [`handle_timeout`](Self::handle_timeout).
     handed: Vec<(NodeId, u32)>,
     /// Since when there is something to plan.
     plan_at: Option<u64>,
