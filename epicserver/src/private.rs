@@ -14,6 +14,7 @@ pub use epicserver_runtime::entity::{
 };
 pub use epicserver_runtime::lent::{Lent, LentArchive};
 pub use epicserver_runtime::saving::SavePolicy;
+pub use epicserver_runtime::script::check_saved_states;
 pub use epicserver_runtime::{Call, CallError, MethodError};
 pub use epicserver_transport::Frame;
 pub use rkyv;

@@ -19,6 +19,8 @@ pub(crate) struct EntityArguments {
     pub(crate) idle_ms: Option<u64>,
     /// Oldest first, without a gap up to `version`.
     pub(crate) migrations: Vec<Migration>,
+    /// Where samples of saved states lie, from the package's folder.
+    pub(crate) samples: Option<LitStr>,
 }
 
 /// What reads the state of an earlier version: `1 => PlayerV1`, or, where states can be saved in it as well, `1 <=> PlayerV1`.
@@ -49,6 +51,7 @@ impl EntityArguments {
             partition_by: None,
             idle_ms: None,
             migrations: Vec::new(),
+            samples: None,
         };
         let mut seen = Vec::new();
         let parsed = syn::meta::parser(|meta| arguments.take(&meta, &mut seen)).parse2(tokens);
@@ -57,6 +60,7 @@ impl EntityArguments {
             None => Err(missing_name(ident)),
         });
         let checked = checked.and_then(|()| check_migrations(&arguments.migrations, arguments.version));
+        let checked = checked.and_then(|()| check_samples(&arguments));
         if checked.is_err() {
             arguments.migrations.clear();
         }
@@ -76,6 +80,7 @@ impl EntityArguments {
             "partition_by" => self.partition_by = Some(meta.value()?.parse()?),
             "idle" => self.idle_ms = Some(parse_idle(&meta.value()?.parse()?)?),
             "migrations" => self.migrations = parse_migrations(meta)?,
+            "samples" => self.samples = Some(meta.value()?.parse()?),
             _ => return Err(meta.error(UNKNOWN)),
         }
         seen.push(argument);
@@ -85,7 +90,7 @@ impl EntityArguments {
 
 const UNKNOWN: &str = "`#[entity]` knows `name = \"..\"`, `key = Type`, \
      `save = durable | behind(\"50ms\") | on_idle | never`, `version = number`, \
-     `migrations(1 => StateV1, 2 <=> StateV2)`, `partition_by = function` and `idle = \"5m\"`";
+     `migrations(1 => StateV1, 2 <=> StateV2)`, `samples = \"tests/saved\"`, `partition_by = function` and `idle = \"5m\"`";
 
 fn missing_name(ident: &Ident) -> syn::Error {
     let text = format!(
@@ -174,6 +179,21 @@ fn check_migrations(migrations: &[Migration], version: u32) -> Result<()> {
     Ok(())
 }
 
+/// What is never saved has no samples.
+fn check_samples(arguments: &EntityArguments) -> Result<()> {
+    match &arguments.samples {
+        Some(folder) if arguments.save == Save::Never => Err(syn::Error::new(
+            folder.span(),
+            "an entity with `save = never` has no saved states to take samples of",
+        )),
+        Some(folder) if folder.value().is_empty() => Err(syn::Error::new(
+            folder.span(),
+            "samples lie in a folder of the package, such as \"tests/saved\"",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn parse_save(meta: &ParseNestedMeta<'_>) -> Result<Save> {
     let value = meta.value()?;
     let policy: Ident = value.parse()?;
@@ -244,12 +264,14 @@ mod tests {
             save = behind("2s"),
             version = 3,
             partition_by = a::b,
+            samples = "tests/saved",
             idle = "5m"
         );
         let Ok(arguments) = parse(all) else { panic!("all of it is legal") };
         assert_eq!((arguments.save, arguments.version), (Save::BehindMs(2000), 3));
         assert_eq!(arguments.idle_ms, Some(300_000));
         assert!(arguments.key.is_some() && arguments.partition_by.is_some());
+        assert_eq!(arguments.samples.map(|folder| folder.value()), Some("tests/saved".to_owned()));
     }
 
     #[test]
@@ -313,6 +335,9 @@ mod tests {
             (quote!(name = "a", version = 3, migrations(1 <=> A, 2 => B)), "the way back"),
             (quote!(name = "a", version = 2, migrations(1 = A)), "expected `=>`"),
             (quote!(name = "a", version = 2, migrations = A), "expected parentheses"),
+            (quote!(name = "a", samples = tests), "expected string literal"),
+            (quote!(name = "a", samples = ""), "samples lie in"),
+            (quote!(name = "a", samples = "saved", save = never), "no saved states"),
         ] {
             let shown = tokens.to_string();
             let Err(error) = parse(tokens) else { panic!("accepted: {shown}") };

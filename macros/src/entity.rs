@@ -67,6 +67,7 @@ impl<'a> Expansion<'a> {
         let implementation = self.entity();
         let wire = self.wire();
         let reference = self.reference();
+        let test = self.test_of_samples();
         quote! {
             #assertions
             #derives
@@ -74,7 +75,26 @@ impl<'a> Expansion<'a> {
             #implementation
             #wire
             #reference
+            #test
         }
+    }
+
+    /// A test that holds the entity to the samples of what its versions saved.
+    fn test_of_samples(&self) -> Option<TokenStream> {
+        let Self { item, private, .. } = self;
+        let folder = self.arguments.samples.as_ref()?;
+        let (entity, path) = (&item.ident, format!("/{}", folder.value()));
+        let test = format_ident!("saved_states_of_{}_are_read", entity);
+        Some(quote! {
+            #[cfg(test)]
+            #[test]
+            #[allow(non_snake_case)]
+            fn #test() {
+                #private::check_saved_states::<(#entity,)>(
+                    ::core::concat!(::core::env!("CARGO_MANIFEST_DIR"), #path),
+                );
+            }
+        })
     }
 
     fn entity(&self) -> TokenStream {

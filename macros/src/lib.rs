@@ -34,6 +34,7 @@ use proc_macro::TokenStream;
 /// | `save = durable` | what a crash may lose: `durable`, `behind("50ms")`, `on_idle` or `never` | `durable` |
 /// | `version = 3` | the version of the state's layout | `1` |
 /// | `migrations(1 => PlayerV1, 2 <=> PlayerV2)` | what reads states that earlier versions saved; see below | none |
+/// | `samples = "tests/saved"` | a folder of the package with samples of what each version saved, and a test that they are still read; see below | none |
 /// | `partition_by = function` | a pure `fn(&Key) -> Key`, or of `&str` for `String`: objects for which it gives equal keys live together | the key itself |
 /// | `idle = "5m"` | how long an object may lie unused before it leaves memory: whole `s`, `m` or `h`, a year at most | as the node says, 15 minutes |
 ///
@@ -82,6 +83,12 @@ use proc_macro::TokenStream;
 /// program leaves, and so shares the objects with it; what only the new version knows is kept in memory until then, no longer. With `=>`
 /// it waits until the last one leaves, and takes all objects over from that. Once states are saved in the new version a process of the
 /// old program owns no objects any more.
+///
+/// *A layout that changed by mistake* is found by a test. With `samples = "tests/saved"` the entity has one of its own, for `cargo test`:
+/// `saved_states_of_Player_are_read`. It keeps a sample of each version in that folder of the package, and fails when the fields changed
+/// and the version did not, and when a sample cannot be read any more. Its first run for a version writes the sample, and fails too, so
+/// that the file comes into the repository. It is `epicserver::test::check_saved_states`, which can be called for entities of another
+/// crate.
 ///
 /// Beside the implementations it makes `PlayerRef`, the reference to one object, which `Ref<Player>` stands for.
 ///

@@ -27,7 +27,7 @@ impl Barrel {
 }
 
 /// Durable: whoever was told a score finds it again, whatever is killed.
-#[entity(name = "game.Player", key = String)]
+#[entity(name = "game.Player", key = String, samples = "tests/saved")]
 #[derive(Default)]
 pub(crate) struct Player {
     score: Field<u64>,

@@ -18,7 +18,6 @@ mod other_game;
 #[path = "../../src/demo/play.rs"]
 #[expect(dead_code, reason = "the demo uses all of it")]
 mod play;
-mod saved;
 mod stuck;
 mod takeover;
 mod tipc;

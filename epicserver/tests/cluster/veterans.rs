@@ -4,7 +4,7 @@ pub(crate) mod old {
     use epicserver::prelude::*;
 
     /// A score and nothing else.
-    #[entity(name = "game.Veteran", version = 2)]
+    #[entity(name = "game.Veteran", version = 2, samples = "tests/saved")]
     #[derive(Default)]
     pub(crate) struct Veteran {
         score: u32,
@@ -33,7 +33,7 @@ pub(crate) mod new {
     }
 
     /// With a rank, and a wider score.
-    #[entity(name = "game.Veteran", version = 3, migrations(2 <=> Veteran2))]
+    #[entity(name = "game.Veteran", version = 3, migrations(2 <=> Veteran2), samples = "tests/saved")]
     #[derive(Default)]
     pub(crate) struct Veteran {
         rank: String,
