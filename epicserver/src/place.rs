@@ -71,7 +71,8 @@ impl Place {
         match self.settings.transport {
             TransportKind::Tcp => Ok((tcp(listen.unwrap_or(ANY_PORT))?, None)),
             TransportKind::Tipc => {
-                let tipc::Found { transport, discovery } = tipc::bind(listen, cluster)?;
+                let importance = self.settings.tipc_importance;
+                let tipc::Found { transport, discovery } = tipc::bind(listen, importance, cluster)?;
                 Ok((transport, Some(discovery)))
             }
             TransportKind::Rdma => {

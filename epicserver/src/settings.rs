@@ -24,6 +24,8 @@ pub struct Settings {
     pub transport: TransportKind,
     /// The RDMA device to use; `None`: the one that serves the listening address.
     pub rdma_device: Option<RdmaDevice>,
+    /// How much a TIPC network favours the packets of this process where it is congested.
+    pub tipc_importance: TipcImportance,
     /// Where the cluster's state lives.
     pub data_dir: DataDir,
     /// Addresses of processes of the cluster on other machines; one that answers is enough.
@@ -88,6 +90,33 @@ impl std::str::FromStr for RdmaDevice {
     }
 }
 
+/// How much a TIPC network favours packets where it is congested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TipcImportance {
+    /// As those of sockets that say nothing.
+    Low,
+    /// Before those.
+    Medium,
+    /// Before most.
+    High,
+    /// Before all.
+    Critical,
+}
+
+impl std::str::FromStr for TipcImportance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "low" => Ok(Self::Low),
+            "medium" => Ok(Self::Medium),
+            "high" => Ok(Self::High),
+            "critical" => Ok(Self::Critical),
+            _ => Err(format!("{text:?} is no importance: use \"low\", \"medium\", \"high\" or \"critical\"")),
+        }
+    }
+}
+
 /// What carries frames between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportKind {
@@ -132,6 +161,7 @@ impl Default for Settings {
             peers: Vec::new(),
             transport: TransportKind::Tcp,
             rdma_device: None,
+            tipc_importance: TipcImportance::Medium,
             data_dir: DataDir::Usual,
             seed: Vec::new(),
             secret_file: None,
@@ -174,6 +204,10 @@ pub struct Flags {
     /// With --transport rdma: the device, as NAME, NAME:PORT or NAME:PORT:GID_INDEX [default: the one that serves the listening address]
     #[arg(long, value_name = "DEVICE")]
     pub rdma_device: Option<String>,
+    /// With --transport tipc: how much the network favours packets of this process where it is congested: low, medium, high or critical
+    /// [default: medium]
+    #[arg(long, value_name = "HOW-MUCH")]
+    pub tipc_importance: Option<String>,
     /// Where to listen for other processes [default: 127.0.0.1:0, a free port of this machine; with --transport tipc an address of
     /// the cluster's service that nobody has]
     #[arg(long, value_name = "ADDRESS")]
@@ -286,6 +320,7 @@ impl Settings {
             "seed" => self.seed = addresses(value)?,
             "transport" => self.transport = value.parse()?,
             RDMA_DEVICE | "rdma_device" => self.rdma_device = Some(value.parse()?),
+            TIPC_IMPORTANCE | "tipc_importance" => self.tipc_importance = value.parse()?,
             "data_dir" => {
                 self.data_dir = match value {
                     "" => return Err("an empty name is no folder: use a folder, or \"none\"".to_owned()),
@@ -392,6 +427,7 @@ impl Flags {
             (THREADS, &self.threads),
             ("transport", &self.transport),
             (RDMA_DEVICE, &self.rdma_device),
+            (TIPC_IMPORTANCE, &self.tipc_importance),
             ("listen", &self.listen),
             ("data_dir", &self.data_dir),
             ("seed", &self.seed),
@@ -474,8 +510,10 @@ const PREFIX: &str = "EPICSERVER_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
 const RDMA_DEVICE: &str = "rdma.device";
+const TIPC_IMPORTANCE: &str = "tipc.importance";
 const MEMORY_BUDGET: &str = "memory_budget";
-const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, listen, data_dir, seed, peers, secret_file, role, memory_budget, log";
+const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, tipc.importance, listen, data_dir, seed, peers, secret_file, role, \
+                    memory_budget, log";
 
 #[cfg(test)]
 mod tests {
@@ -582,6 +620,27 @@ mod tests {
         let settings = load(&flags, &[]).expect("all is right");
         assert_eq!(settings.rdma_device.map(|device| device.name), Some("rxe0".into()));
         assert_eq!(settings.transport, TransportKind::Rdma);
+    }
+
+    #[test]
+    fn the_importance_over_tipc_is_a_word() {
+        let flag = |word: &str| load(&Flags { tipc_importance: Some(word.into()), ..Flags::default() }, &[]);
+        for (word, importance) in [
+            ("low", TipcImportance::Low),
+            ("medium", TipcImportance::Medium),
+            ("high", TipcImportance::High),
+            ("critical", TipcImportance::Critical),
+        ] {
+            assert_eq!(flag(word).map(|settings| settings.tipc_importance), Ok(importance), "{word}");
+        }
+        assert_eq!(load(&Flags::default(), &[]).expect("right").tipc_importance, TipcImportance::Medium);
+        let given = load(&Flags::default(), &[("EPICSERVER_TIPC_IMPORTANCE", "high")]);
+        assert_eq!(given.expect("right").tipc_importance, TipcImportance::High);
+        for wrong in ["", "urgent", "3", "High"] {
+            let refused = flag(wrong).expect_err(wrong).to_string();
+            let part = "flag --tipc-importance: ";
+            assert!(refused.contains(part) && refused.contains("\"low\", \"medium\""), "{wrong}: {refused}");
+        }
     }
 
     #[test]

@@ -108,6 +108,7 @@ const _: () = assert!(size_of::<RawAddress>() == 16 && align_of::<RawAddress>() 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Importance;
     use std::fmt::Write;
     use std::mem::offset_of;
     use std::process::Command;
@@ -151,6 +152,10 @@ mod tests {
             ("TIPC_SOCKET_ADDR", SOCKET_ADDRESS.into()),
             ("TIPC_CLUSTER_SCOPE", CLUSTER_SCOPE.into()),
             ("TIPC_IMPORTANCE", OPTION_IMPORTANCE.into()),
+            ("TIPC_LOW_IMPORTANCE", Importance::Low as i64),
+            ("TIPC_MEDIUM_IMPORTANCE", Importance::Medium as i64),
+            ("TIPC_HIGH_IMPORTANCE", Importance::High as i64),
+            ("TIPC_CRITICAL_IMPORTANCE", Importance::Critical as i64),
             ("TIPC_MAX_USER_MSG_SIZE", PACKET_LEN_MAX as i64),
             ("TIPC_TOP_SRV", TOPOLOGY_SERVICE.service.into()),
             ("sizeof(struct tipc_subscr)", SUBSCRIPTION_LEN as i64),

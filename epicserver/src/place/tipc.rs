@@ -3,6 +3,7 @@
 use epicserver_transport::{Discovery, Transport};
 
 use super::Failure;
+use crate::settings::TipcImportance;
 
 /// A transport, and who is found on its network.
 pub(super) struct Found {
@@ -12,14 +13,15 @@ pub(super) struct Found {
 
 /// Listens at that address, or at one of the cluster's service that nobody has.
 #[cfg(feature = "tipc")]
-pub(super) fn bind(listen: Option<&str>, cluster: u128) -> Result<Found, Failure> {
-    use epicserver_transport_tipc::{
-        ServiceAddress, TipcDiscovery, TipcOptions, TipcTransport, why_only_here,
-    };
-    let address = listen.map(str::parse::<ServiceAddress>).transpose()?;
-    let service = address.map_or_else(|| service_of(cluster), |address| address.service);
-    let instance = address.map(|address| address.instance);
-    let transport = TipcTransport::bind(TipcOptions { service, instance, ..TipcOptions::default() })?;
+pub(super) fn bind(
+    listen: Option<&str>,
+    importance: TipcImportance,
+    cluster: u128,
+) -> Result<Found, Failure> {
+    use epicserver_transport_tipc::{TipcDiscovery, TipcTransport, why_only_here};
+    let options = options(listen, importance, cluster)?;
+    let service = options.service;
+    let transport = TipcTransport::bind(options)?;
     if let Some(reason) = why_only_here()? {
         tracing::info!("{reason}");
     }
@@ -28,8 +30,29 @@ pub(super) fn bind(listen: Option<&str>, cluster: u128) -> Result<Found, Failure
 }
 
 #[cfg(not(feature = "tipc"))]
-pub(super) fn bind(_: Option<&str>, _: u128) -> Result<Found, Failure> {
+pub(super) fn bind(_: Option<&str>, _: TipcImportance, _: u128) -> Result<Found, Failure> {
     Err("this program was built without TIPC: build it with the feature `tipc` of epicserver".into())
+}
+
+#[cfg(feature = "tipc")]
+fn options(
+    listen: Option<&str>,
+    importance: TipcImportance,
+    cluster: u128,
+) -> Result<epicserver_transport_tipc::TipcOptions, Failure> {
+    use epicserver_transport_tipc::{Importance, ServiceAddress, TipcOptions};
+    let address = listen.map(str::parse::<ServiceAddress>).transpose()?;
+    Ok(TipcOptions {
+        service: address.map_or_else(|| service_of(cluster), |address| address.service),
+        instance: address.map(|address| address.instance),
+        importance: match importance {
+            TipcImportance::Low => Importance::Low,
+            TipcImportance::Medium => Importance::Medium,
+            TipcImportance::High => Importance::High,
+            TipcImportance::Critical => Importance::Critical,
+        },
+        ..TipcOptions::default()
+    })
 }
 
 /// The number of a cluster's service. Clusters with the same number meet, and refuse each other by their ids. The highest bit keeps it
@@ -43,6 +66,16 @@ fn service_of(cluster: u128) -> u32 {
 #[cfg(all(test, feature = "tipc"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_set_reaches_the_transport() {
+        use epicserver_transport_tipc::Importance;
+        let set = options(Some("tipc:4711:7"), TipcImportance::High, 1).expect("an address");
+        assert_eq!((set.service, set.instance, set.importance), (4711, Some(7), Importance::High));
+        let found = options(None, TipcImportance::Low, 1).expect("nothing to be wrong");
+        assert_eq!((found.service, found.instance, found.importance), (service_of(1), None, Importance::Low));
+        assert!(options(Some("tipc:4711"), TipcImportance::Low, 1).is_err());
+    }
 
     #[test]
     fn every_bit_of_a_cluster_makes_another_service() {
