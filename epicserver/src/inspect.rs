@@ -127,6 +127,7 @@ fn node_json(report: &NodeReport, calls_per_s: Option<u64>) -> serde_json::Value
         "budget_dropped": stats.budget_dropped,
         "batches": report.counters.batches,
         "refused_saves": report.counters.refused_saves,
+        "stray_saves": report.counters.stray_saves,
         "links": report.counters.links,
         "frames_sent": report.counters.frames_sent,
         "frames_received": report.counters.frames_received,

@@ -25,6 +25,14 @@ pub(crate) struct Stage {
     folder: Folder,
 }
 
+/// What processes have tried to save that were no members any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ZombieSaves {
+    pub(crate) tried: u64,
+    /// Those that the store took. One is one too many.
+    pub(crate) accepted: u64,
+}
+
 /// How long it took to get over the death of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Takeover {
@@ -122,9 +130,16 @@ impl Stage {
         Ok(tokio::time::timeout(SHARE_PATIENCE, wait).await.map_err(|_| "nobody keeps the data")?)
     }
 
-    /// Saves of all processes that the store has refused, as others owned the objects by then.
-    pub(crate) async fn refused_saves(&self) -> u64 {
-        self.client.inspect(LOOK_PATIENCE).await.nodes.iter().map(|node| node.counters.refused_saves).sum()
+    /// What processes have tried to save that were no members any more.
+    pub(crate) async fn zombie_saves(&self) -> ZombieSaves {
+        let report = self.client.inspect(LOOK_PATIENCE).await;
+        let counters = report.nodes.iter().map(|node| node.counters);
+        let mut saves = ZombieSaves::default();
+        counters.for_each(|counters| {
+            saves.accepted += counters.stray_saves;
+            saves.tried += counters.refused_saves + counters.stray_saves;
+        });
+        saves
     }
 
     /// What these processes have in memory only may be forgotten from here.

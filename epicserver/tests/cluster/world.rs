@@ -161,6 +161,11 @@ impl World {
         tokio::time::timeout(PATIENCE, wait).await.expect("this node keeps the data in time");
     }
 
+    /// Saves that any node took, as the keeper, of nodes that were no members.
+    pub(crate) async fn stray_saves(&self) -> u64 {
+        self.client.inspect(PATIENCE).await.nodes.iter().map(|node| node.counters.stray_saves).sum()
+    }
+
     /// How many saves of a node the store has refused.
     pub(crate) async fn refused_saves(&self, id: u64) -> u64 {
         let report = self.client.inspect(PATIENCE).await;

@@ -34,6 +34,7 @@ async fn what_a_zombie_saves_is_refused() {
         // It is told, drops everything, and joins again as another life of itself.
         until("the zombie joins again", || world.incarnation(zombie.id) > incarnation).await;
         tried = world.refused_saves(zombie.id).await;
+        assert_eq!(world.stray_saves().await, 0);
         if tried >= TRIED_MIN {
             break;
         }

@@ -47,6 +47,7 @@ pub struct KeeperService {
     outputs: VecDeque<KeeperOutput>,
     /// When to ask the coordinator again that did not answer.
     read_at: Option<u64>,
+    stray_saves: u64,
 }
 
 /// What a keeper wants done, in this order.
@@ -90,6 +91,7 @@ impl KeeperService {
             plan_at: None,
             outputs: VecDeque::new(),
             read_at: None,
+            stray_saves: 0,
         };
         service.plan(now);
         Ok(service)
@@ -103,6 +105,12 @@ impl KeeperService {
     /// The store, for this node's own storage thread.
     pub fn store(&self) -> &SharedStore {
         self.desk.store()
+    }
+
+    /// Saves that were written for nodes which were no members any more. The fences refuse them, so that it is never above 0; counted by the
+    /// view, and not by the fences, so that it would show if they did not.
+    pub fn stray_saves(&self) -> u64 {
+        self.stray_saves
     }
 
     /// The current view.
@@ -150,8 +158,14 @@ impl KeeperService {
                 self.plan_at.get_or_insert(now);
             }
             ControlMessage::Store(request) => {
+                let before = self.desk.saves();
                 if let Some(answer) = self.desk.handle(from, number, request) {
                     self.send(from, number, ControlMessage::StoreAnswer(answer));
+                }
+                let written = self.desk.saves() - before;
+                if written > 0 && self.view.member(from).is_none() {
+                    self.stray_saves += written;
+                    tracing::error!(%from, written, "the store took saves of a node that is no member");
                 }
             }
             ControlMessage::FindSaved(key) => {

@@ -50,6 +50,8 @@ pub struct NodeCounters {
     pub batches: u64,
     /// Saves that the store refused, since others own their objects.
     pub refused_saves: u64,
+    /// Saves that it has written, as the keeper, for nodes that were no members any more: never above 0.
+    pub stray_saves: u64,
     /// Links to other nodes that work now.
     pub links: u64,
     /// Frames sent to other nodes.

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 
 use epicserver_storage::{
-    Batch, BatchError, BatchName, EnvelopeHeader, EnvelopeKind, NodeId, Record, RecordKey, Store, StoreError,
-    StoreLimits,
+    Batch, BatchError, BatchName, Committed, EnvelopeHeader, EnvelopeKind, NodeId, Record, RecordKey, Store,
+    StoreError, StoreLimits,
 };
 use siphasher::sip::SipHasher13;
 
@@ -25,6 +25,7 @@ pub struct StoreDesk {
     store: SharedStore,
     nodes: BTreeMap<NodeId, Asking>,
     partials_len_max: usize,
+    saves: u64,
 }
 
 /// What is remembered of a node while its link lasts.
@@ -37,7 +38,7 @@ struct Asking {
 impl StoreDesk {
     /// A desk for this store.
     pub fn new(store: SharedStore) -> Self {
-        Self { store, nodes: BTreeMap::new(), partials_len_max: PARTIALS_LEN_MAX }
+        Self { store, nodes: BTreeMap::new(), partials_len_max: PARTIALS_LEN_MAX, saves: 0 }
     }
 
     /// So many bytes of unfinished batches may be there next to one of any length.
@@ -50,6 +51,11 @@ impl StoreDesk {
     /// The store.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// Saves that it has written for nodes.
+    pub fn saves(&self) -> u64 {
+        self.saves
     }
 
     /// Answers a request; `None` if it is an old repeat.
@@ -144,7 +150,11 @@ impl StoreDesk {
                     Err(error) => return failed(error.to_string()),
                 };
                 drop(stream);
-                answer(self.store.commit(&batch).map(StoreAnswer::Committed))
+                let committed = self.store.commit(&batch);
+                if committed == Ok(Committed::Now) {
+                    self.saves += batch.len() as u64;
+                }
+                answer(committed.map(StoreAnswer::Committed))
             }
         }
     }

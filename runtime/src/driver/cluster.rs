@@ -305,6 +305,7 @@ impl ClusterThread {
         NodeCounters {
             batches: desk.batches.load(Ordering::Relaxed),
             refused_saves: desk.refused_saves.load(Ordering::Relaxed),
+            stray_saves: self.keeper.as_ref().map_or(0, KeeperService::stray_saves),
             links: self.seeking.links() as u64,
             frames_sent: counts.frames_sent,
             frames_received: counts.frames_received,

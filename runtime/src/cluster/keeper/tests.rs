@@ -1,13 +1,14 @@
 //! What a keeper answers, and what becomes of the view.
 
 use epicserver_storage::{
-    Batch, BatchName, BoundEntity, EnvelopeHeader, Fence, Lease, MemoryCoordinator, MemoryStore, Partition,
-    RecordKey, StoreId, takeover_ns,
+    Batch, BatchName, BoundEntity, Committed, EnvelopeHeader, Fence, Lease, MemoryCoordinator, MemoryStore,
+    Partition, RecordKey, StoreId, takeover_ns,
 };
 
 use super::*;
 use crate::cluster::report::SavedState;
 use crate::membership::{Handover, WATCH_GAP_NS_MAX};
+use crate::wire::control::parts::SaveStream;
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
 
 const ALICE: NodeId = NodeId { id: 1, incarnation: 1 };
@@ -328,4 +329,26 @@ fn what_is_saved_of_an_object_is_told_without_its_state() {
     assert_eq!(saved(&mut keeper, 2, gone, b""), Some(ControlMessage::FoundSaved(told)));
     let told = ask(&mut keeper, 1, BOB, ControlMessage::FindSaved(other));
     assert_eq!(told, Some(ControlMessage::FoundSaved(SavedState::Nothing)));
+}
+
+#[test]
+fn saves_of_a_node_that_is_no_member_are_counted_should_the_fences_ever_let_them_in() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    let save = |keeper: &mut KeeperService, node: NodeId, epoch: u64| {
+        let key = RecordKey::u64(7, 7);
+        let fence = Fence { partition: key.as_ref().partition(), epoch, holder: node };
+        keeper.store().clone().open_fences(&[fence]).expect("the epoch is new");
+        let mut batch = Batch::new(BatchName { node, number: 1 });
+        let header = EnvelopeHeader { epoch, version: epoch, ..EnvelopeHeader::state(key.as_ref()) };
+        batch.push(key.as_ref(), &header, b"hello").expect("it is legal");
+        let mut stream = SaveStream::default();
+        batch.saves().for_each(|save| stream.push(save.key, save.envelope));
+        let request = StoreRequest::Commit { name: batch.name(), part: stream.part(0) };
+        let answer = ask(keeper, 1, node, ControlMessage::Store(request));
+        assert_eq!(answer, Some(ControlMessage::StoreAnswer(StoreAnswer::Committed(Committed::Now))));
+        keeper.stray_saves()
+    };
+    assert_eq!(save(&mut keeper, ALICE, 1), 0);
+    assert_eq!(save(&mut keeper, BOB, 2), 1);
 }

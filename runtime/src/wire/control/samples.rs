@@ -95,6 +95,7 @@ fn counters(random: &mut Rng) -> NodeCounters {
     NodeCounters {
         batches: random.u64(..),
         refused_saves: random.u64(..),
+        stray_saves: random.u64(..),
         links: random.u64(..),
         frames_sent: random.u64(..),
         frames_received: random.u64(..),
