@@ -9,6 +9,7 @@ use epicserver_runtime::entity::Entities;
 
 use crate::cast::Cast;
 use crate::stage::{Job, Promise, World};
+use crate::tape::Edits;
 use crate::world::{Played, Setup, WorldKind, play};
 
 /// A check of the entities `B`: of one node in each of 100 worlds, in which things go wrong.
@@ -125,6 +126,7 @@ impl Check {
     {
         let setup = Setup {
             seed,
+            edits: Edits::default(),
             cast: self.cast,
             nodes: self.nodes.clone(),
             is_calm: self.is_calm,

@@ -7,7 +7,7 @@
 //! ```
 //! use epicserver_sim::world::{WorldConfig, run};
 //!
-//! let world = || run(WorldConfig { seed: 7, ..WorldConfig::default() });
+//! let world = || run(&WorldConfig { seed: 7, ..WorldConfig::default() });
 //! let (first, second) = (world(), world());
 //! assert!(first.violation.is_none(), "{:?}", first.violation);
 //! assert_eq!(first.trace_hash, second.trace_hash, "same seed, same trace");
@@ -61,6 +61,7 @@ mod checkers;
 mod ledger;
 pub mod planted;
 mod stage;
+mod tape;
 mod trace;
 mod witness;
 pub mod workload;
@@ -69,6 +70,7 @@ pub mod world;
 pub use check::{Check, Failure, Passed, Verdict, check};
 pub use epicserver_macros::sim;
 pub use stage::{Task, World};
+pub use tape::Edits;
 
 pub use checkers::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks, Violation};
 

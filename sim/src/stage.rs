@@ -15,6 +15,8 @@ use epicserver_runtime::entity::{Entity, Ref};
 use epicserver_runtime::key::EntityKey;
 use epicserver_runtime::{CallError, Pool};
 
+use crate::tape::Tape;
+
 /// A cluster in one thread, as the test that runs in it sees it. Clones are the same world.
 ///
 /// A node is there with its cores, its link thread and its storage thread, and they go on in an order that is drawn from the
@@ -29,11 +31,11 @@ impl std::fmt::Debug for World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(seed: u64, tape: Tape) -> Self {
         let stage = Stage {
             seed,
             now: 0,
-            rng,
+            tape,
             entrances: Vec::new(),
             tasks: Vec::new(),
             sleepers: BTreeMap::new(),
@@ -63,10 +65,10 @@ impl World {
     /// `Unavailable` if no node serves now. That ends: see [`World::sleep`].
     pub fn pool(&self) -> Result<Pool, CallError> {
         let mut stage = self.0.borrow_mut();
-        let Stage { entrances, rng, .. } = &mut *stage;
+        let Stage { entrances, tape, .. } = &mut *stage;
         match entrances.len() {
             0 => Err(CallError::Unavailable("no node of the world serves now".to_owned())),
-            len => Ok(entrances[rng.usize(..len)].clone()),
+            len => Ok(entrances[tape.usize(..len)].clone()),
         }
     }
 
@@ -112,7 +114,7 @@ impl World {
 
     /// A random number that comes from the seed.
     pub fn random(&self) -> u64 {
-        self.0.borrow_mut().rng.u64(..)
+        self.0.borrow_mut().tape.u64(..)
     }
 
     /// A random number below `end`, which comes from the seed.
@@ -120,7 +122,7 @@ impl World {
     /// # Panics
     /// If `end` is 0.
     pub fn below(&self, end: u64) -> u64 {
-        self.0.borrow_mut().rng.u64(..end)
+        self.0.borrow_mut().tape.u64(..end)
     }
 
     /// Puts a line among the events that a failing run shows.
@@ -165,7 +167,7 @@ impl World {
 pub(crate) struct Stage {
     seed: u64,
     now: u64,
-    rng: fastrand::Rng,
+    tape: Tape,
     /// Through which nodes and cores the cluster can be called now.
     pub(crate) entrances: Vec<Pool>,
     /// Tasks that the world does not have yet.

@@ -48,14 +48,17 @@ use crate::cast::Cast;
 use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
+use crate::tape::{Edits, Tape};
 use crate::trace::{Happened, Trace};
 use crate::witness;
 
 /// Which world to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WorldConfig {
     /// Where everything comes from.
     pub seed: u64,
+    /// How the seed's tape is simplified.
+    pub edits: Edits,
     /// What kind of world it is.
     pub kind: WorldKind,
     /// A bug to have.
@@ -104,6 +107,8 @@ pub struct Report {
     pub kind: WorldKind,
     /// The first law that was broken, if one was.
     pub violation: Option<Violation>,
+    /// Bytes of the tape that were read.
+    pub tape_len: u64,
     /// One number for the whole trace.
     pub trace_hash: u64,
     /// How many events the trace has.
@@ -127,7 +132,7 @@ pub struct Report {
 }
 
 /// Runs one world to its end.
-pub fn run(config: WorldConfig) -> Report {
+pub fn run(config: &WorldConfig) -> Report {
     witness::install();
     epicserver_runtime::planted::plant(config.planted.and_then(Planted::of_cores));
     let mut world = World::from_seed(config);
@@ -150,6 +155,8 @@ struct World {
     store: MemoryStore,
     network: LoopbackNetwork,
     calls: u64,
+    /// Who went on last.
+    last: Option<Actor>,
     /// Of nodes that have ended.
     work: Work,
 }
@@ -175,7 +182,7 @@ enum Change {
 }
 
 /// Who goes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Actor {
     Core(u16, u16),
     Storage(u16),
@@ -189,20 +196,21 @@ enum Actor {
 }
 
 impl World {
-    fn from_seed(config: WorldConfig) -> Self {
-        let mut rng = fastrand::Rng::with_seed(config.seed);
-        let profile = Profile::of_kind(config.kind, &mut rng);
-        Self::new(config, Cast::own(), profile, Trace::new(config.verbose), rng)
+    fn from_seed(config: &WorldConfig) -> Self {
+        let tape = Tape::new(config.seed, config.edits.clone());
+        let profile = Profile::of_kind(config.kind, &tape);
+        Self::new(config, Cast::own(), profile, Trace::new(config.verbose), tape)
     }
 
-    fn new(config: WorldConfig, cast: Cast, profile: Profile, trace: Trace, rng: fastrand::Rng) -> Self {
+    fn new(config: &WorldConfig, cast: Cast, profile: Profile, trace: Trace, tape: Tape) -> Self {
+        tape.wind_to(PROFILE_LEN);
         let course = match config.kind {
             WorldKind::Fixed => Course::Fixed(View::empty(StoreId(1))),
             WorldKind::Moving | WorldKind::Parted => Course::Moving(Moving::new()),
         };
         let scene = Scene {
             cast,
-            rng,
+            tape,
             now: 0,
             time: 0,
             keeper_now: 0,
@@ -231,6 +239,7 @@ impl World {
             store: MemoryStore::new(StoreId(1)),
             network: LoopbackNetwork::new(),
             calls: 0,
+            last: None,
             work: Work::default(),
         };
         world.populate();
@@ -244,7 +253,7 @@ impl World {
         }
         let Profile { nodes, cores, clients, .. } = self.scene.profile;
         for number in 0..clients {
-            let entry = (self.scene.rng.u16(..nodes), self.scene.rng.u16(..cores));
+            let entry = (self.scene.tape.u16(..nodes), self.scene.tape.u16(..cores));
             self.clients.push(Client::new(u64::from(number) + 1, entry));
         }
     }
@@ -287,14 +296,14 @@ impl World {
             (Change::KeeperCrash, keeper_crashes),
         ];
         let all = counts.iter().flat_map(|(change, count)| (0..*count).map(|_| *change));
-        all.map(|change| (self.scene.rng.u64(1..calls_max), change)).collect()
+        all.map(|change| (self.scene.tape.u64(1..calls_max), change)).collect()
     }
 
     fn change_course(&mut self, change: Change) {
         if matches!(self.course, Course::Moving(_)) {
             return self.change(change);
         }
-        let index = self.scene.rng.u16(..self.scene.profile.nodes);
+        let index = self.scene.tape.u16(..self.scene.profile.nodes);
         self.scene.fault("node crashed");
         self.crash_fixed(index);
     }
@@ -303,11 +312,11 @@ impl World {
     fn go_on(&mut self, calling: bool) {
         self.keep_course();
         let actors = self.actors(calling);
-        if actors.is_empty() || self.scene.rng.u8(..16) == 0 {
+        if actors.is_empty() || self.scene.tape.one_in(16) {
             self.pass_time(actors.is_empty());
         }
-        let Some(nth) = (!actors.is_empty()).then(|| self.scene.rng.usize(..actors.len())) else { return };
-        match actors[nth] {
+        let Some(actor) = self.draw_actor(&actors) else { return };
+        match actor {
             Actor::Core(index, core) => {
                 self.step_node(index, |node, scene| node.advance(core, scene));
             }
@@ -326,6 +335,17 @@ impl World {
             Actor::Task(number) => self.go_on_task(number),
         }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
+    }
+
+    /// Who goes on of these. Zero bytes let everybody go on in turn, so that a simple world comes to its end too.
+    fn draw_actor(&mut self, actors: &[Actor]) -> Option<Actor> {
+        let last = self.last;
+        let next = actors.iter().copied().filter(|actor| Some(*actor) > last).min();
+        let next = next.or_else(|| actors.iter().copied().min())?;
+        let place = actors.iter().position(|actor| *actor == next)?;
+        let actor = actors[(place + self.scene.tape.usize(..actors.len())) % actors.len()];
+        self.last = Some(actor);
+        Some(actor)
     }
 
     /// Something happens on a node, by its own clock.
@@ -384,7 +404,7 @@ impl World {
 
     fn client(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        if self.scene.profile.cancels && self.scene.rng.u8(..12) == 0 {
+        if self.scene.profile.cancels && self.scene.tape.one_in(12) {
             return client.cancel(&mut self.scene);
         }
         self.calls += 1;
@@ -406,7 +426,7 @@ impl World {
             Course::Moving(moving) => next.chain(moving.next_time(now)).min(),
         };
         let next = next.into_iter().chain(self.trial.as_ref().and_then(|trial| trial.next_time(now))).min();
-        let some = self.scene.now + self.scene.rng.u64(1..=self.scene.profile.step_ns_max);
+        let some = self.scene.now + self.scene.tape.u64(1..=self.scene.profile.step_ns_max);
         self.scene.now = match next {
             Some(next) if idle => next.max(self.scene.now + 1),
             None if idle && !self.scene.cast.is_own() => self.scene.now + NOTHING_NS,
@@ -496,13 +516,14 @@ impl World {
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
     }
 
-    fn report(mut self, config: WorldConfig) -> Report {
+    fn report(mut self, config: &WorldConfig) -> Report {
         self.nodes.values().for_each(|node| self.work.add(node));
         let scene = &self.scene;
         Report {
             seed: config.seed,
             kind: config.kind,
             violation: scene.violation(),
+            tape_len: scene.tape.read_len(),
             trace_hash: scene.trace.hash(),
             events: scene.trace.count(),
             last_events: scene.trace.last_lines(),
@@ -533,6 +554,8 @@ impl Work {
     }
 }
 
+/// Bytes of the tape that are the profile's: to zero some of them changes nothing of what follows.
+const PROFILE_LEN: u64 = 256;
 /// How much time passes at once in a test when nothing is to happen any more.
 const NOTHING_NS: u64 = 1_000_000_000;
 /// Actors that go on while things go wrong at most: in some worlds nobody can make the calls that are left.

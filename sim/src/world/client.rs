@@ -100,7 +100,7 @@ impl Client {
 
     /// Makes a call of its choice.
     pub(crate) fn call(&mut self, node: &SimNode, scene: &mut Scene) {
-        let account = scene.rng.u64(1..=scene.profile.accounts);
+        let account = scene.tape.u64(1..=scene.profile.accounts);
         let target = Target { client: self, node, scene };
         let (kind, object, answer) = target.draw(account);
         self.begin(kind, object, answer, scene);
@@ -127,7 +127,7 @@ impl Client {
         if self.open.is_empty() {
             return;
         }
-        let call = self.open.swap_remove(scene.rng.usize(..self.open.len()));
+        let call = self.open.swap_remove(scene.tape.usize(..self.open.len()));
         scene.fault("call dropped");
         scene.happened(Happened::Dropped { client: self.number, serial: call.serial });
     }
@@ -201,7 +201,7 @@ struct Target<'a> {
 impl Target<'_> {
     /// One of the many ways to call something.
     fn draw(self, account: u64) -> (Kind, u64, Made) {
-        match self.scene.rng.u8(..20) {
+        match self.scene.tape.u8(..20) {
             0..3 => self.deposit(account),
             3..7 => self.add(account),
             7..9 => self.post(account),
@@ -215,9 +215,9 @@ impl Target<'_> {
     }
 
     fn deposit(mut self, account: u64) -> (Kind, u64, Made) {
-        let (middle, kind) = match self.scene.rng.u8(..4) {
-            0 if self.scene.profile.panics => (Middle::Panic, Kind::Panicking),
-            1 => (Middle::Wait(self.scene.rng.u64(1..3000)), Kind::Change),
+        let (middle, kind) = match self.scene.tape.u8(..4) {
+            3 if self.scene.profile.panics => (Middle::Panic, Kind::Panicking),
+            1 => (Middle::Wait(self.scene.tape.u64(1..3000)), Kind::Change),
             2 => (Middle::Save, Kind::Changes),
             _ => (Middle::Straight, Kind::Change),
         };
@@ -241,7 +241,7 @@ impl Target<'_> {
 
     fn post(mut self, account: u64) -> (Kind, u64, Made) {
         let ticket = self.ticket(account, "post");
-        let wait_us = self.scene.rng.u64(1..500);
+        let wait_us = self.scene.tape.u64(1..500);
         let call = self.account(account).call(workload::Post { ticket: ticket.clone(), wait_us });
         (Kind::Changes, account, self.made(&ticket, call, one))
     }
@@ -267,7 +267,7 @@ impl Target<'_> {
     }
 
     fn gather(mut self, account: u64) -> (Kind, u64, Made) {
-        let board = self.scene.rng.u64(1..=self.scene.profile.boards);
+        let board = self.scene.tape.u64(1..=self.scene.profile.boards);
         let ticket = self.ticket(workload::board(board), "gather");
         let call =
             self.board(board).call(workload::Gather { ticket: ticket.clone(), from: self.account(account) });
@@ -275,7 +275,7 @@ impl Target<'_> {
     }
 
     fn push(mut self, account: u64) -> (Kind, u64, Made) {
-        let board = self.scene.rng.u64(1..=self.scene.profile.boards);
+        let board = self.scene.tape.u64(1..=self.scene.profile.boards);
         let ticket = self.ticket(workload::board(board), "push");
         let call =
             self.board(board).call(workload::Push { ticket: ticket.clone(), to: self.account(account) });
@@ -283,7 +283,7 @@ impl Target<'_> {
     }
 
     fn recall(mut self) -> (Kind, u64, Made) {
-        let board = self.scene.rng.u64(1..=self.scene.profile.boards);
+        let board = self.scene.tape.u64(1..=self.scene.profile.boards);
         let ticket = self.ticket(workload::board(board), "recall");
         let call = self.board(board).call(workload::Recall { ticket: ticket.clone() });
         (Kind::Recall, workload::board(board), self.made(&ticket, call, |answer| answer))
@@ -308,9 +308,9 @@ impl Target<'_> {
         M: epicserver_runtime::entity::Method<Output = Result<T, CallError>>,
         T: 'static,
     {
-        let hurry = self.scene.profile.hurries && self.scene.rng.u8(..4) == 0;
+        let hurry = self.scene.profile.hurries && self.scene.tape.one_in(4);
         let call = match hurry {
-            true => call.within(Duration::from_micros(self.scene.rng.u64(1..5000))),
+            true => call.within(Duration::from_micros(self.scene.tape.u64(1..5000))),
             false => call,
         };
         if hurry {
@@ -321,14 +321,14 @@ impl Target<'_> {
 
     /// Other accounts, and how they are called: some chains come back to where they were.
     fn chain(&mut self) -> (Vec<RawRef<Account>>, Way) {
-        let len = [1, 1, 1, 2, 3][self.scene.rng.usize(..5)];
+        let len = self.scene.tape.one_of(&[1, 1, 1, 2, 3]);
         let mut to = Vec::new();
         for _ in 0..len {
-            let key = self.scene.rng.u64(1..=self.scene.profile.accounts);
+            let key = self.scene.tape.u64(1..=self.scene.profile.accounts);
             to.push(self.account(key));
         }
-        let way =
-            [Way::Shared, Way::Shared, Way::Exclusive, Way::Serial, Way::OneWay][self.scene.rng.usize(..5)];
+        let ways = [Way::Shared, Way::Shared, Way::Exclusive, Way::Serial, Way::OneWay];
+        let way = self.scene.tape.one_of(&ways);
         (to, way)
     }
 

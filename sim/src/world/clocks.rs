@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::tape::Tape;
+
 /// Which clock each node has. One that has none of its own has the world's.
 #[derive(Debug, Default)]
 pub(super) struct Clocks {
@@ -19,13 +21,13 @@ struct Clock {
 
 impl Clocks {
     /// Gives a node a clock that is fast or slow by so many parts in a million at most, if it has none; gives whether it did.
-    pub(super) fn draw(&mut self, index: u16, drift_ppm_max: u64, rng: &mut fastrand::Rng) -> bool {
+    pub(super) fn draw(&mut self, index: u16, drift_ppm_max: u64, tape: &Tape) -> bool {
         if drift_ppm_max == 0 || self.clocks.contains_key(&index) {
             return false;
         }
-        let drift = if rng.bool() { drift_ppm_max } else { rng.u64(0..=drift_ppm_max) };
-        let rate = if rng.bool() { PARTS + drift } else { PARTS - drift };
-        self.clocks.insert(index, Clock { start: rng.u64(..START_NS_MAX), rate });
+        let drift = if tape.bool() { drift_ppm_max } else { tape.u64(0..=drift_ppm_max) };
+        let rate = if tape.bool() { PARTS + drift } else { PARTS - drift };
+        self.clocks.insert(index, Clock { start: tape.u64(..START_NS_MAX), rate });
         true
     }
 
@@ -59,14 +61,15 @@ const START_NS_MAX: u64 = 1_000_000_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tape::Edits;
 
     #[test]
     fn a_node_wakes_at_the_first_time_when_its_clock_shows_what_it_waits_for() {
-        let mut rng = fastrand::Rng::with_seed(1);
+        let tape = Tape::new(1, Edits::default());
         for _ in 0..1000 {
             let mut clocks = Clocks::default();
-            assert!(clocks.draw(3, 10_000, &mut rng) && !clocks.draw(3, 10_000, &mut rng));
-            let local = clocks.local(3, 0) + rng.u64(1..100_000_000_000);
+            assert!(clocks.draw(3, 10_000, &tape) && !clocks.draw(3, 10_000, &tape));
+            let local = clocks.local(3, 0) + tape.u64(1..100_000_000_000);
             let time = clocks.time_of(3, local);
             assert!(clocks.local(3, time) >= local && clocks.local(3, time - 1) < local);
             let (shown, later) = (clocks.local(3, time), clocks.local(3, time + 1_000_000));

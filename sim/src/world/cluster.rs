@@ -147,7 +147,7 @@ impl Cluster {
             self.dropping = None;
             self.member.handle_dropped(now, number);
         }
-        let len = if scene.rng.bool() { self.inbox.len() } else { scene.rng.usize(..=self.inbox.len()) };
+        let len = scene.tape.some_of(self.inbox.len());
         for input in self.inbox.drain(..len).collect::<Vec<_>>() {
             if let ToCluster::Control(from, frame) = &input
                 && matches!(ControlMessage::parse(frame), Ok((_, ControlMessage::Renew)))

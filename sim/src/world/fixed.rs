@@ -113,7 +113,7 @@ impl World {
     /// A core's set-up in this world, with dice of its own.
     pub(super) fn draw_core_config(&mut self) -> CoreConfig {
         let core = self.scene.profile.core.clone();
-        let chaos = core.chaos.map(|_| self.scene.rng.u64(..));
-        CoreConfig { seed: self.scene.rng.u64(..), chaos, ..core }
+        let chaos = core.chaos.map(|_| self.scene.tape.u64(..));
+        CoreConfig { seed: self.scene.tape.u64(..), chaos, ..core }
     }
 }

@@ -77,15 +77,15 @@ impl Links {
             Peers::Open(address) => address.clone(),
         };
         let transport = network.bind(address.as_str(), options).expect("the life before has let go of it");
-        let mut transport = Wire::new(Faulty::new(transport, FaultPlan::calm(0)));
         let plan = plan(scene);
-        transport.set_plan(plan.clone());
+        let transport = Wire::new(Faulty::new(transport, plan.clone()));
         let caps = transport.caps();
         let mut config = match peers {
             Peers::Fixed(members) => FabricConfig::new(me, cores, members, CLUSTER, &SECRET, caps),
             Peers::Open(_) => FabricConfig::open(me, cores, address, CLUSTER, &SECRET, caps),
         };
-        config.seed = scene.rng.u64(..);
+        // No two of them are the same, whatever is on the tape: who hears his own nonce refuses the link.
+        config.seed = scene.tape.u64(..) ^ (me.id.rotate_left(32) ^ u64::from(me.incarnation));
         let fabric = Fabric::new(scene.now, config, Some(transport.pool()));
         let queues = || (0..cores).map(|_| VecDeque::new()).collect();
         let (outgoing, incoming) = ((0..cores).map(|_| VecDeque::new()).collect(), queues());
@@ -146,7 +146,7 @@ impl Links {
     /// What a core takes now: some of what there is.
     pub(crate) fn take(&mut self, core: u16, scene: &mut Scene) -> Vec<Event> {
         let queue = &mut self.incoming[usize::from(core)];
-        let len = if scene.rng.bool() { queue.len() } else { scene.rng.usize(..=queue.len()) };
+        let len = scene.tape.some_of(queue.len());
         let event = |input| match input {
             LinkInput::Frame(frame) => Event::Frame(frame),
             LinkInput::News(news) => Event::Link(*news),
@@ -225,7 +225,7 @@ impl Links {
     fn take_frames(&mut self, scene: &mut Scene) -> usize {
         let mut taken = 0;
         for (core, queue) in (0..).zip(&mut self.outgoing) {
-            let len = if scene.rng.bool() { queue.len() } else { scene.rng.usize(..=queue.len()) };
+            let len = scene.tape.some_of(queue.len());
             for frame in queue.drain(..len) {
                 taken += 1;
                 // As the driver's engine does.
@@ -269,10 +269,10 @@ impl Links {
 
     fn break_link(&mut self, scene: &mut Scene) {
         let chance = scene.profile.cuts_per_mille;
-        if scene.healed || self.up.is_empty() || scene.rng.u16(..1000) >= chance {
+        if scene.healed || self.up.is_empty() || !scene.tape.per_mille(chance) {
             return;
         }
-        let link = self.up.remove(scene.rng.usize(..self.up.len()));
+        let link = self.up.remove(scene.tape.usize(..self.up.len()));
         self.transport.fail_link(link);
         scene.fault("link cut");
         scene.happened(Happened::Cut { node: self.node });
@@ -301,7 +301,7 @@ fn take_orders(fabric: &mut Fabric, orders: &mut VecDeque<LinksOrder>, now: u64)
 
 /// What any network does on a good day, and more of it in some worlds. Links are cut by the world itself.
 fn plan(scene: &mut Scene) -> FaultPlan {
-    let seed = scene.rng.u64(..);
+    let seed = scene.tape.u64(..);
     if scene.healed { FaultPlan::calm(seed) } else { FaultPlan { seed, ..scene.profile.network.clone() } }
 }
 

@@ -129,7 +129,7 @@ impl World {
             Change::KeeperCrash => self.crash_keeper(),
             Change::Pause => {
                 if let Some(index) = self.draw_other() {
-                    let until = self.scene.now + self.scene.rng.u64(1..=PAUSE_NS_MAX);
+                    let until = self.scene.now + self.scene.tape.u64(1..=PAUSE_NS_MAX);
                     self.scene.fault("node paused");
                     self.scene.happened(Happened::Paused { node: index, until });
                     self.moving().paused.insert(index, until);
@@ -181,20 +181,20 @@ impl World {
     /// Some nodes do not hear others for a while, once, or again and again.
     fn silence(&mut self) {
         let (now, nodes) = (self.scene.now, self.scene.profile.nodes_max);
-        let rng = &mut self.scene.rng;
-        let shape = Shape::ALL[rng.usize(..Shape::ALL.len())];
-        let times = if rng.u8(..4) == 0 { rng.u64(2..=6) } else { 1 };
-        let len_max = SILENCES_NS[rng.usize(..SILENCES_NS.len())] / times;
-        let silences = shape.draw(nodes, KEEPER, rng);
+        let tape = self.scene.tape.clone();
+        let shape = tape.one_of(&Shape::ALL);
+        let times = if tape.one_in(4) { tape.u64(2..=6) } else { 1 };
+        let len_max = tape.one_of(&SILENCES_NS) / times;
+        let silences = shape.draw(nodes, KEEPER, &tape);
         let mut since = now;
         for _ in 0..times {
-            let until = since + rng.u64(1..=len_max);
+            let until = since + tape.u64(1..=len_max);
             for (from, to) in &silences {
                 let kind = TroubleKind::Silence(from.clone(), to.clone());
                 let Course::Moving(moving) = &mut self.course else { return };
                 moving.network.add(Trouble { since, until, kind });
             }
-            since = until + rng.u64(1..=len_max);
+            since = until + tape.u64(1..=len_max);
         }
         self.scene.fault(if times > 1 { "network flapped" } else { shape.name() });
     }
@@ -202,11 +202,11 @@ impl World {
     /// What comes to a node takes long for a while.
     fn slow_down(&mut self) {
         let now = self.scene.now;
-        let rng = &mut self.scene.rng;
-        let len_max = SILENCES_NS[rng.usize(..SILENCES_NS.len())];
-        let until = now + rng.u64(1..=len_max);
-        let delay_ns = DELAYS_NS[rng.usize(..DELAYS_NS.len())];
-        let node = rng.u16(..self.scene.profile.nodes_max);
+        let tape = &self.scene.tape;
+        let len_max = tape.one_of(&SILENCES_NS);
+        let until = now + tape.u64(1..=len_max);
+        let delay_ns = tape.one_of(&DELAYS_NS);
+        let node = tape.u16(..self.scene.profile.nodes_max);
         self.moving().network.add(Trouble { since: now, until, kind: TroubleKind::Slow(node, delay_ns) });
         self.scene.fault("network slow");
     }
@@ -217,8 +217,8 @@ impl World {
             return;
         }
         self.scene.fault("keeper crashed");
-        let pause = [0, 1_000_000_000, KEEPERLESS_NS_MAX][self.scene.rng.usize(..3)];
-        let back_at = self.scene.now + self.scene.rng.u64(0..=pause);
+        let pause = self.scene.tape.one_of(&[0, 1_000_000_000, KEEPERLESS_NS_MAX]);
+        let back_at = self.scene.now + self.scene.tape.u64(0..=pause);
         self.moving().keeper_at = Some(back_at);
         self.crash_moving(KEEPER);
         self.tell_troubles();
@@ -230,7 +230,7 @@ impl World {
         if free.is_empty() {
             return;
         }
-        let index = free[self.scene.rng.usize(..free.len())];
+        let index = self.scene.tape.one_of(&free);
         self.scene.fault("node joined");
         self.start_moving(index);
     }
@@ -249,7 +249,7 @@ impl World {
     /// A node that is there and does not keep the data.
     fn draw_other(&mut self) -> Option<u16> {
         let others: Vec<u16> = self.nodes.keys().copied().filter(|index| *index != KEEPER).collect();
-        (!others.is_empty()).then(|| others[self.scene.rng.usize(..others.len())])
+        (!others.is_empty()).then(|| self.scene.tape.one_of(&others))
     }
 
     /// A node ends in the middle of whatever it does.
@@ -300,7 +300,7 @@ impl World {
             if !homes.contains(&client.entry.0) {
                 client.entry.0 = match homes.len() {
                     0 => NOWHERE,
-                    len => homes[self.scene.rng.usize(..len)],
+                    _ => self.scene.tape.one_of(&homes),
                 };
                 client.reborn();
                 client.hear(&mut self.scene);
@@ -314,7 +314,7 @@ impl World {
         *incarnation += 1;
         let me = NodeId { id: id_of(index), incarnation: *incarnation };
         let Profile { cores, drift_ppm_max, .. } = self.scene.profile;
-        if self.clocks.draw(index, drift_ppm_max, &mut self.scene.rng) {
+        if self.clocks.draw(index, drift_ppm_max, &self.scene.tape) {
             self.scene.fault("clock fast or slow");
         }
         let config = self.draw_core_config();

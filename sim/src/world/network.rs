@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::tape::Tape;
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Network {
@@ -118,15 +120,10 @@ impl Shape {
 
     /// Who hears whom not, of so many nodes: from the first ones nothing comes to the second ones. `keeper` is never drawn as the other
     /// one of itself.
-    pub(super) fn draw(
-        self,
-        nodes: u16,
-        keeper: u16,
-        rng: &mut fastrand::Rng,
-    ) -> Vec<(BTreeSet<u16>, BTreeSet<u16>)> {
-        let one = if self == Self::Keeper { keeper } else { rng.u16(..nodes) };
+    pub(super) fn draw(self, nodes: u16, keeper: u16, tape: &Tape) -> Vec<(BTreeSet<u16>, BTreeSet<u16>)> {
+        let one = if self == Self::Keeper { keeper } else { tape.u16(..nodes) };
         let others: Vec<u16> = (0..nodes).filter(|index| *index != one).collect();
-        let other = others[rng.usize(..others.len())];
+        let other = others[tape.usize(..others.len())];
         let (one, other) = (BTreeSet::from([one]), BTreeSet::from([other]));
         let others: BTreeSet<u16> = others.into_iter().collect();
         match self {
@@ -136,7 +133,7 @@ impl Shape {
             Self::Deaf => vec![(others, one)],
             Self::Mute => vec![(one, others)],
             Self::Split => {
-                let (left, right): (BTreeSet<u16>, BTreeSet<u16>) = (0..nodes).partition(|_| rng.bool());
+                let (left, right): (BTreeSet<u16>, BTreeSet<u16>) = (0..nodes).partition(|_| tape.bool());
                 vec![(left.clone(), right.clone()), (right, left)]
             }
         }
@@ -146,6 +143,7 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tape::Edits;
 
     #[test]
     fn troubles_begin_end_and_overlap() {
@@ -175,10 +173,10 @@ mod tests {
 
     #[test]
     fn who_does_not_hear_whom_is_as_its_name_says() {
-        let mut rng = fastrand::Rng::with_seed(1);
+        let tape = Tape::new(1, Edits::default());
         for shape in Shape::ALL {
             for _ in 0..20 {
-                let silences = shape.draw(4, 0, &mut rng);
+                let silences = shape.draw(4, 0, &tape);
                 let pairs: BTreeSet<(u16, u16)> = silences
                     .iter()
                     .flat_map(|(from, to)| {

@@ -160,7 +160,7 @@ impl SimNode {
             scene.happened(Happened::Woke { place });
         }
         for ring in &mut self.rings[usize::from(core)] {
-            let len = if scene.rng.bool() { ring.len() } else { scene.rng.usize(..=ring.len()) };
+            let len = scene.tape.some_of(ring.len());
             side.messages.extend(ring.drain(..len));
         }
         scene.shuffle_if(Planted::Overtake, &mut side.messages);
@@ -187,7 +187,7 @@ impl SimNode {
         if self.stepped.core(core).next_timer().is_some_and(|at| at <= scene.now) {
             self.step(core, Event::Tick, scene);
         }
-        let turns = [1, 2, 8, 256][scene.rng.usize(..4)];
+        let turns = scene.tape.one_of(&[1, 2, 8, 256]);
         if self.stepped.core(core).is_ready() {
             self.step(core, Event::Turns(turns), scene);
         }
@@ -266,7 +266,7 @@ impl SimNode {
                 scene.bounds.queue("the frames of a core", self.links.outgoing_len(core), self.ring_len_max);
             }
             Action::Blocking(work) => {
-                let until = scene.now + scene.rng.u64(1..=ELSEWHERE_NS_MAX);
+                let until = scene.now + scene.tape.u64(1..=ELSEWHERE_NS_MAX);
                 self.elsewhere.push((until, work));
             }
             // Dropped, it is answered as if the node had no edge.

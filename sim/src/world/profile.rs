@@ -9,6 +9,7 @@ use epicserver_storage::FaultRates;
 use epicserver_transport::{FaultPlan, LoopbackOptions};
 
 use super::WorldKind;
+use crate::tape::Tape;
 
 /// Drawn from the seed before anything else.
 #[derive(Clone, Debug)]
@@ -60,26 +61,21 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    pub(crate) fn of_kind(kind: WorldKind, rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn of_kind(kind: WorldKind, tape: &Tape) -> Self {
         match kind {
-            WorldKind::Fixed => Self::draw(rng),
-            WorldKind::Moving => Self::draw_moving(rng),
-            WorldKind::Parted => Self::draw_parted(rng),
+            WorldKind::Fixed => Self::draw(tape),
+            WorldKind::Moving => Self::draw_moving(tape),
+            WorldKind::Parted => Self::draw_parted(tape),
         }
     }
 
     /// A world for somebody's own test: so many nodes, and no clients but the test.
-    pub(crate) fn draw_trial(
-        kind: WorldKind,
-        nodes: &Range<u16>,
-        is_calm: bool,
-        rng: &mut fastrand::Rng,
-    ) -> Self {
-        let mut profile = Self::of_kind(kind, rng);
+    pub(crate) fn draw_trial(kind: WorldKind, nodes: &Range<u16>, is_calm: bool, tape: &Tape) -> Self {
+        let mut profile = Self::of_kind(kind, tape);
         let spare = profile.nodes_max.saturating_sub(profile.nodes);
-        profile.nodes = rng.u16(nodes.clone());
+        profile.nodes = tape.u16(nodes.clone());
         profile.nodes_max = profile.nodes.max(2) + spare;
-        (profile.cores, profile.clients) = (rng.u16(1..=CORES_MAX), 0);
+        (profile.cores, profile.clients) = (tape.u16(1..=CORES_MAX), 0);
         // Its clients do these things by themselves.
         (profile.panics, profile.cancels, profile.hurries) = (false, false, false);
         if is_calm {
@@ -92,30 +88,30 @@ impl Profile {
         profile
     }
 
-    pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn draw(tape: &Tape) -> Self {
         let store_faults = FaultRates {
-            fail_per_mille: one_of(rng, &[0, 0, 30, 150]),
-            unknown_per_mille: one_of(rng, &[0, 0, 100, 500]),
-            sync_failed_per_mille: one_of(rng, &[0, 0, 0, 3]),
-            delay_per_mille: one_of(rng, &[0, 200, 1000]),
-            delay_ns_max: one_of(rng, &[20_000, 500_000, 20_000_000]),
+            fail_per_mille: tape.one_of(&[0, 0, 30, 150]),
+            unknown_per_mille: tape.one_of(&[0, 0, 100, 500]),
+            sync_failed_per_mille: tape.one_of(&[0, 0, 0, 3]),
+            delay_per_mille: tape.one_of(&[0, 200, 1000]),
+            delay_ns_max: tape.one_of(&[20_000, 500_000, 20_000_000]),
             ..FaultRates::default()
         };
         Self {
-            nodes: one_of(rng, &[1, 2, 2]),
+            nodes: tape.one_of(&[1, 2, 2]),
             cores: 2,
-            clients: rng.u16(2..=5),
-            accounts: rng.u64(2..=10),
-            boards: rng.u64(1..=3),
-            calls: rng.u32(40..=160),
-            open_max: rng.usize(1..=6),
-            core: draw_core(rng),
+            clients: tape.u16(2..=5),
+            accounts: tape.u64(2..=10),
+            boards: tape.u64(1..=3),
+            calls: tape.u32(40..=160),
+            open_max: tape.usize(1..=6),
+            core: draw_core(tape),
             store_faults,
-            store_ns_max: one_of(rng, &[1_000, 50_000, 2_000_000]),
-            loopback: if rng.bool() { LoopbackOptions::plain() } else { LoopbackOptions::strict() },
-            network: draw_network(rng),
-            cuts_per_mille: one_of(rng, &[0, 0, 5, 30]),
-            crashes: one_of(rng, &[0, 0, 1, 2]),
+            store_ns_max: tape.one_of(&[1_000, 50_000, 2_000_000]),
+            loopback: if tape.bool() { LoopbackOptions::strict() } else { LoopbackOptions::plain() },
+            network: draw_network(tape),
+            cuts_per_mille: tape.one_of(&[0, 0, 5, 30]),
+            crashes: tape.one_of(&[0, 0, 1, 2]),
             nodes_max: 0,
             joins: 0,
             leaves: 0,
@@ -127,22 +123,22 @@ impl Profile {
             drift_ppm_max: 0,
             proves_deaths: false,
             step_ns_max: 50_000,
-            panics: rng.u8(..3) == 0,
-            cancels: rng.u8(..3) == 0,
-            hurries: rng.u8(..3) == 0,
+            panics: tape.one_in(3),
+            cancels: tape.one_in(3),
+            hurries: tape.one_in(3),
         }
     }
 
     /// A world whose nodes come and go.
-    pub(crate) fn draw_moving(rng: &mut fastrand::Rng) -> Self {
-        let mut profile = Self::draw(rng);
-        let is_clean = rng.u8(..3) > 0;
-        profile.nodes = rng.u16(1..=3);
-        profile.nodes_max = profile.nodes.max(2) + rng.u16(0..=1);
-        (profile.joins, profile.leaves) = (rng.u32(1..=3), rng.u32(0..=2));
+    pub(crate) fn draw_moving(tape: &Tape) -> Self {
+        let mut profile = Self::draw(tape);
+        let is_clean = !tape.one_in(3);
+        profile.nodes = tape.u16(1..=3);
+        profile.nodes_max = profile.nodes.max(2) + tape.u16(0..=1);
+        (profile.joins, profile.leaves) = (tape.u32(1..=3), tape.u32(0..=2));
         (profile.crashes, profile.pauses) = (0, 0);
-        profile.calls = rng.u32(100..=400);
-        profile.step_ns_max = one_of(rng, &[50_000, 500_000, 5_000_000]);
+        profile.calls = tape.u32(100..=400);
+        profile.step_ns_max = tape.one_of(&[50_000, 500_000, 5_000_000]);
         // Chains of calls that wait for room in both directions would wait for each other, moves or none.
         (profile.core.calls_max, profile.core.window_max) = (1 << 10, 64);
         profile.store_faults.sync_failed_per_mille = 0;
@@ -152,28 +148,28 @@ impl Profile {
             (profile.cuts_per_mille, profile.panics) = (0, false);
             profile.core.idle_ns = IDLE_NS;
         } else {
-            (profile.crashes, profile.pauses) = (rng.u32(0..=2), one_of(rng, &[0, 0, 1, 2]));
-            profile.proves_deaths = rng.bool();
+            (profile.crashes, profile.pauses) = (tape.u32(0..=2), tape.one_of(&[0, 0, 1, 2]));
+            profile.proves_deaths = tape.bool();
         }
         profile
     }
 
     /// A world whose nodes come and go over a network that does not always carry, so that leases run out and nodes are taken over that
     /// live.
-    pub(crate) fn draw_parted(rng: &mut fastrand::Rng) -> Self {
-        let mut profile = Self::draw_moving(rng);
-        profile.nodes = rng.u16(2..=4);
-        profile.nodes_max = profile.nodes + rng.u16(0..=1);
-        (profile.joins, profile.leaves) = (rng.u32(0..=1), rng.u32(0..=1));
-        (profile.crashes, profile.pauses) = (one_of(rng, &[0, 0, 1]), one_of(rng, &[0, 0, 1]));
-        profile.proves_deaths = rng.bool();
-        profile.silences = one_of(rng, &[0, 1, 2, 4]);
-        profile.slows = one_of(rng, &[0, 0, 1, 2]);
-        profile.keeper_crashes = one_of(rng, &[0, 0, 0, 1]);
-        profile.keeps_store = rng.bool();
-        profile.drift_ppm_max = one_of(rng, &[0, 0, 1_000, DRIFT_PPM_MAX]);
+    pub(crate) fn draw_parted(tape: &Tape) -> Self {
+        let mut profile = Self::draw_moving(tape);
+        profile.nodes = tape.u16(2..=4);
+        profile.nodes_max = profile.nodes + tape.u16(0..=1);
+        (profile.joins, profile.leaves) = (tape.u32(0..=1), tape.u32(0..=1));
+        (profile.crashes, profile.pauses) = (tape.one_of(&[0, 0, 1]), tape.one_of(&[0, 0, 1]));
+        profile.proves_deaths = tape.bool();
+        profile.silences = tape.one_of(&[0, 1, 2, 4]);
+        profile.slows = tape.one_of(&[0, 0, 1, 2]);
+        profile.keeper_crashes = tape.one_of(&[0, 0, 0, 1]);
+        profile.keeps_store = tape.bool();
+        profile.drift_ppm_max = tape.one_of(&[0, 0, 1_000, DRIFT_PPM_MAX]);
         // So that a lease runs out while calls are made.
-        profile.step_ns_max = one_of(rng, &[2_000_000, 20_000_000, 50_000_000]);
+        profile.step_ns_max = tape.one_of(&[2_000_000, 20_000_000, 50_000_000]);
         profile
     }
 
@@ -195,29 +191,29 @@ impl Profile {
     }
 }
 
-fn draw_network(rng: &mut fastrand::Rng) -> FaultPlan {
+fn draw_network(tape: &Tape) -> FaultPlan {
     let calm = FaultPlan::calm(0);
-    match rng.u8(..3) {
+    match tape.u8(..3) {
         0 => FaultPlan { delay_ns: 0..2_000, ..calm },
         1 => FaultPlan::legal(0),
         _ => FaultPlan { delay_ns: 0..1_000_000, ..FaultPlan::legal(0) },
     }
 }
 
-fn draw_core(rng: &mut fastrand::Rng) -> CoreConfig {
+fn draw_core(tape: &Tape) -> CoreConfig {
     CoreConfig {
         epoch_ms: 1_750_000_000_000,
-        seed: rng.u64(..),
-        calls_max: one_of(rng, &[1 << 10, 1 << 10, 24]),
-        waiting_max: one_of(rng, &[64, 64, 3]),
-        direct_max: one_of(rng, &[128, 2, 0]),
+        seed: tape.u64(..),
+        calls_max: tape.one_of(&[1 << 10, 1 << 10, 24]),
+        waiting_max: tape.one_of(&[64, 64, 3]),
+        direct_max: tape.one_of(&[128, 2, 0]),
         state_len_max: 1 << 20,
         message_len_max: 1 << 20,
-        dirty_len_max: one_of(rng, &[64 << 20, 1 << 10]),
-        window_max: one_of(rng, &[64, 4]),
+        dirty_len_max: tape.one_of(&[64 << 20, 1 << 10]),
+        window_max: tape.one_of(&[64, 4]),
         // Which seed is drawn at each start.
-        chaos: (rng.u8(..8) > 0).then_some(0),
-        idle_ns: one_of(rng, &[IDLE_NS, 300_000]),
+        chaos: (tape.u8(..8) > 0).then_some(0),
+        idle_ns: tape.one_of(&[IDLE_NS, 300_000]),
         ..CoreConfig::default()
     }
 }
@@ -234,7 +230,3 @@ const DRIFT_PPM_MAX: u64 = 10_000;
 const STEP_NS_CLEAN_MAX: u64 = 5_000_000;
 /// Longer than any world lives.
 const IDLE_NS: u64 = 15 * 60 * 1_000_000_000;
-
-fn one_of<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {
-    choices[rng.usize(..choices.len())]
-}

@@ -1,4 +1,4 @@
-//! What all actors of a world share: its clock, its dice, what the store has committed, the checkers and the trace.
+//! What all actors of a world share: its clock, its tape, what the store has committed, the checkers and the trace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use crate::cast::Cast;
 use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
+use crate::tape::Tape;
 use crate::trace::{self, Happened, Trace};
 use crate::witness;
 
@@ -18,7 +19,7 @@ use crate::witness;
 pub(crate) struct Scene {
     pub(crate) cast: Cast,
     pub(crate) profile: Profile,
-    pub(crate) rng: fastrand::Rng,
+    pub(crate) tape: Tape,
     /// What the clock of who goes on shows, in nanoseconds; between the steps of nodes the world's time.
     pub(crate) now: u64,
     /// Nanoseconds since the world began.
@@ -63,7 +64,7 @@ impl Scene {
 
     /// Whether a planted bug shows itself now, as it does in one of so many cases.
     pub(crate) fn strikes(&mut self, bug: Planted, one_of: u32) -> bool {
-        let strikes = self.planted == Some(bug) && self.rng.u32(..one_of) == 0;
+        let strikes = self.planted == Some(bug) && self.tape.one_in(one_of);
         if strikes {
             self.happened(Happened::Planted { bug });
         }
@@ -72,7 +73,7 @@ impl Scene {
 
     pub(crate) fn shuffle_if<T>(&mut self, bug: Planted, values: &mut [T]) {
         if self.planted == Some(bug) && values.len() > 1 {
-            self.rng.shuffle(values);
+            self.tape.shuffle(values);
             self.happened(Happened::Planted { bug });
         }
     }

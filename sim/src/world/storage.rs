@@ -81,9 +81,9 @@ impl Storage {
         let delay_ns = Arc::new(AtomicU64::new(0));
         let noted = delay_ns.clone();
         let on_delay = move |delay: epicserver_storage::Delay| noted.store(delay.delay_ns, Ordering::Relaxed);
-        let plan = match scene.healed {
-            true => FaultPlan::none(),
-            false => FaultPlan::seeded(scene.rng.u64(..), scene.profile.store_faults),
+        let plan = match scene.tape.u64(..) {
+            seed if scene.healed || seed == 0 => FaultPlan::none(),
+            seed => FaultPlan::seeded(seed, scene.profile.store_faults),
         };
         let store = FaultyStore::new(store, plan, on_delay);
         Self {
@@ -247,7 +247,7 @@ impl Storage {
         if planned > 0 {
             scene.fault("store slow");
         }
-        scene.now + planned + scene.rng.u64(1..=scene.profile.store_ns_max)
+        scene.now + planned + scene.tape.u64(1..=scene.profile.store_ns_max)
     }
 
     /// Every core has passed: what they handed over of the batch is all there will be.

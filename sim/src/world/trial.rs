@@ -20,6 +20,7 @@ use super::profile::Profile;
 use super::{Course, World, WorldConfig, WorldKind};
 use crate::cast::Cast;
 use crate::stage::{self, Job, Promise, Wish};
+use crate::tape::{Edits, Tape};
 use crate::trace::{Happened, Trace};
 use crate::witness;
 
@@ -27,6 +28,7 @@ use crate::witness;
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) seed: u64,
+    pub(crate) edits: Edits,
     pub(crate) cast: Cast,
     pub(crate) nodes: Range<u16>,
     /// Nothing goes wrong: order and delays alone are drawn.
@@ -55,14 +57,13 @@ pub(crate) fn play(
 ) -> Played {
     witness::install();
     epicserver_runtime::planted::plant(None);
-    let mut rng = fastrand::Rng::with_seed(setup.seed);
+    let tape = Tape::new(setup.seed, setup.edits.clone());
     let kind = WorldKind::Fixed;
-    let profile = Profile::draw_trial(kind, &setup.nodes, setup.is_calm, &mut rng);
-    let of_test = rng.fork();
+    let profile = Profile::draw_trial(kind, &setup.nodes, setup.is_calm, &tape);
     let trace = Trace::of_trial(setup.verbose, setup.keeps_all);
-    let config = WorldConfig { seed: setup.seed, kind, planted: None, verbose: setup.verbose };
-    let mut world = World::new(config, setup.cast, profile, trace, rng);
-    let outcome = world.play(stage::World::new(setup.seed, of_test), body);
+    let config = WorldConfig { seed: setup.seed, kind, verbose: setup.verbose, ..WorldConfig::default() };
+    let mut world = World::new(&config, setup.cast, profile, trace, tape.clone());
+    let outcome = world.play(stage::World::new(setup.seed, tape), body);
     let trace = &mut world.scene.trace;
     Played {
         outcome,
@@ -162,8 +163,8 @@ impl World {
         self.agenda = self.draw_agenda(CALLS);
         for change in &mut self.agenda {
             // Some tests are short and some are long: as many faults for the first ten answers as for the next hundred.
-            change.0 = 1 << self.scene.rng.u32(0..CALLS.ilog2());
-            change.0 += self.scene.rng.u64(..change.0);
+            change.0 = 1 << self.scene.tape.u32(0..CALLS.ilog2());
+            change.0 += self.scene.tape.u64(..change.0);
         }
         for _ in 0..STEPS_MAX {
             if let Some(outcome) = ended.take() {

@@ -9,7 +9,7 @@ fn trace_hash(seed: u64) -> (u64, u64) {
 }
 
 fn trace_of(seed: u64, kind: WorldKind) -> (u64, u64) {
-    let report = world::run(WorldConfig { seed, kind, ..WorldConfig::default() });
+    let report = world::run(&WorldConfig { seed, kind, ..WorldConfig::default() });
     (report.trace_hash, report.events)
 }
 

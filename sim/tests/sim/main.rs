@@ -4,3 +4,4 @@ mod determinism;
 mod own_objects;
 mod planted;
 mod regressions;
+mod tape;

@@ -11,7 +11,7 @@ use epicserver_sim::world::{self, WorldConfig, WorldKind};
 const SEEDS: u64 = 200;
 
 fn law_broken(kind: WorldKind, seed: u64, planted: Option<Planted>) -> Option<u8> {
-    let report = world::run(WorldConfig { seed, kind, planted, verbose: false });
+    let report = world::run(&WorldConfig { seed, kind, planted, ..WorldConfig::default() });
     report.violation.map(|violation| violation.law)
 }
 
