@@ -174,8 +174,15 @@ mod tests {
         let failure = accounts().seeds(200).try_run(|world| check_money(world, Way::Careless));
         let failure = failure.expect_err("the bug is found");
         assert!(failure.what.contains("money was lost or made"), "{failure}");
-        let again = accounts().seed(failure.seed).try_run(|world| check_money(world, Way::Careless));
-        assert_eq!(again.expect_err("the seed fails again").trace_hash, failure.trace_hash);
+        let again = accounts().seed(failure.seed).shrink_runs(0);
+        let again = again.try_run(|world| check_money(world, Way::Careless)).expect_err("it fails again");
+        assert_eq!(again.trace_hash, failure.trace_hash);
+        // What is shown is a smaller run, which loses money too.
+        let shrunk = failure.shrunk.expect("it was looked for");
+        assert!(shrunk.events.1 < shrunk.events.0 && shrunk.tape_len.1 < shrunk.tape_len.0, "{shrunk:?}");
+        let smaller = accounts().seed(failure.seed).edits(shrunk.edits.clone());
+        let smaller = smaller.try_run(|world| check_money(world, Way::Careless)).expect_err("it fails too");
+        assert_eq!((smaller.trace_hash, smaller.what), (shrunk.trace_hash, shrunk.what));
     }
 
     #[test]
@@ -184,7 +191,8 @@ mod tests {
         let failure = hopeful().seeds(200).try_run(|world| check_money(world, Way::Hopeful));
         let failure = failure.expect_err("the bug is found");
         assert!(failure.what.contains("money was lost or made"), "{failure}");
-        let again = hopeful().seed(failure.seed).try_run(|world| check_money(world, Way::Hopeful));
-        assert_eq!(again.expect_err("the seed fails again").trace_hash, failure.trace_hash);
+        let again = hopeful().seed(failure.seed).shrink_runs(0);
+        let again = again.try_run(|world| check_money(world, Way::Hopeful)).expect_err("it fails again");
+        assert_eq!(again.trace_hash, failure.trace_hash);
     }
 }

@@ -1,13 +1,17 @@
 //! A test of somebody's own objects, in one simulated world after the other.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::future::Future;
 use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Once;
 
 use epicserver_runtime::entity::Entities;
 
 use crate::cast::Cast;
+use crate::shrink::{Failing, SHRINK_RUNS, Shrunk, shrink};
 use crate::stage::{Job, Promise, World};
 use crate::tape::Edits;
 use crate::world::{Played, Setup, WorldKind, play};
@@ -16,7 +20,16 @@ use crate::world::{Played, Setup, WorldKind, play};
 ///
 /// See the [crate's](crate) first page for one, and [`Check::run`] for what it does.
 pub fn check<B: Entities>() -> Check {
-    Check { name: test_name(), cast: Cast::of::<B>(), nodes: 1..2, seeds: 100, is_calm: false, seed: None }
+    Check {
+        name: test_name(),
+        cast: Cast::of::<B>(),
+        nodes: 1..2,
+        seeds: 100,
+        is_calm: false,
+        seed: None,
+        edits: Edits::default(),
+        shrink_runs: SHRINK_RUNS,
+    }
 }
 
 /// A test that is to run in many worlds, each from one seed.
@@ -29,6 +42,8 @@ pub struct Check {
     seeds: u64,
     is_calm: bool,
     seed: Option<u64>,
+    edits: Edits,
+    shrink_runs: u32,
 }
 
 impl Check {
@@ -51,6 +66,16 @@ impl Check {
         Self { seed: Some(seed), ..self }
     }
 
+    /// Simplifies the tape of the seed that runs alone, as a failure says.
+    pub fn edits(self, edits: Edits) -> Self {
+        Self { edits, ..self }
+    }
+
+    /// In how many runs at most a smaller one is looked for that fails like a seed that does: 200 by itself, and none with 0.
+    pub fn shrink_runs(self, runs: u32) -> Self {
+        Self { shrink_runs: runs, ..self }
+    }
+
     /// Nothing goes wrong: the seed draws order and delays, and how long objects stay in memory, and that is all. No call fails then
     /// that does not by itself.
     pub fn calm(self) -> Self {
@@ -66,10 +91,10 @@ impl Check {
     /// Runs the test in one world after the other, until it fails in one.
     ///
     /// The variable `EPICSERVER_SIM_SEED` has it run one seed alone, `EPICSERVER_SIM_SEEDS` so many, and `EPICSERVER_SIM_TRACE=1` print
-    /// every event.
+    /// every event. A seed that fails is shrunk, unless `EPICSERVER_SIM_SHRINK=0`, and `EPICSERVER_SIM_TAPE` runs what was found.
     ///
-    /// The first seed runs twice, and so does one that fails: if it is not the same run, something in the test or in the entities does
-    /// not come from the seed, and the check fails for that. See `docs/testing.md`.
+    /// The first seed runs three times, and so does one that fails: if it is not the same run, something in the test or in the entities
+    /// does not come from the seed, and the check fails for that. See `docs/testing.md`.
     ///
     /// # Panics
     /// With the [`Failure`], if the test fails in a world: it panics, or gives an error.
@@ -87,56 +112,112 @@ impl Check {
     ///
     /// # Errors
     /// The first failure.
-    pub fn try_run<F, T>(self, test: impl Fn(World) -> F) -> Result<Passed, Box<Failure>>
+    pub fn try_run<F, T>(mut self, test: impl Fn(World) -> F) -> Result<Passed, Box<Failure>>
     where
         F: Future<Output = T> + 'static,
         T: Verdict + 'static,
     {
-        let alone = self.seed.or_else(|| number("EPICSERVER_SIM_SEED"));
-        let seeds = number("EPICSERVER_SIM_SEEDS").unwrap_or(self.seeds);
+        let alone = self.seed.or_else(|| variable("EPICSERVER_SIM_SEED"));
+        let seeds = variable("EPICSERVER_SIM_SEEDS").unwrap_or(self.seeds);
         let seeds = alone.map_or(1..=seeds, |seed| seed..=seed);
+        if alone.is_some() {
+            self.edits = variable("EPICSERVER_SIM_TAPE").unwrap_or(self.edits);
+        }
+        let play = |setup: &Setup| {
+            play(setup, |world, ended: Promise<Result<(), String>>| -> Job {
+                let future = test(world);
+                Box::pin(async move { ended.keep(future.await.verdict()) })
+            })
+        };
+        let is_shown = alone.is_some() && std::env::var_os("EPICSERVER_SIM_TRACE").is_some();
         let mut passed = Passed::default();
         for seed in seeds.clone() {
+            let setup = self.setup(seed);
+            let played = play(&Setup { verbose: is_shown, ..setup.clone() });
             let is_first = seed == *seeds.start();
-            let mut played = self.play(seed, false, alone.is_some(), &test);
             if is_first || played.outcome.is_err() {
-                let again = [(); 2].map(|()| self.play(seed, true, false, &test));
+                let compared = Setup { keeps_all: true, ..setup.clone() };
+                let again = hushed(|| [(); 2].map(|()| play(&compared)));
                 if let Some(what) = difference(&played, &again) {
-                    played.outcome = Err(what);
+                    return Err(Box::new(self.failure(&setup, &Played { outcome: Err(what), ..played })));
                 }
             }
-            passed.seeds += 1;
-            passed.events += played.events;
-            for (fault, count) in &played.faults {
-                *passed.faults.entry(fault).or_default() += count;
-            }
-            if let Err(what) = played.outcome {
-                let Played { kind, trace_hash, last_events, faults, .. } = played;
-                let name = self.name.clone();
-                return Err(Box::new(Failure { name, seed, kind, what, trace_hash, last_events, faults }));
+            passed.add(&played);
+            if played.outcome.is_err() {
+                let mut failure = self.failure(&setup, &played);
+                failure.shrunk = if is_shown { None } else { self.shrink(&setup, &played, play) };
+                return Err(Box::new(failure));
             }
         }
         Ok(passed)
     }
 
-    fn play<F, T>(&self, seed: u64, keeps_all: bool, is_alone: bool, test: impl Fn(World) -> F) -> Played
-    where
-        F: Future<Output = T> + 'static,
-        T: Verdict + 'static,
-    {
-        let setup = Setup {
+    fn setup(&self, seed: u64) -> Setup {
+        Setup {
             seed,
-            edits: Edits::default(),
+            edits: self.edits.clone(),
             cast: self.cast,
             nodes: self.nodes.clone(),
             is_calm: self.is_calm,
-            verbose: is_alone && std::env::var_os("EPICSERVER_SIM_TRACE").is_some(),
-            keeps_all,
-        };
-        play(&setup, |world, ended: Promise<Result<(), String>>| -> Job {
-            let future = test(world);
-            Box::pin(async move { ended.keep(future.await.verdict()) })
+            verbose: false,
+            keeps_all: false,
+            events_max: u64::MAX,
+        }
+    }
+
+    fn failure(&self, setup: &Setup, played: &Played) -> Failure {
+        Failure {
+            name: self.name.clone(),
+            seed: setup.seed,
+            edits: setup.edits.clone(),
+            kind: played.kind,
+            what: played.outcome.clone().err().unwrap_or_default(),
+            trace_hash: played.trace_hash,
+            last_events: played.last_events.clone(),
+            faults: played.faults.clone(),
+            shrunk: None,
+        }
+    }
+
+    /// A smaller run than that of the seed which fails like it.
+    fn shrink(&self, setup: &Setup, played: &Played, play: impl Fn(&Setup) -> Played) -> Option<Shrunk> {
+        let runs_max = variable("EPICSERVER_SIM_SHRINK").unwrap_or(self.shrink_runs);
+        if runs_max == 0 || setup.edits != Edits::default() {
+            return None;
+        }
+        eprintln!("seed {} fails; looking for a smaller run, in {runs_max} runs at most", setup.seed);
+        let first = played.failing()?;
+        Some(hushed(|| {
+            shrink(first, runs_max, |edits, events_max| {
+                play(&Setup { edits: edits.clone(), events_max, ..setup.clone() }).failing()
+            })
+        }))
+    }
+}
+
+impl Played {
+    fn failing(&self) -> Option<Failing> {
+        let what = self.outcome.as_ref().err()?;
+        let first_line = what.lines().next().unwrap_or_default();
+        Some(Failing {
+            kind: first_line.chars().filter(|char| !char.is_ascii_digit()).collect(),
+            what: what.clone(),
+            tape_len: self.tape_len,
+            trace_hash: self.trace_hash,
+            events: self.events,
+            last_events: self.last_events.clone(),
+            faults: self.faults.clone(),
         })
+    }
+}
+
+impl Passed {
+    fn add(&mut self, played: &Played) {
+        self.seeds += 1;
+        self.events += played.events;
+        for (fault, count) in &played.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
     }
 }
 
@@ -178,6 +259,8 @@ pub struct Failure {
     name: Option<String>,
     /// The seed.
     pub seed: u64,
+    /// How its tape was simplified for the check.
+    pub edits: Edits,
     /// What kind of world it makes.
     pub kind: WorldKind,
     /// What is wrong: what a task of the test panicked with, for one.
@@ -188,20 +271,33 @@ pub struct Failure {
     pub last_events: Vec<String>,
     /// What went wrong on purpose, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// A smaller run that fails in the same way, if one was looked for.
+    pub shrunk: Option<Shrunk>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}, a world of the kind `{}`: {}", self.seed, self.kind.name(), self.what)?;
+        if let Some(Shrunk { runs, tape_len, events, what, .. }) = &self.shrunk {
+            writeln!(f, "\na smaller run, found in {runs}: {what}")?;
+            writeln!(f, "{} bytes of its tape are left of {}", tape_len.1, tape_len.0)?;
+            writeln!(f, "{} events of {}", events.1, events.0)?;
+        }
+        let shrunk = self.shrunk.as_ref();
+        let last_events = shrunk.map_or(&self.last_events, |shrunk| &shrunk.last_events);
+        let faults = shrunk.map_or(&self.faults, |shrunk| &shrunk.faults);
         writeln!(f, "\nthe last events of the world:")?;
-        self.last_events.iter().try_for_each(|line| writeln!(f, "{line}"))?;
-        let faults: Vec<String> =
-            self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+        last_events.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        let faults: Vec<String> = faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
         let faults = if faults.is_empty() { "nothing".to_owned() } else { faults.join(", ") };
         writeln!(f, "\nwhat went wrong on purpose: {faults}")?;
         let package = std::env::var("CARGO_PKG_NAME").map(|name| format!(" -p {name}")).unwrap_or_default();
         let name = self.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
-        write!(f, "run it again, and alone: EPICSERVER_SIM_SEED={} cargo test{package}{name}", self.seed)
+        let edits = shrunk.map_or(&self.edits, |shrunk| &shrunk.edits);
+        let is_as_the_seed = *edits == Edits::default();
+        let tape = if is_as_the_seed { String::new() } else { format!("EPICSERVER_SIM_TAPE={edits} ") };
+        let seed = self.seed;
+        write!(f, "run it again, and alone: EPICSERVER_SIM_SEED={seed} {tape}cargo test{package}{name}")
     }
 }
 
@@ -235,10 +331,29 @@ fn test_name() -> Option<String> {
     std::thread::current().name().filter(|name| *name != "main").map(str::to_owned)
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable)
-        .ok()
-        .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, and is `{text}`")))
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    let parse = |text: String| text.parse().unwrap_or_else(|_| panic!("{name} makes no sense: `{text}`"));
+    std::env::var(name).ok().map(parse)
+}
+
+/// Runs something whose panics are known already, so that they are not written to the terminal once more.
+fn hushed<R>(run: impl FnOnce() -> R) -> R {
+    static HOOK: Once = Once::new();
+    thread_local! {
+        static IS_HUSHED: Cell<bool> = const { Cell::new(false) };
+    }
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_HUSHED.get() {
+                before(panic);
+            }
+        }));
+    });
+    IS_HUSHED.set(true);
+    let result = run();
+    IS_HUSHED.set(false);
+    result
 }
 
 /// Nodes of a world at most.

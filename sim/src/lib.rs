@@ -60,6 +60,7 @@ mod check;
 mod checkers;
 mod ledger;
 pub mod planted;
+mod shrink;
 mod stage;
 mod tape;
 mod trace;
@@ -69,6 +70,7 @@ pub mod world;
 
 pub use check::{Check, Failure, Passed, Verdict, check};
 pub use epicserver_macros::sim;
+pub use shrink::{SHRINK_RUNS, Shrunk};
 pub use stage::{Task, World};
 pub use tape::Edits;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use epicserver_sim::planted::Planted;
 use epicserver_sim::world::{self, Report, WorldConfig, WorldKind};
-use epicserver_sim::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks, Edits};
+use epicserver_sim::{ALL_CHECKS, CALLS_ONCE, CHECKS_OF_MOVES, Checks, Edits, SHRINK_RUNS, Shrunk};
 use serde_json::json;
 
 /// Run simulated worlds of two cores a node, each from one seed, and check the laws in them.
@@ -33,6 +33,9 @@ struct Options {
     /// Simplify the tape of the seed, as a failure says: it ends at a byte, and stretches of it are zero.
     #[arg(long, value_name = "END:FROM-TO,..", requires = "seed", default_value_t = Edits::default())]
     tape: Edits,
+    /// Do not look for a smaller run that fails like the first seed that does.
+    #[arg(long)]
+    no_shrink: bool,
     /// Print every event.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -76,21 +79,22 @@ fn main() -> ExitCode {
     };
     let mut totals = Totals::default();
     let since = now();
+    let mut shrinking = Duration::ZERO;
     let watched = std::io::stderr().is_terminal() && !options.json && !options.trace;
     for seed in seeds {
         totals.seeds += 1;
         for kind in WorldKind::ALL.into_iter().filter(|kind| options.world.is_none_or(|only| only == *kind)) {
-            let report = world::run(&WorldConfig {
-                seed,
-                kind,
-                planted,
-                verbose: options.trace,
-                edits: options.tape.clone(),
-            });
+            let edits = options.tape.clone();
+            let config = WorldConfig { seed, kind, edits, planted, verbose: options.trace };
+            let report = world::run(&config);
             totals.add(&report);
             if report.violation.is_some() {
-                tell_failure(&report, planted, &options);
-            } else if options.seed.is_some() {
+                let since = now();
+                let shrunk = shrink(&config, &report, &options, totals.failed.len());
+                shrinking += since.elapsed();
+                tell_failure(&config, &report, shrunk.as_ref(), &options);
+            }
+            if options.seed.is_some() {
                 let (name, events, hash) = (kind.name(), report.events, report.trace_hash);
                 println!("seed {seed} {name}: {events} events, trace {hash:016x}");
             }
@@ -102,7 +106,7 @@ fn main() -> ExitCode {
     if watched {
         eprintln!();
     }
-    totals.tell(since.elapsed(), &options)
+    totals.tell(since.elapsed() - shrinking, &options)
 }
 
 /// Plants one bug after the other, and looks for the first seed that finds it.
@@ -131,25 +135,58 @@ fn find_all(options: &Options) -> ExitCode {
     if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn tell_failure(report: &Report, planted: Option<Planted>, options: &Options) {
+/// A smaller run that fails like the first seed that does; the others are told as they are.
+fn shrink(config: &WorldConfig, report: &Report, options: &Options, failed: usize) -> Option<Shrunk> {
+    let is_as_the_seed = config.edits == Edits::default();
+    if options.no_shrink || options.trace || !is_as_the_seed || failed != 1 {
+        return None;
+    }
+    eprintln!("seed {} fails; looking for a smaller run, in {SHRINK_RUNS} runs at most", report.seed);
+    world::shrink(config, report, SHRINK_RUNS)
+}
+
+fn tell_failure(config: &WorldConfig, report: &Report, shrunk: Option<&Shrunk>, options: &Options) {
     let Some(violation) = &report.violation else { return };
-    let bug = planted.map(|bug| format!(" --planted {}", bug.name())).unwrap_or_default();
     let (seed, world) = (report.seed, report.kind.name());
-    let replay =
-        format!("cargo run --release -p epicserver-sim -- --seed {seed} --world {world} --trace{bug}");
+    let replay = replay_of(config, shrunk.map_or(&config.edits, |shrunk| &shrunk.edits));
+    let last_events = shrunk.map_or(&report.last_events, |shrunk| &shrunk.last_events);
     if options.json {
         let line = json!({
-            "seed": report.seed, "world": report.kind.name(), "law": violation.law, "what": violation.what, "replay": replay,
-            "last_events": report.last_events,
+            "seed": seed, "world": world, "law": violation.law, "what": violation.what,
+            "events": report.events, "tape_len": report.tape_len, "trace": format!("{:016x}", report.trace_hash),
+            "shrunk": shrunk.map(shrunk_as_json), "last_events": last_events, "replay": replay,
         });
         println!("{line}");
         return;
     }
-    println!("seed {} of a {} world breaks {violation}", report.seed, report.kind.name());
+    println!("seed {seed} of a {world} world breaks {violation}");
+    if let Some(Shrunk { what, runs, tape_len, events, trace_hash, .. }) = shrunk {
+        println!("smaller after {runs} runs: {what}");
+        println!("  {} bytes of its tape are left of {}", tape_len.1, tape_len.0);
+        println!("  {} events of {}, trace {trace_hash:016x}", events.1, events.0);
+    }
     if !options.trace {
-        report.last_events.iter().for_each(|line| println!("  {line}"));
+        last_events.iter().for_each(|line| println!("  {line}"));
     }
     println!("replay: {replay}\n");
+}
+
+/// The command that shows every event of a run.
+fn replay_of(config: &WorldConfig, edits: &Edits) -> String {
+    let (seed, world) = (config.seed, config.kind.name());
+    let bug = config.planted.map(|bug| format!(" --planted {}", bug.name())).unwrap_or_default();
+    let is_as_the_seed = *edits == Edits::default();
+    let tape = if is_as_the_seed { String::new() } else { format!(" --tape {edits}") };
+    format!("cargo run --release -p epicserver-sim -- --seed {seed} --world {world} --trace{bug}{tape}")
+}
+
+fn shrunk_as_json(shrunk: &Shrunk) -> serde_json::Value {
+    json!({
+        "what": shrunk.what, "runs": shrunk.runs, "tape": shrunk.edits.to_string(),
+        "tape_len_before": shrunk.tape_len.0, "tape_len": shrunk.tape_len.1,
+        "events_before": shrunk.events.0, "events": shrunk.events.1,
+        "trace": format!("{:016x}", shrunk.trace_hash), "faults": shrunk.faults,
+    })
 }
 
 /// What all seeds together gave.

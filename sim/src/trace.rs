@@ -13,6 +13,8 @@ use crate::planted::Planted;
 pub(crate) struct Trace {
     hasher: Fnv,
     count: u64,
+    /// Events beyond which nobody wants to know how it goes on.
+    count_max: u64,
     last: VecDeque<(u64, Happened)>,
     verbose: bool,
     /// All lines, where two runs are to be compared.
@@ -172,14 +174,14 @@ pub(crate) enum Happened {
 }
 
 impl Trace {
-    pub(crate) fn new(verbose: bool) -> Self {
+    pub(crate) fn new(verbose: bool, count_max: u64) -> Self {
         let last = VecDeque::with_capacity(KEPT);
-        Self { hasher: Fnv::default(), count: 0, last, verbose, all: None, is_terse: false }
+        Self { hasher: Fnv::default(), count: 0, count_max, last, verbose, all: None, is_terse: false }
     }
 
     /// For somebody's own test. Where two runs are to be compared all lines are kept.
-    pub(crate) fn of_trial(verbose: bool, keeps_all: bool) -> Self {
-        Self { all: keeps_all.then(Vec::new), is_terse: true, ..Self::new(verbose) }
+    pub(crate) fn of_trial(verbose: bool, keeps_all: bool, count_max: u64) -> Self {
+        Self { all: keeps_all.then(Vec::new), is_terse: true, ..Self::new(verbose, count_max) }
     }
 
     /// Writes an event down.
@@ -208,6 +210,11 @@ impl Trace {
 
     pub(crate) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Whether more has happened than anybody wants to know.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.count > self.count_max
     }
 
     /// All lines, if they were kept.

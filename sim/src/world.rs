@@ -48,6 +48,7 @@ use crate::cast::Cast;
 use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
+use crate::shrink::{self, Failing, PROFILE_LEN, Shrunk};
 use crate::tape::{Edits, Tape};
 use crate::trace::{Happened, Trace};
 use crate::witness;
@@ -133,9 +134,24 @@ pub struct Report {
 
 /// Runs one world to its end.
 pub fn run(config: &WorldConfig) -> Report {
+    run_for(config, u64::MAX)
+}
+
+/// Looks for a smaller run that breaks the same law as this one, in so many runs at most. Nothing, if it breaks none.
+pub fn shrink(config: &WorldConfig, report: &Report, runs_max: u32) -> Option<Shrunk> {
+    let first = report.failing()?;
+    let shrunk = shrink::shrink(first, runs_max, |edits, events_max| {
+        let config = WorldConfig { edits: edits.clone(), verbose: false, ..config.clone() };
+        run_for(&config, events_max).failing()
+    });
+    Some(shrunk)
+}
+
+/// As [`run`], but not beyond so many events.
+fn run_for(config: &WorldConfig, events_max: u64) -> Report {
     witness::install();
     epicserver_runtime::planted::plant(config.planted.and_then(Planted::of_cores));
-    let mut world = World::from_seed(config);
+    let mut world = World::from_seed(config, events_max);
     world.live();
     world.report(config)
 }
@@ -196,10 +212,10 @@ enum Actor {
 }
 
 impl World {
-    fn from_seed(config: &WorldConfig) -> Self {
+    fn from_seed(config: &WorldConfig, events_max: u64) -> Self {
         let tape = Tape::new(config.seed, config.edits.clone());
         let profile = Profile::of_kind(config.kind, &tape);
-        Self::new(config, Cast::own(), profile, Trace::new(config.verbose), tape)
+        Self::new(config, Cast::own(), profile, Trace::new(config.verbose, events_max), tape)
     }
 
     fn new(config: &WorldConfig, cast: Cast, profile: Profile, trace: Trace, tape: Tape) -> Self {
@@ -273,7 +289,7 @@ impl World {
         let calls_max = u64::from(self.scene.profile.calls);
         self.agenda = self.draw_agenda(calls_max);
         let mut steps = 0;
-        while self.calls < calls_max && self.scene.violation().is_none() && steps < WRONG_STEPS_MAX {
+        while self.calls < calls_max && self.scene.goes_on() && steps < WRONG_STEPS_MAX {
             self.go_on(true);
             steps += 1;
             if let Some(place) = self.agenda.iter().position(|(at, _)| *at <= self.calls) {
@@ -449,7 +465,7 @@ impl World {
     fn come_to_rest(&mut self) {
         let until = self.scene.now + REST_NS_MAX;
         let mut steps = 0;
-        while self.scene.violation().is_none() && !self.is_at_rest() {
+        while self.scene.goes_on() && !self.is_at_rest() {
             self.go_on(false);
             steps += 1;
             if self.scene.now > until || steps > REST_STEPS_MAX {
@@ -538,6 +554,22 @@ impl World {
     }
 }
 
+impl Report {
+    fn failing(&self) -> Option<Failing> {
+        let violation = self.violation.as_ref()?;
+        let check = violation.what.split(':').next().unwrap_or_default();
+        Some(Failing {
+            kind: format!("law {}: {check}", violation.law),
+            what: violation.to_string(),
+            tape_len: self.tape_len,
+            trace_hash: self.trace_hash,
+            events: self.events,
+            last_events: self.last_events.clone(),
+            faults: self.faults.clone(),
+        })
+    }
+}
+
 /// What cores did.
 #[derive(Debug, Default)]
 struct Work {
@@ -554,8 +586,6 @@ impl Work {
     }
 }
 
-/// Bytes of the tape that are the profile's: to zero some of them changes nothing of what follows.
-const PROFILE_LEN: u64 = 256;
 /// How much time passes at once in a test when nothing is to happen any more.
 const NOTHING_NS: u64 = 1_000_000_000;
 /// Actors that go on while things go wrong at most: in some worlds nobody can make the calls that are left.

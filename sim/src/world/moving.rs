@@ -91,7 +91,7 @@ impl World {
     /// Goes on, without calls, until nothing moves any more.
     fn settle(&mut self) {
         let until = self.scene.now + SETTLE_NS_MAX;
-        while self.scene.violation().is_none() && !self.is_settled() && self.scene.now < until {
+        while self.scene.goes_on() && !self.is_settled() && self.scene.now < until {
             self.go_on(false);
         }
         let is_settled = self.is_settled();

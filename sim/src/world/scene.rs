@@ -123,6 +123,11 @@ impl Scene {
         here.or_else(|| witness::with(|witness| witness.violation()))
     }
 
+    /// Whether there is more to be seen.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.trace.is_too_long() && self.violation().is_none()
+    }
+
     /// How often each check was made.
     pub(crate) fn checks(&self) -> Checks {
         let mut checks = Checks::new();

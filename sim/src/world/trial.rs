@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) verbose: bool,
     /// All events are kept.
     pub(crate) keeps_all: bool,
+    /// Events beyond which nobody wants to know how it goes on.
+    pub(crate) events_max: u64,
 }
 
 /// How it ended.
@@ -43,6 +45,8 @@ pub(crate) struct Setup {
 pub(crate) struct Played {
     pub(crate) outcome: Result<(), String>,
     pub(crate) kind: WorldKind,
+    /// Bytes of the tape that were read.
+    pub(crate) tape_len: u64,
     pub(crate) trace_hash: u64,
     pub(crate) events: u64,
     pub(crate) last_events: Vec<String>,
@@ -60,14 +64,16 @@ pub(crate) fn play(
     let tape = Tape::new(setup.seed, setup.edits.clone());
     let kind = WorldKind::Fixed;
     let profile = Profile::draw_trial(kind, &setup.nodes, setup.is_calm, &tape);
-    let trace = Trace::of_trial(setup.verbose, setup.keeps_all);
+    let trace = Trace::of_trial(setup.verbose, setup.keeps_all, setup.events_max);
     let config = WorldConfig { seed: setup.seed, kind, verbose: setup.verbose, ..WorldConfig::default() };
     let mut world = World::new(&config, setup.cast, profile, trace, tape.clone());
     let outcome = world.play(stage::World::new(setup.seed, tape), body);
+    let tape_len = world.scene.tape.read_len();
     let trace = &mut world.scene.trace;
     Played {
         outcome,
         kind,
+        tape_len,
         trace_hash: trace.hash(),
         events: trace.count(),
         last_events: trace.last_lines(),
@@ -140,10 +146,7 @@ impl World {
     ) -> Result<(), String> {
         // A test begins in a cluster that is up.
         let until = self.scene.time + SILENCE_NS_MAX;
-        while !(self.is_whole() && self.is_linked())
-            && self.scene.time < until
-            && self.scene.violation().is_none()
-        {
+        while !(self.is_whole() && self.is_linked()) && self.scene.time < until && self.scene.goes_on() {
             self.go_on(false);
         }
         let ended = Promise::default();
@@ -169,6 +172,9 @@ impl World {
         for _ in 0..STEPS_MAX {
             if let Some(outcome) = ended.take() {
                 return outcome;
+            }
+            if self.scene.trace.is_too_long() {
+                return Err("more happens than anybody wants to know".to_owned());
             }
             self.go_on(true);
             self.take_changes();

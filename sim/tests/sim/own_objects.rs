@@ -151,8 +151,19 @@ fn a_lost_update_is_found_and_its_seed_fails_again_in_the_same_way() {
     let text = failure.to_string();
     assert!(failure.what.contains("an update is lost"), "{text}");
     assert!(text.contains("Noted { text: \"all have added\" }"), "{text}");
-    let command = format!("EPICSERVER_SIM_SEED={} cargo test -p epicserver-sim lost", failure.seed);
-    assert!(text.ends_with(&command), "{text}");
+    let shrunk = failure.shrunk.expect("it was shrunk");
+    assert!(shrunk.tape_len.1 < shrunk.tape_len.0 / 4, "{text}");
+    assert!(shrunk.events.1 < shrunk.events.0 && shrunk.what.contains("an update is lost"), "{text}");
+    let smaller = counters().seed(failure.seed).edits(shrunk.edits.clone()).try_run(lost);
+    let smaller = smaller.expect_err("it fails too");
+    assert_eq!((smaller.trace_hash, &smaller.what), (shrunk.trace_hash, &shrunk.what));
+    let (seed, tape) = (failure.seed, &shrunk.edits);
+    let environment = format!("EPICSERVER_SIM_SEED={seed} EPICSERVER_SIM_TAPE={tape}");
+    for text in [text, smaller.to_string()] {
+        assert!(text.ends_with(&format!("{environment} cargo test -p epicserver-sim lost")), "{text}");
+    }
+    let whole = counters().seed(failure.seed).shrink_runs(0).try_run(lost).expect_err("it fails again");
+    assert!(whole.shrunk.is_none() && !whole.to_string().contains("EPICSERVER_SIM_TAPE"), "{whole}");
 }
 
 #[test]

@@ -81,8 +81,57 @@ fn a_failure_shows_the_law_the_events_and_how_to_see_it_again() {
     let again =
         Command::new(env!("CARGO_BIN_EXE_epicserver-sim")).args(arguments).output().expect("it starts");
     let again = String::from_utf8_lossy(&again.stdout).into_owned();
-    let law = text.lines().find(|line| line.contains(" breaks law ")).expect("the law");
-    assert!(again.contains(law), "{law} is not seen again:\n{again}");
+    let smaller = text.lines().find_map(|line| line.strip_prefix("smaller after ")).expect("it was shrunk");
+    let (_, law) = smaller.split_once(": ").expect("and by what it breaks");
+    assert!(again.contains(&format!(" breaks {law}")), "{law} is not seen again:\n{again}");
+    let trace = text.lines().find_map(|line| line.split_once(", trace ")).expect("its trace").1;
+    assert!(again.contains(&format!(", trace {trace}")), "{trace} is another one:\n{again}");
+    assert!(again.contains(replay), "a smaller run is not shrunk again:\n{again}");
+}
+
+#[test]
+fn a_run_that_breaks_a_law_gets_smaller_and_breaks_it_still() {
+    let bugs = [
+        Planted::DropMessage,
+        Planted::AckBeforeCommit,
+        Planted::RepeatFrame,
+        Planted::StaleLoad,
+        Planted::ForgetCore,
+    ];
+    for planted in bugs {
+        let config = |seed| WorldConfig { seed, planted: Some(planted), ..WorldConfig::default() };
+        let runs = (1..=SEEDS).map(|seed| world::run(&config(seed)));
+        let found = runs.into_iter().find(|report| report.violation.is_some()).expect("it is found");
+        let before = found.violation.as_ref().expect("a law");
+        let shrunk = world::shrink(&config(found.seed), &found, 100).expect("it fails");
+        assert_eq!((shrunk.tape_len.0, shrunk.events.0), (found.tape_len, found.events));
+        assert!(shrunk.tape_len.1 < shrunk.tape_len.0 && shrunk.events.1 <= shrunk.events.0, "{shrunk:?}");
+        let again = world::run(&WorldConfig { edits: shrunk.edits.clone(), ..config(found.seed) });
+        let violation = again.violation.expect("it is broken still");
+        assert_eq!((violation.law, violation.to_string()), (before.law, shrunk.what));
+        assert_eq!((again.trace_hash, again.events), (shrunk.trace_hash, shrunk.events.1));
+    }
+    assert!(world::shrink(&WorldConfig::default(), &world::run(&WorldConfig::default()), 10).is_none());
+}
+
+#[test]
+fn what_was_shrunk_is_in_the_json_unless_it_is_not_wanted() {
+    let line = |more: &[&str]| -> serde_json::Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_epicserver-sim"))
+            .args(["--seeds", "20", "--world", "fixed", "--planted", "ack-before-commit", "--json"])
+            .args(more)
+            .output()
+            .expect("the program starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        serde_json::from_str(text.lines().next().expect("a failure")).expect("one object a line")
+    };
+    let shrunk = line(&[]);
+    let number = |name: &str| shrunk["shrunk"][name].as_u64().expect("a number");
+    assert!(number("tape_len") < number("tape_len_before"), "{shrunk}");
+    assert!(number("events") <= number("events_before"), "{shrunk}");
+    let tape = shrunk["shrunk"]["tape"].as_str().expect("the edits");
+    assert!(shrunk["replay"].as_str().is_some_and(|replay| replay.ends_with(&format!(" --tape {tape}"))));
+    assert!(line(&["--no-shrink"])["shrunk"].is_null());
 }
 
 #[test]
