@@ -4,6 +4,7 @@
 //!   bench-harness rtt --transport loopback --placement same-core --payload 64 --json
 //!   bench-harness throughput --transport tcp --placement cross-process --outstanding 256
 //!   bench-harness save --json
+//!   bench-harness move --json
 //!   bench-harness list
 //! ```
 //! The figures are ratios: ours and a raw baseline are measured in turns, in one run and on the same threads, and medians are
@@ -12,14 +13,17 @@
 //!
 //! Not here: load tests in open loop, and limits that a test would hold times against; `--check` is for people.
 //! Start at `suite.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed); `pair.rs` has the
-//! two processes, `save.rs` the suite of saving.
+//! two processes, `save.rs` the suite of saving, `moves.rs` that of moves.
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod allocations;
 mod bench;
 mod callees;
+mod child;
 mod driver;
+mod folder;
 mod lanes;
+mod moves;
 mod options;
 mod pair;
 mod processors;
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         Command::Rtt(options) => run(Suite::Rtt, &options),
         Command::Throughput(options) => run(Suite::Throughput, &options),
         Command::Save(options) => save_suite(&options),
+        Command::Move(options) => move_suite(&options),
+        Command::ServeHomes(options) => moves::serve_homes(&options),
         Command::Serve(options) => pair::serve(options),
         Command::CallStored(options) => call_stored(&options),
         Command::List => {
@@ -71,6 +77,10 @@ fn save_suite(options: &save::Options) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(save::run(options))
 }
 
+fn move_suite(options: &moves::Options) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(moves::run(options))
+}
+
 fn call_stored(options: &save::processes::CallStored) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,6 +92,7 @@ fn list() {
     println!("rtt: round trips between entities (bench-harness rtt --help)");
     println!("throughput: calls per second between entities (bench-harness throughput --help)");
     println!("save: calls that change what is saved (bench-harness save --help)");
+    println!("move: calls of partitions that move between processes (bench-harness move --help)");
     for case in Case::ALL {
         println!("  {:<22}{}", case.name(), case.meaning());
     }

@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Calls that change what is saved, with a data directory: durable, behind, never, and activations of what is stored
     #[command(after_long_help = crate::save::ROWS)]
     Save(crate::save::Options),
+    /// Partitions that move to another process and back under load: how long their calls wait
+    #[command(after_long_help = crate::moves::ROWS)]
+    Move(crate::moves::Options),
     /// Name the suites, their cases and baselines
     List,
     /// The called process of a measurement; the calling one starts it
@@ -43,6 +46,9 @@ pub(crate) enum Command {
     /// A calling process of the suite of saving; the measuring one starts it
     #[command(hide = true)]
     CallStored(CallStored),
+    /// A process that objects live in, of the suite of moves; the measuring one starts it
+    #[command(hide = true)]
+    ServeHomes(crate::moves::ServeHomes),
 }
 
 /// The suites.
@@ -55,6 +61,8 @@ pub(crate) enum Suite {
     Throughput,
     /// What saving takes.
     Save,
+    /// How long calls wait for moves.
+    Move,
 }
 
 impl Suite {
@@ -63,12 +71,13 @@ impl Suite {
             Self::Rtt => "rtt",
             Self::Throughput => "throughput",
             Self::Save => "save",
+            Self::Move => "move",
         }
     }
 
     fn outstanding(self) -> Vec<u32> {
         match self {
-            Self::Rtt | Self::Save => vec![1, 64],
+            Self::Rtt | Self::Save | Self::Move => vec![1, 64],
             Self::Throughput => vec![64, 256],
         }
     }

@@ -1,22 +1,20 @@
 //! Two processes with a node each: this one calls, and a child of it is called.
 //!
-//! The child is this program again. It serves until its standard input ends, which it does when this process ends, in whatever
-//! way: no child is left behind.
+//! The child serves until its standard input ends.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use clap::Args;
 use epicserver::settings::Settings;
 use epicserver::{Node, launch};
 use epicserver_transport_tipc::ServiceAddress;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
 use crate::callees::{Account, Still};
+use crate::child::{Child, say};
 use crate::driver::Driver;
 use crate::options::{Threads, Transport, WaitMode};
 use crate::processors::{self, Halves};
@@ -59,21 +57,15 @@ impl Pair {
         let (mine, theirs) = (free_address(transport)?, free_address(transport)?);
         let secret = SecretFile::write()?;
         let processors: Vec<_> = halves.callee.iter().map(ToString::to_string).collect();
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("serve")
-            .args(["--listen", &theirs, "--peer", &mine, "--secret-file"])
-            .arg(&secret.path)
-            .args(["--transport", &transport.to_string(), "--wait", &wait.to_string()])
-            .args(["--threads", &threads.to_string()])
-            .args(["--processors", &processors.join(",")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut output = BufReader::new(child.stdout.take().ok_or("the called process has no output")?);
-        let mut ready = String::new();
-        tokio::time::timeout(START_PATIENCE, output.read_line(&mut ready)).await??;
-        if ready.trim() != READY {
+        let kinds = [transport.to_string(), wait.to_string(), threads.to_string(), processors.join(",")];
+        let [transport_name, wait_name, threads_name, processors] = kinds.each_ref().map(String::as_str);
+        let place = ["serve", "--listen", &theirs, "--peer", &mine, "--secret-file"].map(OsStr::new);
+        let manner = ["--transport", transport_name, "--wait", wait_name, "--threads", threads_name];
+        let arguments = place.into_iter().chain([secret.path.as_os_str()]).chain(manner.map(OsStr::new));
+        let arguments = arguments.chain(["--processors", processors].map(OsStr::new));
+        let mut child = Child::start(&arguments.collect::<Vec<_>>())?;
+        let ready = child.hear(START_PATIENCE).await?;
+        if ready != READY {
             return Err(format!("the called process did not start: {ready:?}").into());
         }
         processors::stay_on(&halves.caller)?;
@@ -104,11 +96,10 @@ impl Pair {
     }
 
     /// Ends both in order.
-    pub(crate) async fn finish(mut self) -> Result<(), Failure> {
-        drop(self.child.stdin.take());
-        let status = tokio::time::timeout(END_PATIENCE, self.child.wait()).await??;
+    pub(crate) async fn finish(self) -> Result<(), Failure> {
+        let ended = self.child.finish(END_PATIENCE).await;
         self.node.shutdown(launch::PATIENCE).await;
-        if status.success() { Ok(()) } else { Err(format!("the called process ended with {status}").into()) }
+        ended
     }
 }
 
@@ -125,8 +116,7 @@ pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
         ..Settings::default()
     };
     let node = runtime.block_on(start_node(own, transport, wait, threads))?;
-    println!("{READY}");
-    std::io::stdout().flush()?;
+    say(READY)?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     // The caller measures no more; a node that goes on spinning would only be in its way.
     runtime.block_on(node.shutdown(SHUTDOWN_PATIENCE));

@@ -25,6 +25,7 @@ use serde::Serialize;
 use self::application::{Application, Part};
 use self::callees::{Behind, Bystander, Caller, Durable, Never, Which};
 use self::processes::Processes;
+use crate::folder::Folder;
 use crate::lanes::VISITORS;
 use crate::options::{Placement, Suite, Threads, Transport, WaitMode};
 use crate::row::{Row, Setting, table};
@@ -90,7 +91,7 @@ struct SaveRow {
 /// Measures all rows and prints them.
 pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let folder = Folder::make(&options.folder)?;
-    let mut run = Run { options, folder: &folder.0, rows: Vec::new() };
+    let mut run = Run { options, folder: folder.path(), rows: Vec::new() };
     run.durable().await?;
     run.durable_from_three().await?;
     run.beside_calls().await?;
@@ -277,25 +278,6 @@ impl RawAppend {
         }
         part.add(calls, start.elapsed());
         Ok(())
-    }
-}
-
-/// A folder for this run that is removed at its end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn make(beside: &Path) -> Result<Self, Failure> {
-        let path = beside.join(format!("epicserver-bench-{}", std::process::id()));
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("{} is left: {error}", self.0.display());
-        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "it/harness.rs"]
 mod harness;
+#[path = "it/moves.rs"]
+mod moves;
 #[path = "it/processes.rs"]
 mod processes;
 #[path = "it/rtt.rs"]

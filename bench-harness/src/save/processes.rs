@@ -1,7 +1,6 @@
 //! Processes that call what the measuring one keeps, all at the same time.
 //!
-//! Each is this program again, with a node that joins by the data directory and has no objects of its own. It is told what to do on
-//! its standard input and ends when that does, which is when the measuring process ends, in whatever way.
+//! Each has a node that joins by the data directory and has no objects of its own.
 //!
 //! ```text
 //!   <- ready                      its node has joined, and each of its objects has answered
@@ -9,19 +8,18 @@
 //!   <- CALLS TOOK_NS 1200:3 ..    what it called, and how often which latency was met
 //! ```
 
-use std::io::{BufRead, Write};
+use std::ffi::OsStr;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use clap::Args;
 use epicserver::launch;
 use epicserver::settings::Settings;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::application::{Application, Part};
 use super::{BUDGET, PATIENCE};
+use crate::child::{Child, say};
 use crate::options::WaitMode;
 use crate::suite::Failure;
 
@@ -39,7 +37,7 @@ pub(crate) struct CallStored {
 }
 
 /// The calling processes.
-pub(crate) struct Processes(Vec<Process>);
+pub(crate) struct Processes(Vec<Child>);
 
 impl Processes {
     /// Starts them, each with its share of the objects.
@@ -47,10 +45,13 @@ impl Processes {
         let share = objects / u64::from(PROCESSES);
         let mut processes = Vec::new();
         for number in 0..u64::from(PROCESSES) {
-            processes.push(Process::start(data, wait, number * share, share)?);
+            let (wait, first, objects) = (wait.to_string(), (number * share).to_string(), share.to_string());
+            let to_call = ["--wait", &wait, "--first", &first, "--objects", &objects].map(OsStr::new);
+            let arguments = ["call-stored", "--data"].map(OsStr::new).into_iter().chain([data.as_os_str()]);
+            processes.push(Child::start(&arguments.chain(to_call).collect::<Vec<_>>())?);
         }
         for process in &mut processes {
-            let said = process.hear().await?;
+            let said = process.hear(BUDGET).await?;
             if said != READY {
                 return Err(format!("a calling process did not start: {said:?}").into());
             }
@@ -60,14 +61,14 @@ impl Processes {
 
     /// Has all of them call for so long, each with so many calls under way; gives what they did together.
     pub(crate) async fn call(&mut self, outstanding: u32, time: Duration) -> Result<Part, Failure> {
-        let order = format!("{outstanding} {}\n", time.as_millis());
+        let order = format!("{outstanding} {}", time.as_millis());
         for process in &mut self.0 {
-            process.orders.write_all(order.as_bytes()).await?;
+            process.tell(&order).await?;
         }
         let mut all = Part::new();
         let (mut calls, mut took_ns) = (0, 0);
         for process in &mut self.0 {
-            let said = process.hear().await?;
+            let said = process.hear(BUDGET).await?;
             let report = Report::parse(&said).ok_or_else(|| format!("a calling process says {said:?}"))?;
             calls += report.calls;
             took_ns = took_ns.max(report.took_ns);
@@ -81,42 +82,10 @@ impl Processes {
 
     /// Ends them in order.
     pub(crate) async fn finish(self) -> Result<(), Failure> {
-        for Process { mut child, orders, .. } in self.0 {
-            drop(orders);
-            let status = tokio::time::timeout(BUDGET, child.wait()).await??;
-            if !status.success() {
-                return Err(format!("a calling process ended with {status}").into());
-            }
+        for process in self.0 {
+            process.finish(BUDGET).await?;
         }
         Ok(())
-    }
-}
-
-struct Process {
-    child: Child,
-    orders: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Process {
-    fn start(data: &Path, wait: WaitMode, first: u64, objects: u64) -> Result<Self, Failure> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["call-stored", "--data"])
-            .arg(data)
-            .args(["--wait", &wait.to_string(), "--first", &first.to_string()])
-            .args(["--objects", &objects.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let orders = child.stdin.take().ok_or("a calling process has no input")?;
-        let output = child.stdout.take().ok_or("a calling process has no output")?;
-        Ok(Self { child, orders, output: BufReader::new(output).lines() })
-    }
-
-    async fn hear(&mut self) -> Result<String, Failure> {
-        let line = tokio::time::timeout(BUDGET, self.output.next_line()).await??;
-        line.ok_or_else(|| "a calling process ended".into())
     }
 }
 
@@ -173,12 +142,6 @@ pub(crate) async fn call_stored(options: &CallStored) -> Result<(), Failure> {
     }
     node.shutdown(PATIENCE).await;
     Ok(())
-}
-
-fn say(line: &str) -> std::io::Result<()> {
-    let mut output = std::io::stdout().lock();
-    writeln!(output, "{line}")?;
-    output.flush()
 }
 
 /// How many call at the same time.
