@@ -4,3 +4,6 @@ mod in_guest {
     mod conformance;
     mod topology;
 }
+
+#[path = "in_guest/wire.rs"]
+mod wire;

@@ -173,6 +173,16 @@ impl World {
         node.map_or(0, |node| node.counters.refused_saves)
     }
 
+    /// How many nodes each of two is linked to; `None`: it does not answer.
+    pub(crate) async fn links_of(&self, one: u64, other: u64) -> (Option<u64>, Option<u64>) {
+        let report = self.client.inspect(LOOK_PATIENCE).await;
+        let links = |id| {
+            let node = report.nodes.iter().find(|node| node.node.id == id)?;
+            node.stats.map(|_| node.counters.links)
+        };
+        (links(one), links(other))
+    }
+
     /// Where a node listens.
     pub(crate) fn address(&self, id: u64) -> String {
         let view = self.view();
@@ -297,5 +307,6 @@ pub(crate) fn elsewhere(seed: &str, secret: PathBuf) -> Settings {
 
 const BARRELS_EACH: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 const STILL: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
