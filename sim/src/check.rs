@@ -26,6 +26,7 @@ pub fn check<B: Entities>() -> Check {
         nodes: 1..2,
         seeds: 100,
         is_calm: false,
+        is_strict: true,
         seed: None,
         edits: Edits::default(),
         shrink_runs: SHRINK_RUNS,
@@ -41,6 +42,7 @@ pub struct Check {
     nodes: Range<u16>,
     seeds: u64,
     is_calm: bool,
+    is_strict: bool,
     seed: Option<u64>,
     edits: Edits,
     shrink_runs: u32,
@@ -82,6 +84,13 @@ impl Check {
         Self { is_calm: true, ..self }
     }
 
+    /// Lets entities and test read the machine's clock and the system's random numbers, as code that measures what it does may.
+    ///
+    /// It is on them then that nothing else depends on that: what does is found only if two of three runs of a seed differ.
+    pub fn may_look_outside(self) -> Self {
+        Self { is_strict: false, ..self }
+    }
+
     /// What `cargo test` calls the test, for the command that runs a seed again; by itself it is the name of the thread, which is right
     /// but for `--test-threads=1`.
     pub fn named(self, name: &str) -> Self {
@@ -94,7 +103,8 @@ impl Check {
     /// every event. A seed that fails is shrunk, unless `EPICSERVER_SIM_SHRINK=0`, and `EPICSERVER_SIM_TAPE` runs what was found.
     ///
     /// The first seed runs three times, and so does one that fails: if it is not the same run, something in the test or in the entities
-    /// does not come from the seed, and the check fails for that. See `docs/testing.md`.
+    /// does not come from the seed, and the check fails for that. It fails too if these runs read the clock of the machine, and names the place, unless it
+    /// [may](Self::may_look_outside). See `docs/testing.md`.
     ///
     /// # Panics
     /// With the [`Failure`], if the test fails in a world: it panics, or gives an error.
@@ -138,7 +148,8 @@ impl Check {
             if is_first || played.outcome.is_err() {
                 let compared = Setup { keeps_all: true, ..setup.clone() };
                 let again = hushed(|| [(); 2].map(|()| play(&compared)));
-                if let Some(what) = difference(&played, &again) {
+                let from_outside = || self.is_strict.then(|| read_outside(&again)).flatten();
+                if let Some(what) = difference(&played, &again).or_else(from_outside) {
                     return Err(Box::new(self.failure(&setup, &Played { outcome: Err(what), ..played })));
                 }
             }
@@ -303,8 +314,23 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What the runs read of the world outside, if anything.
+fn read_outside([first, second]: &[Played; 2]) -> Option<String> {
+    let mut places = [&first.outside[..], &second.outside].concat();
+    places.sort();
+    places.dedup();
+    (!places.is_empty()).then(|| {
+        format!(
+            "it reads {}\nThat is not the seed's, and another in each run. Use `context::now` and `context::random` in entities, and those of \
+             `World` in the test; if nothing depends on it, say so with `Check::may_look_outside`",
+            places.join("\nit reads ")
+        )
+    })
+}
+
 /// Where two runs of one seed part, if they do.
-fn difference(before: &Played, [first, second]: &[Played; 2]) -> Option<String> {
+fn difference(before: &Played, again: &[Played; 2]) -> Option<String> {
+    let [first, second] = again;
     let is_same =
         |one: &Played, other: &Played| one.trace_hash == other.trace_hash && one.outcome == other.outcome;
     if is_same(before, first) && is_same(first, second) {
@@ -314,15 +340,17 @@ fn difference(before: &Played, [first, second]: &[Played; 2]) -> Option<String> 
     let place = first.all_events.iter().zip(&second.all_events).position(|(one, other)| one != other);
     let place = place.unwrap_or_else(|| first.all_events.len().min(second.all_events.len()));
     let line = |played: &Played| played.all_events.get(place).cloned().unwrap_or_else(nothing);
+    let read = read_outside(again).map(|read| format!("\n{read}"));
     Some(format!(
         "two runs of one seed differ, so something here does not come from the seed: a clock, random numbers, the order of a hash \
-         map, a static, another thread. They part at event {place}, where one has\n{}\nand the other\n{}\nThe first run {}",
+         map, a static, another thread. They part at event {place}, where one has\n{}\nand the other\n{}\nThe first run {}{}",
         line(first),
         line(second),
         match &before.outcome {
             Ok(()) => "passed".to_owned(),
             Err(what) => format!("failed: {what}"),
-        }
+        },
+        read.unwrap_or_default()
     ))
 }
 

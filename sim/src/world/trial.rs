@@ -19,6 +19,7 @@ use super::node::SimNode;
 use super::profile::Profile;
 use super::{Course, World, WorldConfig, WorldKind};
 use crate::cast::Cast;
+use crate::outside;
 use crate::stage::{self, Job, Promise, Wish};
 use crate::tape::{Edits, Tape};
 use crate::trace::{Happened, Trace};
@@ -52,6 +53,8 @@ pub(crate) struct Played {
     pub(crate) last_events: Vec<String>,
     pub(crate) all_events: Vec<String>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// What it read of the world outside, and where; noted where all events are kept.
+    pub(crate) outside: Vec<String>,
 }
 
 /// Runs a test in a world of its own, to the test's end.
@@ -67,7 +70,11 @@ pub(crate) fn play(
     let trace = Trace::of_trial(setup.verbose, setup.keeps_all, setup.events_max);
     let config = WorldConfig { seed: setup.seed, kind, verbose: setup.verbose, ..WorldConfig::default() };
     let mut world = World::new(&config, setup.cast, profile, trace, tape.clone());
-    let outcome = world.play(stage::World::new(setup.seed, tape), body);
+    let stage = stage::World::new(setup.seed, tape);
+    let outcome = match setup.keeps_all {
+        true => outside::watch(|| world.play(stage, body)),
+        false => world.play(stage, body),
+    };
     let tape_len = world.scene.tape.read_len();
     let trace = &mut world.scene.trace;
     Played {
@@ -79,6 +86,7 @@ pub(crate) fn play(
         last_events: trace.last_lines(),
         all_events: trace.take_all(),
         faults: world.scene.faults.clone(),
+        outside: outside::take_places(),
     }
 }
 

@@ -56,6 +56,11 @@ impl Counter {
         self.count.set(SEEN.fetch_add(1, Ordering::Relaxed));
         self.count.get()
     }
+
+    #[expect(clippy::disallowed_methods, reason = "it is what is to be found")]
+    async fn looks_at_the_clock(&self) -> bool {
+        std::time::SystemTime::now() > std::time::SystemTime::UNIX_EPOCH
+    }
 }
 
 async fn three_add(world: World) -> Result<(), CallError> {
@@ -202,6 +207,17 @@ fn what_does_not_come_from_the_seed_is_found() {
     let failure = check::<(Counter,)>().seeds(1).calm().try_run(test).expect_err("runs differ");
     assert!(failure.what.contains("two runs of one seed differ"), "{failure}");
     assert!(failure.what.contains("Saved {"), "{failure}");
+}
+
+#[test]
+fn who_reads_the_clock_of_the_machine_is_named() {
+    let test = async |world: World| world.get::<Counter>(1)?.looks_at_the_clock().await.map(drop);
+    let failure = check::<(Counter,)>().seeds(1).calm().try_run(test).expect_err("it is not the world's");
+    for part in ["it reads the machine's clock", "looks_at_the_clock", "own_objects.rs:", "`context::now`"] {
+        assert!(failure.what.contains(part), "{part} is not in {failure}");
+    }
+    assert!(!failure.what.contains("runs of one seed differ"), "nothing comes of it: {failure}");
+    check::<(Counter,)>().seeds(1).calm().may_look_outside().run(test);
 }
 
 #[test]
