@@ -28,6 +28,7 @@ pub fn check<B: Entities>() -> Check {
         is_calm: false,
         is_strict: true,
         seed: None,
+        kind: None,
         edits: Edits::default(),
         shrink_runs: SHRINK_RUNS,
     }
@@ -44,6 +45,7 @@ pub struct Check {
     is_calm: bool,
     is_strict: bool,
     seed: Option<u64>,
+    kind: Option<WorldKind>,
     edits: Edits,
     shrink_runs: u32,
 }
@@ -66,6 +68,11 @@ impl Check {
     /// Runs this seed alone.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed: Some(seed), ..self }
+    }
+
+    /// In worlds of this kind alone; by itself each seed draws one of the three, and in calm worlds nodes join, leave and objects move.
+    pub fn kind(self, kind: WorldKind) -> Self {
+        Self { kind: Some(kind), ..self }
     }
 
     /// Simplifies the tape of the seed that runs alone, as a failure says.
@@ -145,7 +152,7 @@ impl Check {
             let setup = self.setup(seed);
             let played = play(&Setup { verbose: is_shown, ..setup.clone() });
             let is_first = seed == *seeds.start();
-            if is_first || played.outcome.is_err() {
+            if is_first || (played.outcome.is_err()) {
                 let compared = Setup { keeps_all: true, ..setup.clone() };
                 let again = hushed(|| [(); 2].map(|()| play(&compared)));
                 let from_outside = || self.is_strict.then(|| read_outside(&again)).flatten();
@@ -167,6 +174,7 @@ impl Check {
         Setup {
             seed,
             edits: self.edits.clone(),
+            kind: self.kind,
             cast: self.cast,
             nodes: self.nodes.clone(),
             is_calm: self.is_calm,

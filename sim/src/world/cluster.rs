@@ -113,9 +113,8 @@ impl Cluster {
     }
 
     /// Whether all that this node knows of is as it should be: it has the view that counts, and nothing moves in it.
-    pub(crate) fn is_settled(&self, now: u64, truth: &View) -> bool {
-        self.inbox.is_empty()
-            && self.is_serving()
+    pub(crate) fn agrees(&self, now: u64, truth: &View) -> bool {
+        self.is_serving()
             && self.lease_until_ns > now
             && self.dropping.is_none()
             && self.view.as_ref().is_some_and(|view| view.version == truth.version)

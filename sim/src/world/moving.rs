@@ -99,8 +99,13 @@ impl World {
         self.clients_find_homes();
     }
 
-    /// Whether all nodes are members and have the same view, with nothing on the move in it.
+    /// Whether all nodes are members and have the same view, with nothing on the move in it or under way to a core.
     pub(super) fn is_settled(&mut self) -> bool {
+        self.nodes.values().all(SimNode::has_heard) && self.is_agreed()
+    }
+
+    /// As `is_settled`, but something may be under way: nodes that agree go on to renew their leases.
+    pub(super) fn is_agreed(&mut self) -> bool {
         let now = self.scene.now;
         let moving = self.moving();
         if moving.next_time(now).is_some() {
@@ -111,7 +116,7 @@ impl World {
             truth.partitions.iter().all(|state| state.owner.is_some() && state.moving_to.is_none());
         is_still
             && truth.members.len() == self.nodes.len()
-            && self.nodes.iter().all(|(index, node)| node.is_settled(self.clocks.local(*index, now), &truth))
+            && self.nodes.iter().all(|(index, node)| node.agrees(self.clocks.local(*index, now), &truth))
     }
 
     pub(super) fn change(&mut self, change: Change) {

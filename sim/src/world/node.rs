@@ -414,9 +414,14 @@ impl SimNode {
     }
 
     /// Whether it is a member that serves, and has the view that counts with nothing on the move.
-    pub(crate) fn is_settled(&self, now: u64, truth: &View) -> bool {
+    pub(crate) fn agrees(&self, now: u64, truth: &View) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.agrees(now, truth))
+    }
+
+    /// Whether its cores and its cluster thread have heard all that they were told.
+    pub(crate) fn has_heard(&self) -> bool {
         let cores = self.cores.iter().all(|side| side.answers.is_empty());
-        cores && self.cluster.as_ref().is_some_and(|cluster| cluster.is_settled(now, truth))
+        cores && self.cluster.as_ref().is_none_or(|cluster| cluster.inbox.is_empty())
     }
 }
 

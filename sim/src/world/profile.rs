@@ -82,6 +82,10 @@ impl Profile {
             let delays = FaultRates { fail_per_mille: 0, unknown_per_mille: 0, ..profile.store_faults };
             profile.store_faults = FaultRates { sync_failed_per_mille: 0, ..delays };
             (profile.cuts_per_mille, profile.crashes) = (0, 0);
+            // Objects go after nodes that join. Who calls through a node that leaves has to look for another one.
+            (profile.leaves, profile.pauses, profile.keeper_crashes) = (0, 0, 0);
+            (profile.silences, profile.slows, profile.drift_ppm_max) = (0, 0, 0);
+            profile.step_ns_max = profile.step_ns_max.min(STEP_NS_CLEAN_MAX);
             (profile.core.calls_max, profile.core.waiting_max) = (CALLS_CALM, WAITING_CALM);
             profile.core.window_max = WINDOW_CALM;
         }

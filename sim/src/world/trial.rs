@@ -30,6 +30,8 @@ use crate::witness;
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) edits: Edits,
+    /// What kind of world, or one that is drawn.
+    pub(crate) kind: Option<WorldKind>,
     pub(crate) cast: Cast,
     pub(crate) nodes: Range<u16>,
     /// Nothing goes wrong: order and delays alone are drawn.
@@ -65,7 +67,10 @@ pub(crate) fn play(
     witness::install();
     epicserver_runtime::planted::plant(None);
     let tape = Tape::new(setup.seed, setup.edits.clone());
-    let kind = WorldKind::Fixed;
+    let kind = setup.kind.unwrap_or_else(|| match setup.is_calm {
+        true => tape.one_of(&[WorldKind::Fixed, WorldKind::Moving]),
+        false => tape.one_of(&WorldKind::ALL),
+    });
     let profile = Profile::draw_trial(kind, &setup.nodes, setup.is_calm, &tape);
     let trace = Trace::of_trial(setup.verbose, setup.keeps_all, setup.events_max);
     let config = WorldConfig { seed: setup.seed, kind, verbose: setup.verbose, ..WorldConfig::default() };
@@ -102,7 +107,7 @@ pub(super) struct Trial {
     went_on: u64,
     /// Who waits for the end of all faults, until when it takes at least.
     healing: Vec<(u64, Promise<()>)>,
-    /// Since when the nodes are linked and agree, if somebody waits for that.
+    /// Since when the nodes agree, if somebody waits for that.
     whole_since: Option<u64>,
 }
 
@@ -272,14 +277,14 @@ impl World {
         if !self.trial.as_ref().is_some_and(is_due) {
             return;
         }
-        let is_whole = self.is_whole();
-        let Some(trial) = self.trial.as_mut().filter(|_| is_whole) else {
+        let agrees = self.is_fixed() || self.is_agreed();
+        let Some(trial) = self.trial.as_mut().filter(|_| agrees) else {
             self.trial.iter_mut().for_each(|trial| trial.whole_since = None);
             return;
         };
         // What was under way when the last fault ended has its end now.
         let since = *trial.whole_since.get_or_insert(now);
-        if now < since + HEAL_NS || (now < since + LINKS_NS && !self.is_linked()) {
+        if now < since + HEAL_NS || !self.is_whole() || (now < since + LINKS_NS && !self.is_linked()) {
             return;
         }
         if let Some(trial) = &mut self.trial {
@@ -291,9 +296,13 @@ impl World {
         }
     }
 
-    /// Whether all nodes agree on who owns what.
+    fn is_fixed(&self) -> bool {
+        matches!(self.course, Course::Fixed(_))
+    }
+
+    /// Whether all nodes agree on who owns what, and have heard all that they were told.
     fn is_whole(&mut self) -> bool {
-        matches!(self.course, Course::Fixed(_)) || self.is_settled()
+        self.is_fixed() || self.is_settled()
     }
 
     /// Whether all nodes are linked with each other.
