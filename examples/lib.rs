@@ -9,6 +9,7 @@
 //! | `graph.rs` | a breadth-first search over objects as vertices, with arguments that are read in place |
 //! | `bank.rs` | transfers that lose no money whatever fails, and their tests in a simulated world |
 //! | `own_node.rs` | a program that sets up its own node: hooks, `forget()`, an orderly end |
+//! | `own_store.rs` | a store of one's own, a journal of text, and the suite that it passes |
 //!
 //! Run one with `cargo run -p epicserver-examples --example game`. All of them begin like this:
 //!

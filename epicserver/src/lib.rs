@@ -189,6 +189,9 @@ pub mod cluster {
     pub use epicserver_runtime::{ClusterConfig, FindError, JoinError};
     pub use epicserver_storage::{Member, NodeId, Partition, PartitionState, View};
 }
+/// For stores of your own: their contract, and what they are made of. `NodeBuilder::store` takes one.
+pub use epicserver_storage as storage;
+
 pub use epicserver_runtime::entity::Method;
 pub use epicserver_runtime::{
     Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,

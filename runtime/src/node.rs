@@ -351,6 +351,9 @@ impl NodeBuilder {
     }
 
     /// Where state is saved; memory unless said otherwise, which lasts as long as the node.
+    ///
+    /// Any [`Store`](epicserver_storage::Store) will do: `examples/own_store.rs` has one. The node takes all of it over from whichever node
+    /// used it before, whose saves are refused from then on; a node of a cluster saves in that cluster's.
     #[must_use]
     pub fn store(mut self, store: impl Store + 'static) -> Self {
         self.store = Some(StoreBox(Box::new(store)));
@@ -417,7 +420,12 @@ impl Parts {
         let id = links.as_ref().map_or_else(random_node_id, links::PreparedLinks::id);
         let routes = match &links {
             Some(links) => links.routes(),
-            None => Arc::new(Routes::solo(id, cores)),
+            None => {
+                // Above all that other nodes had that used this store, so that nothing of theirs is saved any more.
+                let fences = builder.store.as_mut().map(|store| store.0.fences()).transpose()?;
+                let epoch = fences.into_iter().flatten().map(|fence| fence.epoch).max();
+                Arc::new(Routes::solo_above(id, cores, epoch.unwrap_or(0)))
+            }
         };
         if let Some(links) = &links {
             links.equip(&mut builder.core);

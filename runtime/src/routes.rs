@@ -32,8 +32,15 @@ impl Routes {
 
     /// The routes of a node that is alone and owns everything at epoch 1.
     pub fn solo(me: NodeId, cores: u16) -> Self {
+        Self::solo_above(me, cores, 0)
+    }
+
+    /// The routes of a node that is alone and owns everything, at the epoch after the one that any partition had before.
+    pub(crate) fn solo_above(me: NodeId, cores: u16, epoch: u64) -> Self {
         let member = Member { node: me, address: String::new(), cores: cores as u8, entities: Vec::new() };
-        Self::new(me, cores, Arc::new(fixed_view(&[member])))
+        let mut view = fixed_view(&[member]);
+        view.partitions.iter_mut().for_each(|state| state.epoch = state.epoch.saturating_add(epoch));
+        Self::new(me, cores, Arc::new(view))
     }
 
     /// The node that looks.

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use epicserver_storage::{Fault, FaultPlan, FaultyStore, MemoryStore, StoreId, Verb};
+use epicserver_storage::{Fault, FaultPlan, FaultyStore, MemoryStore, Store, StoreId, Verb};
 
 use super::cluster::{ByHand, Cluster};
 use super::remote::{Ledger, Put};
@@ -189,4 +189,18 @@ async fn a_node_whose_store_hangs_can_be_dropped() {
     drop(node);
     assert_eq!(call.await.expect("no panic"), Err(CallError::OutcomeUnknown(Loss::OwnerLost)));
     drop(end);
+}
+
+#[tokio::test]
+async fn a_store_of_a_nodes_own_outlives_the_node() {
+    let store = MemoryStore::new(StoreId(1));
+    for before in 0..3 {
+        let node = node(store.clone());
+        let pool = node.pool();
+        assert_eq!(pool.get::<Ledger>(1).call(Put { by: 1 }).within(DAY).await, Ok(before + 1));
+        assert!(node.shutdown(DAY).await, "it stops in order");
+        // What is still under way from there is refused.
+        let stored = store.clone().fences().expect("memory");
+        assert!(stored.iter().all(|fence| fence.epoch == before + 1), "{:?}", stored.first());
+    }
 }
