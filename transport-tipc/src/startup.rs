@@ -10,11 +10,23 @@ use std::io;
 /// # Errors
 /// In words for who runs this machine.
 pub(crate) fn socket(kind: Type) -> io::Result<Socket> {
-    Socket::new(Domain::from(libc::AF_TIPC), kind, None).map_err(|error| match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT) => said(io::ErrorKind::Unsupported, NO_MODULE),
-        Some(libc::EPERM | libc::EACCES) => said(io::ErrorKind::PermissionDenied, NO_RIGHTS),
-        _ => error,
+    Socket::new(Domain::from(libc::AF_TIPC), kind, None).map_err(|error| {
+        let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+        no_socket(error, &protocols)
     })
+}
+
+/// Why there is no socket, where `protocols` is the kernel's list of those that it knows: what confines a process may make it look as if
+/// there were no such family.
+fn no_socket(error: io::Error, protocols: &str) -> io::Error {
+    let is_known = protocols.lines().any(|line| line.split_whitespace().next() == Some("TIPC"));
+    match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT) if !is_known => said(io::ErrorKind::Unsupported, NO_MODULE),
+        Some(libc::EAFNOSUPPORT | libc::EPERM | libc::EACCES) => {
+            said(io::ErrorKind::PermissionDenied, NO_RIGHTS)
+        }
+        _ => error,
+    }
 }
 
 /// Why nobody of another machine will be found, if that is so, with what to do.
@@ -65,6 +77,69 @@ const NO_BEARER: &str = "TIPC is on no network here, so only processes of this m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+
+    /// What a thread is told that asks for a socket where that ends with this error.
+    fn told_where_confined(errno: i32) -> io::Error {
+        let family =
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_TIPC as u64);
+        let rule = SeccompRule::new(vec![family.expect("an argument that there is")]).expect("a condition");
+        let architecture = std::env::consts::ARCH.try_into().expect("a processor that the filter knows");
+        let filter = SeccompFilter::new(
+            [(libc::SYS_socket, vec![rule])].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno as u32),
+            architecture,
+        );
+        let program: BpfProgram = filter.expect("a filter").try_into().expect("a short filter");
+        std::thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                seccompiler::apply_filter(&program).expect("a kernel with seccomp");
+                socket(Type::SEQPACKET).expect_err("the filter forbids it")
+            });
+            confined.join().expect("it does not panic")
+        })
+    }
+
+    #[test]
+    fn a_confined_process_is_told_what_to_allow() {
+        for errno in [libc::EPERM, libc::EACCES] {
+            let error = told_where_confined(errno);
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(error.to_string().contains("`RestrictAddressFamilies="), "{error}");
+        }
+    }
+
+    /// What a unit of systemd allows is hidden by the error of a family that is not there.
+    #[test]
+    fn a_hidden_family_is_told_from_one_that_is_not_there() {
+        let hidden = || io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
+        let known = "protocol  size sockets\nTCP 1 2\nTIPC      1536      0\n";
+        assert_eq!(no_socket(hidden(), known).to_string(), NO_RIGHTS);
+        for unknown in ["protocol  size sockets\nTCP 1 2\n", ""] {
+            assert_eq!(no_socket(hidden(), unknown).to_string(), NO_MODULE);
+        }
+        let other = no_socket(io::Error::from_raw_os_error(libc::EMFILE), known);
+        assert_eq!(other.raw_os_error(), Some(libc::EMFILE));
+    }
+
+    mod in_guest {
+        use super::*;
+
+        #[test]
+        fn a_hidden_family_is_one_to_allow() {
+            assert_eq!(told_where_confined(libc::EAFNOSUPPORT).to_string(), NO_RIGHTS);
+        }
+
+        #[test]
+        fn a_machine_alone_is_told_how_to_meet_others() {
+            assert_eq!(why_only_here().expect("a kernel with TIPC"), Some(NO_BEARER));
+            assert!(NO_BEARER.contains("`tipc bearer enable "));
+        }
+    }
 
     #[test]
     fn a_machine_without_tipc_is_told_how_to_get_it() {

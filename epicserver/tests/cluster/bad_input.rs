@@ -81,15 +81,29 @@ fn what_cannot_work_is_refused_in_words() {
         DataDirectory::open_or_found(founded.as_ref(), None).expect("a new directory");
     }
     let theirs = path("theirs/cluster.secret");
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (&["--data-dir", &mine, "--listen", &address], "already in use"),
         (&["--data-dir", &mine, "--secret-file", &theirs], "belongs to cluster"),
         (&["--data-dir", &mine, "--seed", &address], "secret_file"),
         (&["--data-dir", "/proc/epicserver"], "/proc/epicserver"),
+        (&["--tipc-importance", "urgent"], "use \"low\", \"medium\", \"high\" or \"critical\""),
     ];
     for (arguments, words) in cases {
         let text = refused_node(arguments);
         assert!(text.contains(words), "{arguments:?}: {text}");
     }
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+/// One that has it would serve.
+#[test]
+fn a_machine_without_tipc_is_told_how_to_get_it() {
+    let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+    if protocols.lines().any(|line| line.starts_with("TIPC ")) {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("epicserver-test-no-tipc-{}", std::process::id()));
+    let text = refused_node(&["--transport", "tipc", "--data-dir", &folder.display().to_string()]);
+    assert!(text.contains("error: this kernel has no TIPC") && text.contains("`modprobe tipc`"), "{text}");
     std::fs::remove_dir_all(&folder).expect("removed");
 }

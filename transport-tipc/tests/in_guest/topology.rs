@@ -5,6 +5,7 @@ use epicserver_transport_tipc::{
     ServiceAddress, TipcOptions, TipcTransport, Topology, TopologyEvent, bound_sockets,
 };
 use std::io;
+use std::process::Command;
 use std::time::Duration;
 
 fn bind(service: u32, instance: Option<u32>) -> io::Result<TipcTransport> {
@@ -59,6 +60,22 @@ fn instances_are_chosen_and_found() {
     assert!(found.len() == 2 && found.contains(&7), "{found:?}");
     drop(one);
     assert_eq!(instances(70_001), [7]);
+}
+
+/// Binding, listening and the topology service are for everybody.
+#[test]
+fn a_process_needs_no_privilege() {
+    let program = std::env::temp_dir().join("transport-tipc-of-nobody");
+    std::fs::copy(std::env::current_exe().expect("this program"), &program).expect("room for a copy");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--"])
+        .arg(&program)
+        .args(["in_guest::topology::instances_are_chosen_and_found", "--exact"])
+        .current_dir("/")
+        .output()
+        .expect("setpriv runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]

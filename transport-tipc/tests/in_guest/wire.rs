@@ -1,7 +1,7 @@
 //! Two machines and what may befall the wire between them: the first of the guests receives, the second sends.
 
 use epicserver_transport::{DownReason, Event, Frame, FrameHeader, FrameKind, HEADER_LEN, LinkId, Transport};
-use epicserver_transport_tipc::{ServiceAddress, TipcOptions, TipcTransport};
+use epicserver_transport_tipc::{ServiceAddress, TipcOptions, TipcTransport, why_only_here};
 use std::collections::{BTreeMap, VecDeque};
 use std::process::Command;
 use std::time::Duration;
@@ -19,6 +19,7 @@ mod in_three_guests {
 
 /// All of the first link arrives, though packets get lost, a beginning of the second, whose network ends, and all of the third.
 fn receive() {
+    assert_eq!(why_only_here().expect("a kernel with TIPC"), None, "there is a bearer");
     let mut end = End::bind(Some(RECEIVER.instance));
     let mut counts: BTreeMap<LinkId, u32> = BTreeMap::new();
     let mut ended = Vec::new();
