@@ -18,7 +18,29 @@ use crate::play::Game;
 pub(crate) struct World {
     folder: PathBuf,
     threads: &'static str,
+    transport: String,
     pub(crate) client: Node,
+}
+
+/// What carries calls between the processes of a test, and how much it does there.
+#[derive(Clone, Copy)]
+pub(crate) struct Over {
+    pub(crate) transport: &'static str,
+    /// Saves that a game must have had acknowledged to say anything.
+    pub(crate) saves_min: u64,
+    part: u64,
+}
+
+/// All of it, on this machine.
+pub(crate) const TCP: Over = Over { transport: "tcp", saves_min: 100, part: 1 };
+/// A part, in a guest that may be emulated.
+pub(crate) const TIPC: Over = Over { transport: "tipc", saves_min: 1, part: 5 };
+
+impl Over {
+    /// So much of what is done many times.
+    pub(crate) fn of(self, count: u64) -> u64 {
+        count / self.part
+    }
 }
 
 /// One process.
@@ -30,7 +52,12 @@ pub(crate) struct Process {
 impl World {
     /// Founds a cluster with a data node that serves objects too.
     pub(crate) async fn found(name: &str, threads: &'static str) -> (Self, Process) {
-        let (world, first) = Self::found_with(name, threads, &[]).await;
+        Self::found_on(TCP, name, threads).await
+    }
+
+    /// As [`found`](Self::found), over another transport.
+    pub(crate) async fn found_on(over: Over, name: &str, threads: &'static str) -> (Self, Process) {
+        let (world, first) = Self::found_with(name, threads, &[("transport", over.transport)]).await;
         world.owned_by(first.id).await;
         (world, first)
     }
@@ -67,7 +94,7 @@ impl World {
         let transport = transport.map_or(TransportKind::Tcp, |(_, name)| name.parse().expect("a transport"));
         let settings = Settings { cores: Some(1), transport, ..Settings::in_folder(&folder) };
         let client = launch::start::<()>(&settings).await.expect("the client joins");
-        (Self { folder, threads, client }, first)
+        (Self { folder, threads, transport: transport.to_string(), client }, first)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -76,7 +103,9 @@ impl World {
 
     /// Another process on this machine.
     pub(crate) async fn start(&self) -> Process {
-        start(&[("data_dir", &path_text(&self.folder))], self.threads).await
+        let folder = path_text(&self.folder);
+        let settings = [("data_dir", folder.as_str()), ("transport", &self.transport)];
+        start(&settings, self.threads).await
     }
 
     /// A process on this machine without objects: it keeps the data if nobody else does.
@@ -86,7 +115,9 @@ impl World {
 
     /// A process of this program, on this machine.
     pub(crate) async fn start_as(&self, binary: &str) -> Process {
-        start(&[("data_dir", &path_text(&self.folder)), ("binary", binary)], self.threads).await
+        let folder = path_text(&self.folder);
+        let settings = [("data_dir", folder.as_str()), ("transport", &self.transport), ("binary", binary)];
+        start(&settings, self.threads).await
     }
 
     /// A process of another version of the program, on this machine.
