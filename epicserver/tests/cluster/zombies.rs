@@ -1,7 +1,7 @@
 //! Owners that are stopped until others took over.
 
 use crate::play::Outcome;
-use crate::world::{World, play_on, stands_still, start_game, until};
+use crate::world::{Over, TCP, TIPC, World, play_on, stands_still, start_game, until};
 
 /// The zombie shares no data directory with the data node, so that nobody can end it. It is stopped while it waits for a save that
 /// the data node has not read; that data node is killed, the next one gives the zombie's objects to others, and the zombie comes
@@ -46,13 +46,12 @@ async fn what_a_zombie_saves_is_refused() {
     world.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_owner_of_this_machine_is_ended_after_its_lease() {
-    let (world, mut owner) = World::found("stopped", "dedicated").await;
+async fn an_owner_is_stopped(over: Over, name: &str) {
+    let (world, mut owner) = World::found_on(over, name, "dedicated").await;
     let next = world.start().await;
     world.shared_by(&[owner.id, next.id]).await;
-    let game = start_game(&world, 20);
-    play_on(&game, 50).await;
+    let game = start_game(&world, over.of(20) as usize);
+    play_on(&game, over.of(50)).await;
     game.excuse(&world.view(), &[owner.id].into());
     owner.signal("STOP").await;
     world.owned_by(next.id).await;
@@ -60,6 +59,18 @@ async fn a_stopped_owner_of_this_machine_is_ended_after_its_lease() {
     let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
     world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_owner_of_this_machine_is_ended_after_its_lease() {
+    an_owner_is_stopped(TCP, "stopped").await;
+}
+
+mod in_guest {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stopped_owner_is_ended_after_its_lease_over_tipc() {
+        super::an_owner_is_stopped(super::TIPC, "stopped-tipc").await;
+    }
 }
 
 /// Saves of a zombie that are to be tried.
