@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use epicserver::cluster::{ClusterReport, NodeReport, ObjectPlace, ObjectReport, SavePolicy, SavedState};
@@ -201,14 +201,16 @@ async fn show_object(node: &Node, entity: &str, key: &str, json: bool) -> ExitCo
 
 fn object_json(entity: &str, key: &str, report: &ObjectReport) -> serde_json::Value {
     let ObjectReport { place, policy, saved } = report;
-    let (state, version, bytes, epoch, reason) = match saved {
-        None => ("unknown", None, None, None, None),
-        Some(SavedState::Nothing) => ("never", None, None, None, None),
-        Some(SavedState::State { version, bytes, epoch }) => {
-            ("saved", Some(version), Some(bytes), Some(epoch), None)
+    let (state, version, bytes, epoch, saved_at, reason) = match saved {
+        None => ("unknown", None, None, None, None, None),
+        Some(SavedState::Nothing) => ("never", None, None, None, None, None),
+        Some(SavedState::State { version, bytes, epoch, saved_at_s }) => {
+            ("saved", Some(version), Some(bytes), Some(epoch), said(*saved_at_s), None)
         }
-        Some(SavedState::Forgotten { version }) => ("forgotten", Some(version), None, None, None),
-        Some(SavedState::Unreadable(reason)) => ("unreadable", None, None, None, Some(reason)),
+        Some(SavedState::Forgotten { version, saved_at_s }) => {
+            ("forgotten", Some(version), None, None, said(*saved_at_s), None)
+        }
+        Some(SavedState::Unreadable(reason)) => ("unreadable", None, None, None, None, Some(reason)),
     };
     json!({
         "entity": entity,
@@ -223,7 +225,7 @@ fn object_json(entity: &str, key: &str, report: &ObjectReport) -> serde_json::Va
         "version": version,
         "bytes": bytes,
         "saved_at_epoch": epoch,
-        "saved_at": null,
+        "saved_at": saved_at,
         "reason": reason,
     })
 }
@@ -240,17 +242,37 @@ fn place_text(place: &ObjectPlace) -> String {
     }
 }
 
+/// When something was saved, in seconds since 1970, if its record says so.
+fn said(saved_at_s: u32) -> Option<u32> {
+    (saved_at_s > 0).then_some(saved_at_s)
+}
+
+/// How long ago that was, by the clock of this machine.
+#[expect(clippy::disallowed_methods, reason = "for people who look")]
+fn ago(saved_at_s: u32) -> String {
+    let Some(saved_at_s) = said(saved_at_s) else { return "its record does not say when".to_owned() };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    ago_text(now.as_secs().saturating_sub(saved_at_s.into()))
+}
+
+fn ago_text(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} minutes ago", seconds / 60),
+        7_200..172_800 => format!("{} hours ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 fn saved_text(saved: Option<&SavedState>) -> String {
     match saved {
         None => "saved: the node that keeps the data did not say".to_owned(),
         Some(SavedState::Nothing) => "saved: never".to_owned(),
-        Some(SavedState::State { version, bytes, epoch }) => {
-            format!(
-                "saved: version {version}, {bytes} bytes, at epoch {epoch}; records do not say at what time"
-            )
+        Some(SavedState::State { version, bytes, epoch, saved_at_s }) => {
+            format!("saved: version {version}, {bytes} bytes, at epoch {epoch}, {}", ago(*saved_at_s))
         }
-        Some(SavedState::Forgotten { version }) => {
-            format!("saved: that it was forgotten, as version {version}")
+        Some(SavedState::Forgotten { version, saved_at_s }) => {
+            format!("saved: that it was forgotten, as version {version}, {}", ago(*saved_at_s))
         }
         Some(SavedState::Unreadable(reason)) => format!("saved: unreadable: {reason}"),
     }
@@ -275,3 +297,24 @@ fn fail(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The time between the two looks that a rate is taken from.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_ago_is_said_in_the_unit_that_fits() {
+        for (seconds, text) in [
+            (0, "0 s ago"),
+            (119, "119 s ago"),
+            (120, "2 minutes ago"),
+            (7_199, "119 minutes ago"),
+            (7_200, "2 hours ago"),
+            (172_800, "2 days ago"),
+        ] {
+            assert_eq!(ago_text(seconds), text);
+        }
+        assert_eq!(ago(0), "its record does not say when");
+        assert_eq!(ago(u32::MAX), "0 s ago", "the clock of the other machine is ahead");
+    }
+}

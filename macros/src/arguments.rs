@@ -132,8 +132,8 @@ const KEYS: &str = "the key of an entity is `u64` (the default), `u128`, `String
 
 fn parse_version(version: &LitInt) -> Result<u32> {
     let number = version.base10_parse()?;
-    if number == 0 {
-        return Err(syn::Error::new(version.span(), "versions start at 1"));
+    if number == 0 || number > VERSION_MAX {
+        return Err(syn::Error::new(version.span(), "versions start at 1, and end at 65535"));
     }
     Ok(number)
 }
@@ -243,6 +243,8 @@ fn parse_ms(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 const NAME_LEN_MAX: usize = 128;
+/// What a saved record can name.
+const VERSION_MAX: u32 = 65_535;
 /// A year.
 const IDLE_MS_MAX: u64 = 8760 * 60 * 60 * 1000;
 
@@ -328,6 +330,7 @@ mod tests {
             (quote!(name = "a", key = Vec<u16>), "the key of an entity"),
             (quote!(name = "a", key = Option<u64>), "the key of an entity"),
             (quote!(name = "a", version = 0), "start at 1"),
+            (quote!(name = "a", version = 65536), "end at 65535"),
             (quote!(name = "a", version = 2, migrations(0 => A)), "start at 1"),
             (quote!(name = "a", version = 3, migrations(1 => A)), "without a gap"),
             (quote!(name = "a", version = 3, migrations(2 => A, 1 => B)), "without a gap"),

@@ -32,7 +32,7 @@ use proc_macro::TokenStream;
 /// | `name = "game.Player"` | its name in the cluster and in saved records; unique, and never to be changed | must be given |
 /// | `key = String` | what names an object: `u64`, `u128`, `String` or `Vec<u8>` | `u64` |
 /// | `save = durable` | what a crash may lose: `durable`, `behind("50ms")`, `on_idle` or `never` | `durable` |
-/// | `version = 3` | the version of the state's layout | `1` |
+/// | `version = 3` | the version of the state's layout, up to 65535 | `1` |
 /// | `migrations(1 => PlayerV1, 2 <=> PlayerV2)` | what reads states that earlier versions saved; see below | none |
 /// | `samples = "tests/saved"` | a folder of the package with samples of what each version saved, and a test that they are still read; see below | none |
 /// | `partition_by = function` | a pure `fn(&Key) -> Key`, or of `&str` for `String`: objects for which it gives equal keys live together | the key itself |

@@ -467,6 +467,7 @@ impl Parts {
         let storage_thread = StorageThread {
             desk: storage.clone(),
             clock: storage_clock,
+            time: self.clock,
             parker: storage_parker,
             store,
             node: self.id,

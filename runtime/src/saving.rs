@@ -102,18 +102,19 @@ impl BatchImages {
         self.used
     }
 
-    /// Adds the images to a batch of the store.
+    /// Adds the images to a batch of the store, as saved at this time, in seconds since 1970; 0: it is not said.
     ///
     /// # Errors
     /// As [`Batch::push`]; the batch then holds a part of them and must not be committed.
-    pub fn append_to(&self, batch: &mut Batch) -> Result<(), BatchError> {
+    pub fn append_to(&self, batch: &mut Batch, saved_at_s: u32) -> Result<(), BatchError> {
         for image in &self.images {
             let key = RecordKeyRef {
                 entity: image.header.entity,
                 kind: image.key_kind,
                 bytes: &self.keys[image.key.clone()],
             };
-            batch.push(key, &image.header, &self.bytes[image.place..image.place + image.len])?;
+            let header = EnvelopeHeader { saved_at_s, ..image.header };
+            batch.push(key, &header, &self.bytes[image.place..image.place + image.len])?;
         }
         Ok(())
     }
@@ -146,6 +147,7 @@ impl BatchImages {
             version: label.version,
             schema: label.schema,
             layout: label.layout,
+            saved_at_s: 0,
         };
         let key_range = start..self.keys.len();
         self.images.push(Image {

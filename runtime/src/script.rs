@@ -275,7 +275,7 @@ impl<E: Methods> Script<E> {
 
     fn save(&mut self, images: &crate::saving::BatchImages) {
         let mut batch = Batch::new(BatchName { node: ME, number: images.number });
-        images.append_to(&mut batch).expect("an image of a core is well formed");
+        images.append_to(&mut batch, 0).expect("an image of a core is well formed");
         for save in batch.saves() {
             self.saved = Some(Record::new(save.envelope));
             self.saves += 1;

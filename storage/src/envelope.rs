@@ -4,10 +4,10 @@
 //!  0 magic "EPSV" | 4 envelope version | 5 kind | 6 codec | 7 zero | 8 entity u64
 //! 16 key hash u64                                                  | 24 layout u64
 //! 32 epoch u64                                                     | 40 object version u64
-//! 48 schema u32 | 52 payload length u32 | 56 partition u16 | 58 zero u16 | 60 crc32 of all else
+//! 48 schema u16 | 50 partition u16 | 52 payload length u32 | 56 saved at u32 | 60 crc32 of all else
 //! 64 payload
 //! ```
-//! All integers little-endian. The header is 64 bytes, so the payload of an envelope at a 16-byte boundary starts at one. The key's
+//! All integers little-endian; *saved at* is in seconds since 1970, for people who look: nothing is decided by it. The header is 64 bytes, so the payload of an envelope at a 16-byte boundary starts at one. The key's
 //! hash is inside, so that a record found under another key is noticed.
 //!
 //! Not here: what the payload means (codec, schema and layout are the runtime's to judge), and where envelopes are kept.
@@ -25,6 +25,9 @@ pub const ENVELOPE_HEADER_LENGTH: usize = 64;
 /// The longest payload that an envelope holds, in bytes. A store may allow less.
 pub const PAYLOAD_LENGTH_MAX: usize = 16 << 20;
 
+/// The highest schema version that an envelope can name.
+pub const SCHEMA_MAX: u32 = u16::MAX as u32;
+
 /// Writes and reads envelopes. The module has a picture of the bytes.
 #[derive(Debug)]
 pub enum Envelope {}
@@ -33,10 +36,11 @@ impl Envelope {
     /// Appends an envelope to `out`.
     ///
     /// # Errors
-    /// [`EnvelopeError::TooLarge`] beyond [`PAYLOAD_LENGTH_MAX`], [`EnvelopeError::TombstoneWithPayload`]; `out` is then
-    /// as it was.
+    /// [`EnvelopeError::TooLarge`] beyond [`PAYLOAD_LENGTH_MAX`], [`EnvelopeError::TombstoneWithPayload`], and
+    /// [`EnvelopeError::Field`] for a schema beyond [`SCHEMA_MAX`]; `out` is then as it was.
     pub fn write(header: &EnvelopeHeader, payload: &[u8], out: &mut Vec<u8>) -> Result<(), EnvelopeError> {
         check_payload(header.kind, payload.len())?;
+        header.schema_on_disk()?;
         let start = out.len();
         out.reserve(ENVELOPE_HEADER_LENGTH + payload.len());
         out.extend_from_slice(&[0; ENVELOPE_HEADER_LENGTH]);
@@ -55,6 +59,7 @@ impl Envelope {
             return Err(EnvelopeError::TooShort { length });
         };
         let payload_length = check_payload(header.kind, payload.len())?;
+        let schema = header.schema_on_disk()?;
         let mut raw = RawHeader {
             magic: MAGIC,
             envelope_version: ENVELOPE_VERSION,
@@ -66,10 +71,10 @@ impl Envelope {
             layout: header.layout.into(),
             epoch: header.epoch.into(),
             version: header.version.into(),
-            schema: header.schema.into(),
-            payload_length: payload_length.into(),
+            schema: schema.into(),
             partition: header.partition.number().into(),
-            zero_two: U16::ZERO,
+            payload_length: payload_length.into(),
+            saved_at_s: header.saved_at_s.into(),
             checksum: U32::ZERO,
         };
         raw.checksum = raw.computed_checksum(payload).into();
@@ -124,10 +129,12 @@ pub struct EnvelopeHeader {
     pub epoch: u64,
     /// Counts the saves of this object, from 1, tombstones included.
     pub version: u64,
-    /// The schema version that the entity declares.
+    /// The schema version that the entity declares, at most [`SCHEMA_MAX`].
     pub schema: u32,
     /// Hash of the archived layout.
     pub layout: u64,
+    /// When it was saved, in seconds since 1970 by the clock of the node that did, until 2106; 0: it was not said.
+    pub saved_at_s: u32,
 }
 
 impl EnvelopeHeader {
@@ -145,7 +152,13 @@ impl EnvelopeHeader {
             version: 0,
             schema: 0,
             layout: 0,
+            saved_at_s: 0,
         }
+    }
+
+    fn schema_on_disk(&self) -> Result<u16, EnvelopeError> {
+        let found = u64::from(self.schema);
+        u16::try_from(self.schema).map_err(|_| EnvelopeError::Field { field: "schema", found })
     }
 
     /// A header that says: this object was forgotten at this version. It goes with an empty payload.
@@ -267,10 +280,10 @@ struct RawHeader {
     layout: U64,
     epoch: U64,
     version: U64,
-    schema: U32,
-    payload_length: U32,
+    schema: U16,
     partition: U16,
-    zero_two: U16,
+    payload_length: U32,
+    saved_at_s: U32,
     checksum: U32,
 }
 
@@ -303,9 +316,8 @@ impl RawHeader {
         let Some(partition) = Partition::new(self.partition.get()) else {
             return Err(EnvelopeError::Field { field: "partition", found: self.partition.get().into() });
         };
-        let zeros = u64::from(self.zero) << 16 | u64::from(self.zero_two.get());
-        if zeros != 0 {
-            return Err(EnvelopeError::Field { field: "zero", found: zeros });
+        if self.zero != 0 {
+            return Err(EnvelopeError::Field { field: "zero", found: self.zero.into() });
         }
         Ok(EnvelopeHeader {
             kind,
@@ -315,8 +327,9 @@ impl RawHeader {
             partition,
             epoch: self.epoch.get(),
             version: self.version.get(),
-            schema: self.schema.get(),
+            schema: self.schema.get().into(),
             layout: self.layout.get(),
+            saved_at_s: self.saved_at_s.get(),
         })
     }
 
@@ -340,7 +353,7 @@ fn check_payload(kind: EnvelopeKind, length: usize) -> Result<u32, EnvelopeError
 }
 
 const MAGIC: [u8; 4] = *b"EPSV";
-const ENVELOPE_VERSION: u8 = 1;
+const ENVELOPE_VERSION: u8 = 2;
 const _: () = assert!(size_of::<RawHeader>() == ENVELOPE_HEADER_LENGTH);
 const _: () = assert!(ENVELOPE_HEADER_LENGTH.is_multiple_of(16));
 

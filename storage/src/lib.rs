@@ -85,6 +85,7 @@ pub use batch::{Batch, BatchError, BatchName, Save};
 pub use coordinator::{Coordinator, CoordinatorError};
 pub use envelope::{
     ENVELOPE_HEADER_LENGTH, Envelope, EnvelopeError, EnvelopeHeader, EnvelopeKind, PAYLOAD_LENGTH_MAX,
+    SCHEMA_MAX,
 };
 pub use faulty::{Delay, Fault, FaultControl, FaultPlan, FaultRates, FaultyStore, Verb};
 pub use id::{COUNT_MAX, NodeId, PARTITIONS, Partition, StoreId};

@@ -84,11 +84,15 @@ pub enum SavedState {
         bytes: u64,
         /// The epoch of the partition's owner that saved it.
         epoch: u64,
+        /// When that was, in seconds since 1970 by its clock; 0: it did not say.
+        saved_at_s: u32,
     },
     /// That it was forgotten.
     Forgotten {
         /// Counts the saves of the object, this one included.
         version: u64,
+        /// When that was, in seconds since 1970 by the clock of the node that forgot it; 0: it did not say.
+        saved_at_s: u32,
     },
     /// Something that cannot be read, for this reason.
     Unreadable(String),

@@ -88,11 +88,11 @@ impl StoreDesk {
         };
         let Some(record) = record else { return SavedState::Nothing };
         match record.open(key.as_ref()) {
-            Ok((EnvelopeHeader { kind: EnvelopeKind::Tombstone, version, .. }, _)) => {
-                SavedState::Forgotten { version }
+            Ok((EnvelopeHeader { kind: EnvelopeKind::Tombstone, version, saved_at_s, .. }, _)) => {
+                SavedState::Forgotten { version, saved_at_s }
             }
-            Ok((EnvelopeHeader { version, epoch, .. }, state)) => {
-                SavedState::State { version, bytes: state.len() as u64, epoch }
+            Ok((EnvelopeHeader { version, epoch, saved_at_s, .. }, state)) => {
+                SavedState::State { version, bytes: state.len() as u64, epoch, saved_at_s }
             }
             Err(error) => SavedState::Unreadable(error.to_string()),
         }

@@ -85,6 +85,7 @@ impl CoreState {
             version: object.version.get(),
             schema: form.version,
             layout: form.layout,
+            saved_at_s: 0,
         };
         let sealed = Envelope::seal(&header, &mut envelope);
         sealed.map_err(|error| CodecError::Invalid(error.to_string()))?;

@@ -32,6 +32,12 @@ impl Clock {
     pub(crate) fn epoch_ms(&self) -> u64 {
         u64::try_from(self.epoch.as_millis()).unwrap_or(0)
     }
+
+    /// Seconds since 1970 now, until 2106. Not after a clock that was set meanwhile.
+    pub(crate) fn epoch_s(&self) -> u32 {
+        let now = self.epoch + Duration::from_nanos(self.now());
+        u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+    }
 }
 
 /// Nanoseconds since the machine was started, its sleep included. No system call: the kernel shares this clock in memory.

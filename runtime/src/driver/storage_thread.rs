@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 use epicserver_storage::{Batch, BatchName, Fence, NodeId, RecordKeyRef, Store, StoreError};
 
+use super::clock::Clock;
 use super::cluster::ToCluster;
 use crate::core::Event;
 use crate::saving::{BatchImages, Committed, LoadAnswer, LoadTicket, commit_until_known};
@@ -141,6 +142,7 @@ pub(crate) struct CorePort {
 pub(crate) struct StorageThread {
     pub(crate) desk: Arc<StorageDesk>,
     pub(crate) clock: StorageClock,
+    pub(crate) time: Clock,
     pub(crate) parker: Parker,
     pub(crate) store: Box<dyn Store>,
     pub(crate) node: NodeId,
@@ -314,9 +316,10 @@ impl StorageThread {
             return Committed::Durable;
         }
         self.batch.clear(BatchName { node: self.node, number: closed });
+        let saved_at_s = self.time.epoch_s();
         let mut filled = Ok(());
         for (_, images) in &now {
-            filled = filled.and_then(|()| images.append_to(&mut self.batch));
+            filled = filled.and_then(|()| images.append_to(&mut self.batch, saved_at_s));
         }
         let committed = match filled {
             Ok(()) => commit_until_known(&mut *self.store, &self.batch),
@@ -423,6 +426,7 @@ mod tests {
         StorageThread {
             desk: Arc::new(StorageDesk::new(parker.unparker())),
             clock,
+            time: Clock::start(),
             parker,
             store: Box::new(store),
             node: NODE,

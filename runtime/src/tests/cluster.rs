@@ -230,7 +230,7 @@ impl Cluster {
         let images: Vec<_> = self.storage.handed_over.extract_if(.., closed).collect();
         for images in images {
             assert!(!self.is_failed(images.number), "images of a failed batch are thrown away");
-            images.append_to(&mut batch).expect("an image of a core is well formed");
+            images.append_to(&mut batch, 0).expect("an image of a core is well formed");
             self.storage.images_written += images.len();
         }
         match self.store.commit(&batch) {

@@ -266,7 +266,7 @@ impl Storage {
             if *core == 0 && scene.strikes(Planted::HalfBatch, 8) {
                 continue;
             }
-            if let Err(error) = images.append_to(&mut batch) {
+            if let Err(error) = images.append_to(&mut batch, 0) {
                 scene.acknowledged.broken(format!("an image of core {core} does not fit a batch: {error}"));
             }
         }

@@ -316,16 +316,16 @@ fn what_is_saved_of_an_object_is_told_without_its_state() {
     store.open_fences(&[fence]).expect("nobody has it");
     let mut saved = |keeper: &mut KeeperService, number: u64, header: EnvelopeHeader, state: &[u8]| {
         let mut batch = Batch::new(BatchName { node: ALICE, number });
-        let header = EnvelopeHeader { epoch, version: number, ..header };
+        let header = EnvelopeHeader { epoch, version: number, saved_at_s: 9, ..header };
         batch.push(key.as_ref(), &header, state).expect("it is legal");
         store.commit(&batch).expect("the fence is open");
         ask(keeper, 1, BOB, ControlMessage::FindSaved(key.clone()))
     };
     let state = EnvelopeHeader::state(key.as_ref());
-    let told = SavedState::State { version: 1, bytes: 5, epoch };
+    let told = SavedState::State { version: 1, bytes: 5, epoch, saved_at_s: 9 };
     assert_eq!(saved(&mut keeper, 1, state, b"hello"), Some(ControlMessage::FoundSaved(told)));
     let gone = EnvelopeHeader::tombstone(key.as_ref());
-    let told = SavedState::Forgotten { version: 2 };
+    let told = SavedState::Forgotten { version: 2, saved_at_s: 9 };
     assert_eq!(saved(&mut keeper, 2, gone, b""), Some(ControlMessage::FoundSaved(told)));
     let told = ask(&mut keeper, 1, BOB, ControlMessage::FindSaved(other));
     assert_eq!(told, Some(ControlMessage::FoundSaved(SavedState::Nothing)));

@@ -70,13 +70,15 @@ pub(super) fn read_found(reader: &mut Reader<'_>) -> Result<FoundObject, Control
 pub(super) fn put_saved(writer: &mut Writer, saved: &SavedState) {
     match saved {
         SavedState::Nothing => writer.u8(0),
-        SavedState::State { version, bytes, epoch } => {
+        SavedState::State { version, bytes, epoch, saved_at_s } => {
             writer.u8(1);
             [version, bytes, epoch].into_iter().for_each(|&count| writer.u64(count));
+            writer.u32(*saved_at_s);
         }
-        SavedState::Forgotten { version } => {
+        SavedState::Forgotten { version, saved_at_s } => {
             writer.u8(2);
             writer.u64(*version);
+            writer.u32(*saved_at_s);
         }
         SavedState::Unreadable(reason) => {
             writer.u8(3);
@@ -88,8 +90,13 @@ pub(super) fn put_saved(writer: &mut Writer, saved: &SavedState) {
 pub(super) fn read_saved(reader: &mut Reader<'_>) -> Result<SavedState, ControlError> {
     Ok(match reader.u8()? {
         0 => SavedState::Nothing,
-        1 => SavedState::State { version: reader.u64()?, bytes: reader.u64()?, epoch: reader.u64()? },
-        2 => SavedState::Forgotten { version: reader.u64()? },
+        1 => SavedState::State {
+            version: reader.u64()?,
+            bytes: reader.u64()?,
+            epoch: reader.u64()?,
+            saved_at_s: reader.u32()?,
+        },
+        2 => SavedState::Forgotten { version: reader.u64()?, saved_at_s: reader.u32()? },
         3 => SavedState::Unreadable(reader.text(TEXT_LEN_MAX)?),
         _ => return Err(ControlError::Value("what is saved")),
     })

@@ -69,8 +69,13 @@ fn found(random: &mut Rng) -> FoundObject {
 fn saved(random: &mut Rng) -> SavedState {
     match random.u8(..4) {
         0 => SavedState::Nothing,
-        1 => SavedState::State { version: random.u64(..), bytes: random.u64(..), epoch: random.u64(..) },
-        2 => SavedState::Forgotten { version: random.u64(..) },
+        1 => SavedState::State {
+            version: random.u64(..),
+            bytes: random.u64(..),
+            epoch: random.u64(..),
+            saved_at_s: random.u32(..),
+        },
+        2 => SavedState::Forgotten { version: random.u64(..), saved_at_s: random.u32(..) },
         _ => SavedState::Unreadable(text(random)),
     }
 }
