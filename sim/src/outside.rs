@@ -154,7 +154,7 @@ mod tests {
         let trace = "   0: epicserver_sim::outside::note\n             at ./src/outside.rs:70:17\n   \
                      1: clock_gettime\n             at ./src/outside.rs:40:5\n   \
                      2: std::time::Instant::now\n             at /rustc/abc/library/std/src/time.rs:260:9\n   \
-                     3: chrono::now\n             at /home/u/.cargo/registry/src/x/chrono-0.4/src/lib.rs:5:5\n   \
+                     3: chrono::now\n             at /u/.cargo/registry/src/x/chrono-0.4/src/lib.rs:5:5\n   \
                      4: bank::Account::deposit::{{closure}}\n             at ./src/bank.rs:12:20\n   \
                      5: bank::main\n             at ./src/bank.rs:99:1\n";
         assert_eq!(
