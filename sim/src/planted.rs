@@ -29,10 +29,14 @@ pub enum Planted {
     Overtake,
     /// A frame for another node is sent twice now and then.
     RepeatFrame,
+    /// A frame for another node never comes back to its pool, now and then.
+    LeakFrame,
     /// Fences are said to be open that were never opened.
     SkipFence,
     /// The objects of a partition that moved are thrown away when they have come.
     LoseShipment,
+    /// One core is not told of a view, now and then.
+    ForgetView,
     /// Cores are told that the lease of their node never ends.
     PastLease,
     /// The lease of a node runs from when its renewal was answered, and not from when it was sent.
@@ -53,8 +57,10 @@ impl Planted {
         ("stale-load", Self::StaleLoad),
         ("overtake", Self::Overtake),
         ("repeat-frame", Self::RepeatFrame),
+        ("leak-frame", Self::LeakFrame),
         ("skip-fence", Self::SkipFence),
         ("lose-shipment", Self::LoseShipment),
+        ("forget-view", Self::ForgetView),
         ("past-lease", Self::PastLease),
         ("lease-from-answer", Self::LeaseFromAnswer),
         ("drop-parked", Self::Moves(Bug::DropParked)),
@@ -80,7 +86,7 @@ impl Planted {
             Self::PastLease
             | Self::LeaseFromAnswer
             | Self::Moves(Bug::ReorderParked | Bug::ShipBeforeDurable) => WorldKind::Parted,
-            Self::SkipFence | Self::LoseShipment | Self::Moves(_) => WorldKind::Moving,
+            Self::SkipFence | Self::LoseShipment | Self::ForgetView | Self::Moves(_) => WorldKind::Moving,
             _ => WorldKind::Fixed,
         }
     }

@@ -326,7 +326,8 @@ impl Cluster {
                     doors.cores[core].answer(Event::Shipped(Box::new(shipment)));
                 }
                 self.view = Some(view.clone());
-                publish(doors.cores, &routes);
+                let forgets = scene.strikes(Planted::ForgetView, 8);
+                publish(if forgets { &mut doors.cores[1..] } else { &mut *doors.cores }, &routes);
                 self.shipping.handle_view(now, me, &view);
             }
             MemberAction::Lease(until_ns) => {

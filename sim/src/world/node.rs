@@ -262,6 +262,9 @@ impl SimNode {
                 if scene.strikes(Planted::RepeatFrame, 10) {
                     self.links.send(core, frame.clone());
                 }
+                if scene.strikes(Planted::LeakFrame, 50) {
+                    std::mem::forget(frame.clone());
+                }
                 self.links.send(core, frame);
                 scene.bounds.queue("the frames of a core", self.links.outgoing_len(core), self.ring_len_max);
             }

@@ -80,7 +80,8 @@ impl Profile {
         (profile.panics, profile.cancels, profile.hurries) = (false, false, false);
         if is_calm {
             let delays = FaultRates { fail_per_mille: 0, unknown_per_mille: 0, ..profile.store_faults };
-            profile.store_faults = FaultRates { sync_failed_per_mille: 0, ..delays };
+            let whole = FaultRates { short_per_mille: 0, flip_per_mille: 0, ..delays };
+            profile.store_faults = FaultRates { sync_failed_per_mille: 0, ..whole };
             (profile.cuts_per_mille, profile.crashes) = (0, 0);
             // Objects go after nodes that join. Who calls through a node that leaves has to look for another one.
             (profile.leaves, profile.pauses, profile.keeper_crashes) = (0, 0, 0);
@@ -97,6 +98,8 @@ impl Profile {
             fail_per_mille: tape.one_of(&[0, 0, 30, 150]),
             unknown_per_mille: tape.one_of(&[0, 0, 100, 500]),
             sync_failed_per_mille: tape.one_of(&[0, 0, 0, 3]),
+            short_per_mille: tape.one_of(&[0, 0, 0, 50]),
+            flip_per_mille: tape.one_of(&[0, 0, 0, 50]),
             delay_per_mille: tape.one_of(&[0, 200, 1000]),
             delay_ns_max: tape.one_of(&[20_000, 500_000, 20_000_000]),
             ..FaultRates::default()
@@ -149,6 +152,7 @@ impl Profile {
         if is_clean {
             profile.store_faults.fail_per_mille = 0;
             profile.store_faults.unknown_per_mille = 0;
+            (profile.store_faults.short_per_mille, profile.store_faults.flip_per_mille) = (0, 0);
             (profile.cuts_per_mille, profile.panics) = (0, false);
             profile.core.idle_ns = IDLE_NS;
         } else {
@@ -182,6 +186,7 @@ impl Profile {
         let faults = self.store_faults;
         self.crashes + self.pauses + self.silences + self.slows + self.keeper_crashes == 0
             && faults.fail_per_mille + faults.unknown_per_mille == 0
+            && faults.short_per_mille + faults.flip_per_mille == 0
             && self.cuts_per_mille == 0
             && self.step_ns_max <= STEP_NS_CLEAN_MAX
             && !self.panics

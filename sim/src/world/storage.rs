@@ -229,7 +229,11 @@ impl Storage {
     }
 
     fn load(&mut self, ticket: LoadTicket, scene: &mut Scene) {
+        let before = self.control.faults();
         let mut answer = self.store.load(&[ticket.key.as_ref()]).map(|mut records| records.pop().flatten());
+        if self.control.faults() > before && matches!(answer, Ok(Some(_))) {
+            scene.fault("record damaged");
+        }
         if scene.strikes(Planted::StaleLoad, 4) {
             answer = Ok(None);
         }

@@ -129,7 +129,7 @@ fn a_calm_world_only_draws_the_order() {
 fn promises_are_kept_whatever_goes_wrong() {
     let passed = check::<(Counter,)>().nodes(1..4).seeds(60).try_run(promises_are_kept);
     let passed = passed.unwrap_or_else(|failure| panic!("{failure}"));
-    let of_all_kinds = ["node crashed", "link cut", "commit failed", "store slow"];
+    let of_all_kinds = ["node crashed", "link cut", "commit failed", "record damaged", "store slow"];
     let of_moves = ["node joined", "node left", "node paused", "network flapped", "keeper out of reach"];
     for fault in of_all_kinds.into_iter().chain(of_moves) {
         assert!(passed.faults.contains_key(fault), "no {fault} in {:?}", passed.faults);

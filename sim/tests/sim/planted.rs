@@ -30,10 +30,11 @@ fn every_bug_of_fixed_nodes_is_found_by_the_laws_it_breaks() {
             Planted::AckBeforeCommit | Planted::HalfBatch => &[2, 3],
             Planted::FailureAsSuccess | Planted::IgnoreFailure | Planted::ForgetCore => &[2],
             Planted::StaleLoad => &[2],
-            Planted::DropMessage => &[8],
+            Planted::DropMessage | Planted::LeakFrame => &[8],
             Planted::Overtake | Planted::RepeatFrame => &[5],
             Planted::SkipFence
             | Planted::LoseShipment
+            | Planted::ForgetView
             | Planted::PastLease
             | Planted::LeaseFromAnswer
             | Planted::Moves(_) => {
@@ -55,6 +56,7 @@ fn bugs_of_moves_are_found() {
     let bugs = [
         Planted::SkipFence,
         Planted::LoseShipment,
+        Planted::ForgetView,
         Planted::PastLease,
         Planted::Moves(Bug::DropParked),
         Planted::Moves(Bug::ReorderParked),
