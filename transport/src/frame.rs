@@ -513,6 +513,9 @@ impl Drop for FreeStack {
 /// it is the last field of what holds them.
 pub(crate) struct Slab {
     memory: NonNull<u8>,
+    len: usize,
+    /// What was allocated: some more, to begin at a page.
+    allocated: NonNull<u8>,
     layout: Layout,
 }
 
@@ -526,10 +529,16 @@ impl Slab {
     pub(crate) fn cut(classes: &[(usize, usize)]) -> (Self, Vec<FreeChain>) {
         let len =
             classes.iter().map(|&(capacity, count)| block_layout(capacity).size() * count).sum::<usize>();
-        let layout =
-            Layout::from_size_align(len.max(1), SLAB_ALIGN).expect("a slab within the address space");
+        let len = len.max(1);
+        // Asked for pages, the allocator writes the zeros itself; for less, it takes what the kernel has zeroed, and memory that is not
+        // used yet stays with the kernel.
+        let layout = Layout::from_size_align(len + SLAB_ALIGN, 16).expect("a slab within the address space");
         // SAFETY: the layout is not empty.
-        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let allocated = unsafe { alloc_zeroed(layout) };
+        let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
+        let address = allocated.addr().get();
+        // SAFETY: less than `SLAB_ALIGN` bytes on, so that `len` are left of the same allocation.
+        let memory = unsafe { allocated.add(address.next_multiple_of(SLAB_ALIGN) - address) };
         let mut offset = 0;
         let mut chains = Vec::new();
         for (class, &(capacity, count)) in classes.iter().enumerate() {
@@ -541,19 +550,19 @@ impl Slab {
             }
             chains.push(chain);
         }
-        (Self { memory, layout }, chains)
+        (Self { memory, len, allocated, layout }, chains)
     }
 
     /// Address and length in bytes.
     pub(crate) fn region(&self) -> (*const u8, usize) {
-        (self.memory.as_ptr(), self.layout.size())
+        (self.memory.as_ptr(), self.len)
     }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
         // SAFETY: `cut` made it with this layout; by its contract no block of it is left.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+        unsafe { dealloc(self.allocated.as_ptr(), self.layout) };
     }
 }
 
