@@ -71,7 +71,7 @@ impl Display for KeyView<'_> {
         match self.kind {
             KeyKind::U64 => write!(f, "{}", number(8)),
             KeyKind::U128 => write!(f, "{}", number(16)),
-            KeyKind::String => write!(f, "{:?}", String::from_utf8_lossy(self.bytes)),
+            KeyKind::Utf8 => write!(f, "{:?}", String::from_utf8_lossy(self.bytes)),
             KeyKind::Bytes => write!(f, "{:02x?}", self.bytes),
         }
     }
@@ -138,11 +138,11 @@ impl EntityKey for String {
 impl sealed::Sealed for TextKey {}
 impl StoredKey for TextKey {
     fn canonical<R>(&self, read: impl FnOnce(KeyView<'_>) -> R) -> R {
-        read(KeyView { kind: KeyKind::String, bytes: self.0.as_bytes() })
+        read(KeyView { kind: KeyKind::Utf8, bytes: self.0.as_bytes() })
     }
     fn from_view(view: KeyView<'_>) -> Option<Self> {
         let text = std::str::from_utf8(view.bytes).ok()?;
-        (view.kind == KeyKind::String).then(|| TextKey(text.into()))
+        (view.kind == KeyKind::Utf8).then(|| TextKey(text.into()))
     }
 }
 
@@ -251,7 +251,7 @@ mod tests {
         text.canonical(|view| assert_eq!(BytesKey::from_view(view), None, "another kind is another key"));
         7u64.canonical(|view| assert_eq!(u64::from_view(view), Some(7)));
         assert_eq!(u64::from_view(KeyView { kind: KeyKind::U64, bytes: &[1, 2] }), None);
-        assert_eq!(TextKey::from_view(KeyView { kind: KeyKind::String, bytes: &[0xff] }), None);
+        assert_eq!(TextKey::from_view(KeyView { kind: KeyKind::Utf8, bytes: &[0xff] }), None);
     }
 
     const GOLDEN: [u16; 5] = [452, 3412, 638, 3683, 1755];

@@ -46,7 +46,7 @@ impl<'a> RecordKeyRef<'a> {
             KeyKind::U64 if length != 8 => Err(KeyError::Width { kind: self.kind, length }),
             KeyKind::U128 if length != 16 => Err(KeyError::Width { kind: self.kind, length }),
             _ if length > KEY_LENGTH_MAX => Err(KeyError::TooLong { length }),
-            KeyKind::String if std::str::from_utf8(self.bytes).is_err() => Err(KeyError::NotUtf8),
+            KeyKind::Utf8 if std::str::from_utf8(self.bytes).is_err() => Err(KeyError::NotUtf8),
             _ => Ok(()),
         }
     }
@@ -119,7 +119,7 @@ impl fmt::Display for RecordKeyRef<'_> {
                 bytes.iter().rev().try_for_each(|byte| write!(formatter, "{byte:02x}"))
             }
             (KeyKind::Bytes, bytes) => bytes.iter().try_for_each(|byte| write!(formatter, "{byte:02x}")),
-            (KeyKind::String, bytes) => write!(formatter, "{:?}", String::from_utf8_lossy(bytes)),
+            (KeyKind::Utf8, bytes) => write!(formatter, "{:?}", String::from_utf8_lossy(bytes)),
         }
     }
 }
@@ -151,7 +151,7 @@ impl RecordKey {
     /// # Errors
     /// [`KeyError::TooLong`] beyond [`KEY_LENGTH_MAX`] bytes.
     pub fn string(entity: u64, key: &str) -> Result<Self, KeyError> {
-        RecordKeyRef::new(entity, KeyKind::String, key.as_bytes()).map(|key| key.to_owned())
+        RecordKeyRef::new(entity, KeyKind::Utf8, key.as_bytes()).map(|key| key.to_owned())
     }
 
     /// The record of an object with a key of bytes.
@@ -183,7 +183,7 @@ pub enum KeyKind {
     /// `u128`, 16 bytes little-endian.
     U128 = 1,
     /// UTF-8.
-    String = 2,
+    Utf8 = 2,
     /// Bytes as they are.
     Bytes = 3,
 }
@@ -194,7 +194,7 @@ impl KeyKind {
         match number {
             0 => Some(Self::U64),
             1 => Some(Self::U128),
-            2 => Some(Self::String),
+            2 => Some(Self::Utf8),
             3 => Some(Self::Bytes),
             _ => None,
         }
@@ -252,7 +252,7 @@ mod tests {
     fn a_number_hashes_as_its_bytes_do() {
         let numbers = (0..64).flat_map(|bit| [1u64 << bit, (1u64 << bit).wrapping_sub(3)]).chain([u64::MAX]);
         for number in numbers {
-            for kind in [KeyKind::U64, KeyKind::String, KeyKind::Bytes] {
+            for kind in [KeyKind::U64, KeyKind::Utf8, KeyKind::Bytes] {
                 let mut hasher = SipHasher13::new();
                 hasher.write(&[kind as u8]);
                 hasher.write(&number.to_le_bytes());
@@ -279,14 +279,14 @@ mod tests {
             RecordKeyRef::new(1, KeyKind::U128, &[0; 17]),
             Err(KeyError::Width { kind: KeyKind::U128, length: 17 })
         );
-        assert_eq!(RecordKeyRef::new(1, KeyKind::String, &[0xFF]), Err(KeyError::NotUtf8));
+        assert_eq!(RecordKeyRef::new(1, KeyKind::Utf8, &[0xFF]), Err(KeyError::NotUtf8));
         assert_eq!(RecordKey::bytes(1, &[0; 513]), Err(KeyError::TooLong { length: 513 }));
         assert!(RecordKey::bytes(1, &[0; 512]).is_ok());
     }
 
     #[test]
     fn kinds_survive_their_numbers() {
-        for kind in [KeyKind::U64, KeyKind::U128, KeyKind::String, KeyKind::Bytes] {
+        for kind in [KeyKind::U64, KeyKind::U128, KeyKind::Utf8, KeyKind::Bytes] {
             assert_eq!(KeyKind::from_number(kind as u8), Some(kind));
         }
         assert_eq!(KeyKind::from_number(4), None);

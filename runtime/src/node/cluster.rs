@@ -308,7 +308,7 @@ impl SelfReport {
         let spellings = [
             (KeyKind::U64, number.as_ref().map(|bytes| &bytes[..])),
             (KeyKind::U128, long.as_ref().map(|bytes| &bytes[..])),
-            (KeyKind::String, Some(key.as_bytes())),
+            (KeyKind::Utf8, Some(key.as_bytes())),
             (KeyKind::Bytes, Some(key.as_bytes())),
         ];
         let mut of_kind = spellings.into_iter().filter_map(|(kind, bytes)| {

@@ -496,7 +496,7 @@ fn number_len(kind: KeyKind) -> Option<usize> {
     match kind {
         KeyKind::U64 => Some(8),
         KeyKind::U128 => Some(16),
-        KeyKind::String | KeyKind::Bytes => None,
+        KeyKind::Utf8 | KeyKind::Bytes => None,
     }
 }
 
@@ -509,7 +509,7 @@ fn check_key(key: KeyView<'_>) -> Result<(), ExtensionError> {
     match number_len(key.kind) {
         Some(len) if len != key.bytes.len() => Err(ExtensionError::KeyNumber(key.bytes.len())),
         None if key.bytes.len() > KEY_LEN_MAX => Err(ExtensionError::KeyTooLong(key.bytes.len())),
-        None if key.kind == KeyKind::String && str::from_utf8(key.bytes).is_err() => {
+        None if key.kind == KeyKind::Utf8 && str::from_utf8(key.bytes).is_err() => {
             Err(ExtensionError::KeyText)
         }
         _ => Ok(()),

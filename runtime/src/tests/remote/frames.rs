@@ -130,7 +130,7 @@ fn what_cannot_run_is_refused_by_name() {
     let layout = CallError::Rejected(Rejection::Layout { entity: "test.Post".into(), method: "Add".into() });
     assert_eq!(lone.error(&Request { layout: 2, ..Request::default() }), layout);
     assert_eq!(lone.error(&Request { payload: &[1, 2], ..Request::default() }), layout);
-    let text_key = KeyView { kind: KeyKind::String, bytes: b"five" };
+    let text_key = KeyView { kind: KeyKind::Utf8, bytes: b"five" };
     assert_eq!(lone.error(&Request { key: text_key, ..Request::default() }), layout);
     let expired = lone.error(&Request { budget_us: 0, ..Request::default() });
     assert_eq!(expired, CallError::Rejected(Rejection::Expired));

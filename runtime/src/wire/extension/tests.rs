@@ -63,7 +63,7 @@ fn any_key() -> impl Strategy<Value = OwnedKey> {
     prop_oneof![
         any::<[u8; 8]>().prop_map(|key| OwnedKey(KeyKind::U64, key.to_vec())),
         any::<[u8; 16]>().prop_map(|key| OwnedKey(KeyKind::U128, key.to_vec())),
-        "\\PC{0,100}".prop_map(|key| OwnedKey(KeyKind::String, key.into_bytes())),
+        "\\PC{0,100}".prop_map(|key| OwnedKey(KeyKind::Utf8, key.into_bytes())),
         vec(any::<u8>(), 0..=KEY_LEN_MAX).prop_map(|key| OwnedKey(KeyKind::Bytes, key)),
     ]
 }
@@ -155,7 +155,7 @@ fn the_longest_block_has_the_named_length() {
         view: Some(ViewStamp { version: u64::MAX, epoch: u64::MAX }),
         path: &[entry; PATH_LEN_MAX],
         trace: Some(1),
-        key: Some(TargetKey { entity: 1, key: KeyView { kind: KeyKind::String, bytes: text.as_bytes() } }),
+        key: Some(TargetKey { entity: 1, key: KeyView { kind: KeyKind::Utf8, bytes: text.as_bytes() } }),
         hops: 1,
     };
     assert_eq!(extension.encoded_len(), EXTENSION_LEN_MAX);
@@ -177,7 +177,7 @@ fn the_bytes_are_pinned() {
         view: Some(ViewStamp { version: 300, epoch: 1 }),
         path: &[entry],
         trace: Some(0x77),
-        key: Some(TargetKey { entity: 0x88, key: KeyView { kind: KeyKind::String, bytes: b"Bob" } }),
+        key: Some(TargetKey { entity: 0x88, key: KeyView { kind: KeyKind::Utf8, bytes: b"Bob" } }),
         hops: 9,
     };
     let mut bytes = Vec::new();

@@ -129,7 +129,7 @@ fn extension_block(random: &mut Rng) -> Vec<u8> {
         trace: random.bool().then(|| random.u128(..)),
         key: random
             .bool()
-            .then_some(TargetKey { entity: 9, key: KeyView { kind: KeyKind::String, bytes: &key } }),
+            .then_some(TargetKey { entity: 9, key: KeyView { kind: KeyKind::Utf8, bytes: &key } }),
         hops: random.u8(..4),
         ..Extension::default()
     };
