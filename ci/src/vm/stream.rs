@@ -6,6 +6,9 @@ use std::io::{self, Write};
 pub(super) const END_FORMAT: &str = r"\000end of this output\000";
 const END: &[u8] = b"\0end of this output\0";
 
+/// Bytes of a line that are held back at most.
+const LINE_LEN_MAX: usize = 64 << 10;
+
 /// Passes an output on up to its end.
 #[derive(Debug)]
 pub(super) struct Stream<W> {
@@ -29,7 +32,12 @@ impl<W: Write> Stream<W> {
     pub(super) fn handle_bytes(&mut self, bytes: &[u8]) -> io::Result<bool> {
         self.held.extend_from_slice(bytes);
         let end = self.held.windows(END.len()).position(|window| window == END);
-        let passed_len = end.unwrap_or_else(|| self.held.len() - self.beginning_of_end_len());
+        let mut passed_len = end.unwrap_or_else(|| self.held.len() - self.beginning_of_end_len());
+        if end.is_none() && !self.prefix.is_empty() && passed_len < LINE_LEN_MAX {
+            // Of several guests only whole lines: parts of two would make a line that nobody has written.
+            passed_len =
+                self.held[..passed_len].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        }
         let passed: Vec<u8> = self.held.drain(..passed_len).collect();
         self.write(&passed)?;
         Ok(end.is_some())
@@ -88,7 +96,8 @@ mod tests {
 
     #[test]
     fn lines_of_one_of_several_guests_carry_its_number() {
-        check("2| ", &[b"a\nb", b"c\n", b"d"], "2| a\n2| bc\n2| d", false);
+        check("2| ", &[b"a\nb", b"c\n", b"d"], "2| a\n2| bc\n", false);
+        check("2| ", &[b"a\nb", END], "2| a\n2| b", true);
     }
 
     #[test]
