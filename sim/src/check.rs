@@ -152,7 +152,7 @@ impl Check {
             let setup = self.setup(seed);
             let played = play(&Setup { verbose: is_shown, ..setup.clone() });
             let is_first = seed == *seeds.start();
-            if is_first || (played.outcome.is_err()) {
+            if is_first || played.outcome.is_err() {
                 let compared = Setup { keeps_all: true, ..setup.clone() };
                 let again = hushed(|| [(); 2].map(|()| play(&compared)));
                 let from_outside = || self.is_strict.then(|| read_outside(&again)).flatten();
