@@ -1,8 +1,9 @@
 //! `cargo ci demo` and `cargo ci chaos`: build the `epicserver` command in release mode and run its game.
 //!
-//! Arguments, standard output and the exit code belong to the game. Only the transport is looked at: where this machine's kernel lacks
-//! it, the game runs in a guest.
+//! Arguments, standard output and the exit code belong to the game. Only the transport is looked at: where this machine lacks
+//! it, the game runs in a guest; and InfiniBand verbs have to be built in.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -54,9 +55,11 @@ pub(crate) struct Options {
 
 /// Runs the game and returns its exit code.
 pub(crate) fn run(game: Game, options: &Options) -> Result<ExitCode, String> {
-    let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
-    if options.transport.as_deref() == Some("tipc") && !has_tipc(&protocols) {
-        return run_in_guest(game, options);
+    if options.is_over_verbs() {
+        packages::install_headers()?;
+    }
+    if let Some(missing) = missing_for(options.transport.as_deref()) {
+        return run_in_guest(game, options, missing);
     }
     if game == Game::Chaos
         && !packages::finds_program("nft")
@@ -69,12 +72,24 @@ pub(crate) fn run(game: Game, options: &Options) -> Result<ExitCode, String> {
     Ok(exit_code(status))
 }
 
-fn run_in_guest(game: Game, options: &Options) -> Result<ExitCode, String> {
+impl Options {
+    fn is_over_verbs(&self) -> bool {
+        self.transport.as_deref() == Some(VERBS)
+    }
+
+    /// What of the command is built that a plain build leaves out.
+    fn features(&self) -> &'static str {
+        if self.is_over_verbs() { " --features rdma" } else { "" }
+    }
+}
+
+fn run_in_guest(game: Game, options: &Options, missing: &str) -> Result<ExitCode, String> {
     eprintln!(
-        "building the epicserver command (release), then running its {} in a guest: this kernel has no TIPC",
+        "building the epicserver command (release), then running its {} in a guest: {missing}",
         game.command()
     );
-    let status = Invocation::cargo("build --release -p epicserver --bin epicserver").run_attached()?;
+    let build = format!("build --release -p epicserver --bin epicserver{}", options.features());
+    let status = Invocation::cargo(&build).run_attached()?;
     if !status.success() {
         return Ok(exit_code(status));
     }
@@ -85,14 +100,32 @@ fn run_in_guest(game: Game, options: &Options) -> Result<ExitCode, String> {
     vm::run_one(&command)
 }
 
+/// Why nothing can go over that transport on this machine.
+fn missing_for(transport: Option<&str>) -> Option<&'static str> {
+    match transport? {
+        "tipc" => {
+            let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+            (!has_tipc(&protocols)).then_some("this kernel has no TIPC")
+        }
+        VERBS => (!has_entries(Path::new(DEVICES))).then_some("this machine has no RDMA device"),
+        _ => None,
+    }
+}
+
+/// Whether there is such a folder, and something in it.
+fn has_entries(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Whether the kernel knows the protocol, by its list of those that it knows.
 fn has_tipc(protocols: &str) -> bool {
     protocols.lines().any(|line| line.split_whitespace().next() == Some("TIPC"))
 }
 
 fn invocation(game: Game, options: &Options) -> Invocation {
-    Invocation::cargo(&format!("run --release -p epicserver --bin epicserver -- {}", game.command()))
-        .with_arguments(arguments(options))
+    let features = options.features();
+    let line = format!("run --release -p epicserver --bin epicserver{features} -- {}", game.command());
+    Invocation::cargo(&line).with_arguments(arguments(options))
 }
 
 fn arguments(options: &Options) -> Vec<String> {
@@ -116,6 +149,11 @@ fn fewer_players(game: Game, options: &Options) -> Vec<String> {
     if is_given { Vec::new() } else { game.small().iter().map(|word| (*word).to_owned()).collect() }
 }
 
+/// The transport that a plain build leaves out.
+const VERBS: &str = "rdma";
+/// Where the kernel lists RDMA devices.
+const DEVICES: &str = "/sys/class/infiniband";
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -132,7 +170,9 @@ mod tests {
         let line =
             Line::try_parse_from([&["demo"], line].concat()).expect("the line is a valid command line");
         let shown = invocation(Game::Demo, &line.options).to_string();
-        assert_eq!(shown, format!("cargo run --release -p epicserver --bin epicserver -- demo{expected}"));
+        let (features, expected) = expected.split_once('|').unwrap_or(("", expected));
+        let begin = format!("cargo run --release -p epicserver --bin epicserver{features} -- demo");
+        assert_eq!(shown, format!("{begin}{expected}"));
     }
 
     #[test]
@@ -146,10 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn verbs_are_built_in_where_they_are_asked_for() {
+        check(&["--transport", "rdma"], " --features rdma| --transport rdma");
+    }
+
+    #[test]
     fn a_guest_plays_with_few_unless_told_otherwise() {
         let line = |words: &[&str]| Line::try_parse_from(words).expect("a valid command line").options;
         assert_eq!(fewer_players(Game::Demo, &line(&["demo", "--transport", "tipc"])).len(), 4);
         assert!(fewer_players(Game::Demo, &line(&["demo", "--transport", "tipc", "--players=7"])).is_empty());
+    }
+
+    #[test]
+    fn a_machine_without_a_folder_of_devices_has_none() {
+        let folder = std::env::temp_dir().join(format!("epicserver-ci-devices-{}", std::process::id()));
+        assert!(!has_entries(&folder));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        assert!(!has_entries(&folder));
+        std::fs::create_dir_all(folder.join("rxe0")).expect("a folder");
+        assert!(has_entries(&folder));
+        std::fs::remove_dir_all(&folder).expect("it was there");
     }
 
     #[test]

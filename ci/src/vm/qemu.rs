@@ -53,9 +53,10 @@ impl Machine<'_> {
     }
 }
 
-/// What the kernel is told: to speak to the console, to end QEMU when it panics, to trust the processor's counter as its clock, and to
-/// leave out what takes time and shows nothing here.
-const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on cryptomgr.notests \
+/// What the kernel is told: to speak to the console, to end QEMU when it panics, to trust the processor's counter as its clock and the
+/// timer to tick (where this machine is busy it may not while the kernel tries it out), and to leave out what takes time and shows
+/// nothing here.
+const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable random.trust_cpu=on cryptomgr.notests \
                            rcupdate.rcu_expedited=1 mitigations=off nokaslr audit=0 nowatchdog";
 /// Two threads that talk to each other run beside each other.
 const PROCESSORS: u32 = 2;

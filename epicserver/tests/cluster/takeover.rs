@@ -38,4 +38,10 @@ mod in_guest {
     async fn kills_over_tipc_lose_nothing_that_was_acknowledged() {
         super::owners_are_killed(super::TIPC, "kills-tipc", "dedicated").await;
     }
+
+    #[cfg(feature = "rdma")]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn kills_over_verbs_lose_nothing_that_was_acknowledged() {
+        super::owners_are_killed(crate::world::RDMA, "kills-rdma", "inline").await;
+    }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Over {
 pub(crate) const TCP: Over = Over { transport: "tcp", saves_min: 100, part: 1 };
 /// A part, in a guest that may be emulated.
 pub(crate) const TIPC: Over = Over { transport: "tipc", saves_min: 1, part: 5 };
+/// Less, as all that is different about it takes longer.
+#[cfg(feature = "rdma")]
+pub(crate) const RDMA: Over = Over { transport: "rdma", part: 10, ..TIPC };
 
 impl Over {
     /// So much of what is done many times.

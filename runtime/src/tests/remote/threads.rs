@@ -1,4 +1,4 @@
-//! Whole nodes on real threads, over the loopback, TCP and TIPC, with a link thread and without.
+//! Whole nodes on real threads, over the loopback, TCP, TIPC and InfiniBand verbs, with a link thread and without.
 
 use std::time::Duration;
 
@@ -26,6 +26,15 @@ fn tipc(count: usize) -> Vec<Box<dyn Transport>> {
     (0..count).map(bind).collect()
 }
 
+#[cfg(feature = "rdma")]
+fn verbs(count: usize) -> Vec<Box<dyn Transport>> {
+    use epicserver_transport_rdma::{RdmaOptions, RdmaTransport};
+    let bind = |_| {
+        Box::new(RdmaTransport::bind(RdmaOptions::default()).expect("an RDMA device")) as Box<dyn Transport>
+    };
+    (0..count).map(bind).collect()
+}
+
 fn loopback(count: usize, options: &LoopbackOptions) -> Vec<Box<dyn Transport>> {
     let network = LoopbackNetwork::new();
     let bind = |index: usize| {
@@ -35,12 +44,11 @@ fn loopback(count: usize, options: &LoopbackOptions) -> Vec<Box<dyn Transport>> 
     (0..count).map(bind).collect()
 }
 
-/// Both forms; nodes of both talk to each other.
-const FORMS: [&[TransportThreads]; 3] = [
-    &[TransportThreads::Dedicated],
-    &[TransportThreads::Inline],
-    &[TransportThreads::Inline, TransportThreads::Dedicated],
-];
+/// Each form, and both.
+const FORMS: [&[TransportThreads]; 3] =
+    [&[TransportThreads::Dedicated], &[TransportThreads::Inline], BOTH_FORMS];
+/// Nodes of both talk to each other.
+const BOTH_FORMS: &[TransportThreads] = &[TransportThreads::Inline, TransportThreads::Dedicated];
 
 fn start(
     transports: Vec<Box<dyn Transport>>,
@@ -113,7 +121,7 @@ async fn a_node_that_stops_leaves_no_caller_behind() {
     }
 }
 
-/// A kernel with TIPC carries the same.
+/// A kernel with TIPC, and a device of InfiniBand verbs, carry the same.
 mod in_guest {
     use super::*;
 
@@ -127,6 +135,18 @@ mod in_guest {
         for form in FORMS {
             stop_one_of_two(tipc(2), form).await;
         }
+    }
+
+    #[cfg(feature = "rdma")]
+    #[tokio::test]
+    async fn nodes_over_verbs_reach_every_object() {
+        reach_everything_in(verbs(2), 2, BOTH_FORMS).await;
+    }
+
+    #[cfg(feature = "rdma")]
+    #[tokio::test]
+    async fn a_node_over_verbs_that_stops_leaves_no_caller_behind() {
+        stop_one_of_two(verbs(2), BOTH_FORMS).await;
     }
 }
 
