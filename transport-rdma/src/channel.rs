@@ -217,6 +217,12 @@ impl Channel {
         self.pair.post_sends(&mut vec![packet]).expect("the queue pair works");
     }
 
+    /// Forces the queue pair into error.
+    #[cfg(test)]
+    pub(crate) fn fail(&mut self) {
+        self.pair.fail().expect("a queue pair may always fail");
+    }
+
     fn fill_spare(&mut self) {
         while self.spare.len() < self.pair.free_receives()
             && let Some(buffer) = self.receive_pool.alloc(RECEIVE_LEN)

@@ -30,9 +30,13 @@ pub(crate) fn choose(options: &RdmaOptions, devices: &[DeviceInfo]) -> Result<Ch
         return Err(StartError::NoSuchDevice { wanted, present: names(devices) });
     }
     let ports = wanted.iter().flat_map(|device| device.ports.iter().map(move |port| (device, port)));
-    let mut ports: Vec<_> = ports
-        .filter(|(_, port)| port.is_active && options.port.is_none_or(|number| number == port.number))
-        .collect();
+    let mut ports: Vec<_> =
+        ports.filter(|(_, port)| options.port.is_none_or(|number| number == port.number)).collect();
+    if let Some(port) = options.port.filter(|_| ports.is_empty()) {
+        let device = options.device.clone().unwrap_or_else(|| names(devices));
+        return Err(StartError::NoSuchPort { device, port });
+    }
+    ports.retain(|(_, port)| port.is_active);
     let serves = |port: &PortInfo| port.gids.iter().any(|gid| gid.ip() == options.listen.ip());
     // The sort is stable: without a port that serves the address, the first one stays first.
     ports.sort_by_key(|(_, port)| !serves(port));
@@ -142,7 +146,9 @@ mod tests {
         let named = RdmaOptions { device: Some("mlx5_0".into()), ..plain.clone() };
         assert!(say(&named, &two()).contains("`mlx5_0`; there are: rxe0, rxe1"));
         let port = RdmaOptions { port: Some(2), ..plain.clone() };
-        assert!(say(&port, &two()).contains("no port of RDMA device rxe0, rxe1 is active"));
+        assert!(say(&port, &two()).contains("RDMA device rxe0, rxe1 has no port 2"));
+        let inactive = [device("rxe0", false, vec![]), device("rxe1", false, vec![])];
+        assert!(say(&plain, &inactive).contains("no port of RDMA device rxe0, rxe1 is active"));
         let gid_index = RdmaOptions { gid_index: Some(9), ..plain.clone() };
         assert!(say(&gid_index, &two()).contains("no address (GID) with index 9"));
         assert!(say(&plain, &[device("rxe0", true, vec![])]).contains("has no address"));

@@ -24,6 +24,14 @@ pub enum StartError {
         /// The names there are.
         present: String,
     },
+    /// The device has no port of that number.
+    #[error("RDMA device {device} has no port {port}; `ibv_devinfo` lists them, and the first is 1")]
+    NoSuchPort {
+        /// The device, or the devices.
+        device: String,
+        /// The number from the settings.
+        port: u8,
+    },
     /// No port is active, or not the one that was asked for.
     #[error(
         "no port of RDMA device {device} is active; `ibv_devinfo` shows their state, `ip link set DEV up` may mend it"
@@ -73,6 +81,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The system refused what any transport needs.
+    #[error("cannot make {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The device refused something.
     #[error("RDMA device {device}: {what} failed: {source}")]
     Device {
@@ -88,7 +104,9 @@ pub enum StartError {
 impl From<StartError> for io::Error {
     fn from(error: StartError) -> Self {
         let kind = match &error {
-            StartError::Listen { source, .. } | StartError::Device { source, .. } => source.kind(),
+            StartError::Listen { source, .. }
+            | StartError::System { source, .. }
+            | StartError::Device { source, .. } => source.kind(),
             StartError::NoLibrary(_) => io::ErrorKind::Unsupported,
             StartError::LockedMemory { .. } => io::ErrorKind::OutOfMemory,
             _ => io::ErrorKind::NotFound,

@@ -3,20 +3,22 @@
 //! ```text
 //! poll: post receives -> completions -> (sometimes) edges: accept, greet, ends -> deadlines -> send -> hand out
 //! ```
+//! A device that is taken away ends its links; until it is there again ([`Hardware`]) links that begin end at once.
+//!
 //! What arrives goes through one queue, so the events of a link keep their order: the end of a control connection waits behind
 //! the packets that came before it.
 
-use crate::channel::{Channel, SendMemory};
-use crate::choice::{Choice, choose};
+use crate::channel::Channel;
 use crate::error::StartError;
 use crate::greeting::{Greeting, Introduction, MAX_24_BITS, READY};
 use crate::link::{Heard, Link, Stage, down_reason, failed_reason};
 use crate::options::{RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
-use crate::sys::{AsyncEvent, Completion, CompletionKind, CompletionQueue, Device, Region, list_devices};
+use crate::sys::{AsyncEvent, Completion, CompletionKind};
 use epicserver_transport::{
     Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame,
-    FrameHeader, LinkId, LinkTable, Readiness, ReceiveBlock, SendError, Shape, SizeClass, Transport, Wake,
+    FrameHeader, LinkId, LinkTable, Readiness, ReceiveBlock, SendError, Shape, Transport, Wake,
 };
+use hardware::{Hardware, Pools};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
@@ -30,12 +32,13 @@ pub struct RdmaTransport {
     options: RdmaOptions,
     caps: Caps,
     local_addr: Addr,
-    choice: Choice,
-    // Links before the queue and the memory, and those before the device: in the order in which they let go.
+    // Links before the device: in the order in which they let go.
     links: LinkTable<Link>,
-    queue: CompletionQueue,
-    memory: SendMemory,
-    device: Arc<Device>,
+    /// `None` while the device is away.
+    hardware: Option<Hardware>,
+    pools: Pools,
+    /// When to look whether the device is there.
+    watch_at: u64,
     listener: TcpListener,
     epoll: Epoll,
     event_fd: Arc<EventFd>,
@@ -86,40 +89,24 @@ impl RdmaTransport {
             options.receives >= RECEIVES_MIN && options.sends_max >= RECEIVES_MIN,
             "queues too short to work"
         );
-        let choice = choose(&options, &list_devices()?)?;
-        let device = Device::open(&choice.device)?;
-        let mut options = options;
-        options.receives = options.receives.min(device.requests_max);
-        options.sends_max = options.sends_max.min(device.requests_max);
-        // A completion queue that overflows takes every link along: there is room for all that can be under way.
-        let per_link = options.receives + options.sends_max;
-        options.links_max = options.links_max.min(device.completions_max / per_link).max(1);
-        let failed = |what| {
-            let device = choice.device.clone();
-            move |source| StartError::Device { device, what, source }
-        };
-        let queue = CompletionQueue::create(&device, options.links_max * per_link)
-            .map_err(failed("making a completion queue"))?;
-        let memory = send_memory(&device, &options)?;
+        let (options, pools) = hardware::fit(options)?;
+        let failed = |what| move |source| StartError::System { what, source };
+        let epoll = Epoll::new().map_err(failed("an epoll set"))?;
+        let hardware = Hardware::open(&options, &pools, &epoll)?;
         let listen_failed = |source| StartError::Listen { listen: options.listen, source };
         let listener = listen(options.listen).map_err(listen_failed)?;
         let local_addr = Addr::new(&listener.local_addr().map_err(listen_failed)?.to_string());
-        let epoll = Epoll::new().map_err(failed("making an epoll set"))?;
-        let event_fd = Arc::new(EventFd::new().map_err(failed("making an eventfd"))?);
-        device.set_events_nonblocking().map_err(failed("watching it"))?;
+        let event_fd = Arc::new(EventFd::new().map_err(failed("an eventfd"))?);
         let watched = epoll.add(&listener, LISTENER_TOKEN);
-        let watched = watched.and_then(|()| epoll.add(&*event_fd, WAKE_TOKEN));
-        let watched = watched.and_then(|()| epoll.add(&queue.event_fd(), COMPLETION_TOKEN));
-        watched.and_then(|()| epoll.add(&device.event_fd(), DEVICE_TOKEN)).map_err(failed("watching it"))?;
-        tracing::info!(device = %choice.device, port = choice.port.number, gid = ?choice.gid.map(|gid| gid.ip()), "RDMA device open");
+        watched.and_then(|()| epoll.add(&*event_fd, WAKE_TOKEN)).map_err(failed("an epoll set"))?;
         Ok(Self {
             caps: caps(&options),
             local_addr,
             links: LinkTable::new(options.links_max),
             by_index: vec![LinkId::new(0, 0); options.links_max],
-            queue,
-            memory,
-            device,
+            hardware: Some(hardware),
+            pools,
+            watch_at: 0,
             listener,
             epoll,
             event_fd,
@@ -131,7 +118,6 @@ impl RdmaTransport {
             accept_at: None,
             woken: false,
             now: 0,
-            choice,
             options,
         })
     }
@@ -157,8 +143,8 @@ impl RdmaTransport {
     /// Takes what the device has done since.
     fn take_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
-        loop {
-            match self.queue.poll(&mut completions, COMPLETIONS_PER_POLL_MAX) {
+        while let Some(hardware) = &mut self.hardware {
+            match hardware.queue.poll(&mut completions, COMPLETIONS_PER_POLL_MAX) {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::error!(%error, "the device reports nothing any more");
@@ -245,7 +231,11 @@ impl RdmaTransport {
             match edge.token {
                 LISTENER_TOKEN => self.accept_at = Some(self.now),
                 WAKE_TOKEN => self.woken |= edge.readable,
-                COMPLETION_TOKEN => self.queue.take_events(),
+                COMPLETION_TOKEN => {
+                    if let Some(hardware) = &mut self.hardware {
+                        hardware.queue.take_events();
+                    }
+                }
                 DEVICE_TOKEN => self.handle_device_events(),
                 token => self.handle_control_edge(LinkId::from_u64(token)),
             }
@@ -254,21 +244,51 @@ impl RdmaTransport {
     }
 
     fn handle_device_events(&mut self) {
-        while let Some(event) = self.device.next_event() {
-            let device = &self.device.name;
+        while let Some(hardware) = &mut self.hardware
+            && let Some(event) = hardware.device.next_event()
+        {
+            let device = &hardware.device.name;
             match event {
-                AsyncEvent::DeviceFatal => {
-                    tracing::error!(%device, "the RDMA device works no more");
-                    self.end_all(DownReason::Failed(io::ErrorKind::NotConnected));
-                }
+                AsyncEvent::DeviceFatal => self.let_go(),
                 AsyncEvent::PortError => {
                     tracing::warn!(%device, "a port of the RDMA device has lost its network")
                 }
-                AsyncEvent::PortActive => tracing::info!(%device, "a port of the RDMA device works again"),
+                AsyncEvent::PortActive => {
+                    tracing::info!(%device, "a port of the RDMA device works again");
+                    hardware.choose_again(&self.options);
+                }
+                AsyncEvent::AddressesChanged => {
+                    tracing::info!(%device, "the addresses of the RDMA device have changed");
+                    hardware.choose_again(&self.options);
+                }
                 AsyncEvent::Other(number) => {
                     tracing::debug!(%device, number, "the RDMA device reports an event")
                 }
             }
+        }
+    }
+
+    /// Ends all links and closes the device, which the system may wait for.
+    fn let_go(&mut self) {
+        self.end_all(AWAY);
+        if let Some(Hardware { device, .. }) = self.hardware.take() {
+            tracing::error!(device = %device.name, "the RDMA device is gone, or works no more; it is used again when it is back");
+        }
+    }
+
+    /// Looks, now and then, whether the device is gone or back.
+    fn watch(&mut self) {
+        if self.now < self.watch_at {
+            return;
+        }
+        self.watch_at = self.now.saturating_add(WATCH_NS);
+        match &self.hardware {
+            Some(hardware) if hardware.device.is_there() => {}
+            Some(_) => self.let_go(),
+            None => match Hardware::open(&self.options, &self.pools, &self.epoll) {
+                Ok(hardware) => self.hardware = Some(hardware),
+                Err(error) => tracing::debug!(%error, "the RDMA device is not back"),
+            },
         }
     }
 
@@ -309,9 +329,17 @@ impl RdmaTransport {
     /// Makes this end of a link and says what the other end needs to know.
     fn greet(&mut self, id: LinkId) -> Result<(), DownReason> {
         let wake: Arc<dyn Wake> = Arc::clone(&self.event_fd) as _;
-        let port = self.choice.port.number;
-        let made =
-            Channel::new(&self.device, &self.queue, &self.options, tag_of(id), &self.memory, wake, port);
+        let hardware = self.hardware.as_ref().ok_or(AWAY)?;
+        let (port, gid) = (&hardware.choice.port, hardware.choice.gid);
+        let made = Channel::new(
+            &hardware.device,
+            &hardware.queue,
+            &self.options,
+            tag_of(id),
+            &hardware.memory,
+            wake,
+            port.number,
+        );
         let link = self.links.get_mut(id).ok_or(DownReason::ClosedHere)?;
         let channel = made.map_err(|error| {
             tracing::warn!(peer = %link.peer, %error, "cannot make a queue pair");
@@ -322,9 +350,9 @@ impl RdmaTransport {
             // Random, so that packets of an earlier queue pair with the same number are not taken for this one's.
             first_packet: fastrand::u32(0..=MAX_24_BITS),
             receives: self.options.receives as u16,
-            mtu: self.choice.port.mtu as u8,
-            gid: self.choice.gid.map(|entry| entry.gid),
-            lid: self.choice.port.lid,
+            mtu: port.mtu as u8,
+            gid: gid.map(|entry| entry.gid),
+            lid: port.lid,
         };
         link.channel = Some(channel);
         link.own = Some(own);
@@ -339,7 +367,8 @@ impl RdmaTransport {
         }
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         let (Some(channel), Some(own)) = (&mut link.channel, &link.own) else { return Ok(()) };
-        let (port, source) = (self.choice.port.number, self.choice.gid.map(|entry| entry.index));
+        let choice = &self.hardware.as_ref().ok_or(AWAY)?.choice;
+        let (port, source) = (choice.port.number, choice.gid.map(|entry| entry.index));
         channel.connect(peer, source, port, own, self.options.ack_timeout).map_err(|error| {
             tracing::warn!(peer = %link.peer, %error, "cannot connect the queue pair");
             DownReason::Failed(error.kind())
@@ -451,7 +480,9 @@ impl RdmaTransport {
         while let Some(id) = self.dirty.pop() {
             let Some(link) = self.links.get_mut(id) else { continue };
             link.dirty = false;
-            if let Err(error) = link.send(&self.memory) {
+            // Without the device no link has anything to send on.
+            let Some(hardware) = &self.hardware else { continue };
+            if let Err(error) = link.send(&hardware.memory) {
                 tracing::warn!(peer = %link.peer, %error, "cannot send");
                 self.end(id, DownReason::Failed(error.kind()));
                 continue;
@@ -561,7 +592,7 @@ impl Transport for RdmaTransport {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.memory.pool
+        &self.pools.pool
     }
 
     fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId> {
@@ -574,6 +605,7 @@ impl Transport for RdmaTransport {
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         let refused = match socket.connect(&target.into()) {
+            _ if self.hardware.is_none() => Some(AWAY),
             Ok(()) => None,
             Err(error) if is_under_way(&error) => None,
             Err(error) => Some(down_reason(error.kind())),
@@ -635,6 +667,7 @@ impl Transport for RdmaTransport {
 
     fn poll(&mut self, now: u64, events: &mut Vec<Event>) {
         self.now = self.now.max(now);
+        self.watch();
         let events_max = events.len() + EVENTS_PER_POLL_MAX;
         self.post_receives(false);
         self.take_completions();
@@ -647,7 +680,7 @@ impl Transport for RdmaTransport {
 
     fn poll_timeout(&self) -> Option<u64> {
         let deadlines = self.links.ids().filter_map(|id| self.links.get(id)?.stage.deadline());
-        deadlines.chain(self.accept_at).min()
+        deadlines.chain(self.accept_at).chain([self.watch_at]).min()
     }
 
     fn arm(&mut self) -> bool {
@@ -658,8 +691,11 @@ impl Transport for RdmaTransport {
         {
             return false;
         }
-        if let Err(error) = self.queue.arm() {
-            tracing::error!(%error, "the device does not wake");
+        if let Some(hardware) = &self.hardware
+            && let Err(error) = hardware.queue.arm()
+        {
+            // A device that is gone says so by its own event.
+            tracing::debug!(%error, "the device does not wake");
         }
         // What was done before is not woken for.
         self.take_completions();
@@ -698,19 +734,6 @@ fn caps(options: &RdmaOptions) -> Caps {
     }
 }
 
-/// All memory that is sent from, registered once.
-fn send_memory(device: &Arc<Device>, options: &RdmaOptions) -> Result<SendMemory, StartError> {
-    let classes = |short: usize, long: usize| {
-        [(SHORT_BUFFER_LEN, short), (RECEIVE_LEN, long)]
-            .map(|(buffer_len, buffers_max)| SizeClass { buffer_len, buffers_max })
-    };
-    let pool =
-        BufferPool::contiguous(&classes(options.send_buffers_max, options.send_buffers_max.div_ceil(4)));
-    let joining = BufferPool::contiguous(&classes(options.sends_max, options.sends_max));
-    let regions = [Arc::new(Region::register(device, &pool)?), Arc::new(Region::register(device, &joining)?)];
-    Ok(SendMemory { pool, joining, regions })
-}
-
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -734,8 +757,11 @@ const COMPLETIONS_PER_POLL_MAX: usize = 256;
 const ACCEPTS_PER_POLL_MAX: usize = 64;
 const ACCEPT_RETRY_NS: u64 = 100_000_000;
 const LISTEN_QUEUE_LEN: i32 = 1024;
-/// Most frames are short; those up to this length share the smaller buffers.
-const SHORT_BUFFER_LEN: usize = 1024;
+/// How often it is looked whether the device is there, which costs a system call.
+const WATCH_NS: u64 = 500_000_000;
+/// The end of links while the device is away.
+const AWAY: DownReason = DownReason::Failed(io::ErrorKind::NotConnected);
 
+mod hardware;
 #[cfg(test)]
 mod in_guest;

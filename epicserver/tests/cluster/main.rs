@@ -22,6 +22,8 @@ mod stuck;
 mod takeover;
 mod tipc;
 mod upgrade;
+#[cfg(feature = "rdma")]
+mod verbs;
 mod veterans;
 mod world;
 mod zombies;

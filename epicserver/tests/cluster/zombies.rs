@@ -71,12 +71,6 @@ mod in_guest {
     async fn a_stopped_owner_is_ended_after_its_lease_over_tipc() {
         super::an_owner_is_stopped(super::TIPC, "stopped-tipc").await;
     }
-
-    #[cfg(feature = "rdma")]
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_stopped_owner_is_ended_after_its_lease_over_verbs() {
-        super::an_owner_is_stopped(crate::world::RDMA, "stopped-rdma").await;
-    }
 }
 
 /// Saves of a zombie that are to be tried.

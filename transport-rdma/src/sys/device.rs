@@ -3,7 +3,7 @@
 
 use super::library::Library;
 use crate::error::StartError;
-use epicserver_transport::BufferPool;
+use epicserver_transport::{BufferPool, Frame, ReceiveBlock};
 use rdma_sys::{
     ibv_access_flags, ibv_async_event, ibv_context, ibv_device_attr, ibv_gid, ibv_mr, ibv_mtu, ibv_pd,
     ibv_port_attr, ibv_port_state,
@@ -13,8 +13,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One device, its active ports and their addresses, as far as choosing needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +105,15 @@ pub(crate) struct Device {
     pub(crate) completions_max: usize,
     /// Most requests that one queue of a pair holds.
     pub(crate) requests_max: usize,
+    /// What stands for it in the file system, and its number there: another one of that name may come in its place.
+    entry: (PathBuf, Option<u64>),
+    /// Buffers of queue pairs that could not be destroyed, since the device was taken away: the system lets go of them until the context
+    /// is closed at the latest. After the context, so that they are given back then.
+    orphans: Mutex<Vec<Orphans>>,
 }
+
+/// Buffers that a device may still use: frames that are sent, and blocks to receive into.
+pub(super) type Orphans = (Vec<Frame>, Vec<ReceiveBlock>);
 
 // SAFETY: verbs objects may be used from any thread, the library locks where it must; the pointers are never given out.
 unsafe impl Send for Device {}
@@ -135,7 +145,9 @@ impl Device {
             domain,
             completions_max: at_least_one(attributes.max_cqe),
             requests_max: at_least_one(attributes.max_qp_wr),
+            entry: entry(&context),
             context,
+            orphans: Mutex::default(),
         }))
     }
 
@@ -162,13 +174,38 @@ impl Device {
             EVENT_DEVICE_FATAL => AsyncEvent::DeviceFatal,
             EVENT_PORT_ACTIVE => AsyncEvent::PortActive,
             EVENT_PORT_ERROR => AsyncEvent::PortError,
+            EVENT_GID_CHANGE => AsyncEvent::AddressesChanged,
             other => AsyncEvent::Other(other),
         })
+    }
+
+    /// Whether the system still has it. Some devices say nothing when they are taken away, and the system waits for whoever has
+    /// them open.
+    pub(crate) fn is_there(&self) -> bool {
+        let (path, number) = &self.entry;
+        file_number(path) == *number
+    }
+
+    /// Keeps buffers until the device is closed.
+    pub(super) fn keep(&self, orphans: Orphans) {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(orphans);
     }
 
     fn library(&self) -> &'static Library {
         self.context.library
     }
+}
+
+fn entry(context: &Context) -> (PathBuf, Option<u64>) {
+    // SAFETY: an open context, whose device lives as long; its name ends in zero.
+    let name = unsafe { CStr::from_ptr((*(*context.raw()).device).dev_name.as_ptr()) };
+    let path = Path::new("/sys/class/infiniband_verbs").join(&*name.to_string_lossy());
+    let number = file_number(&path);
+    (path, number)
+}
+
+fn file_number(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 impl Drop for Device {
@@ -187,6 +224,8 @@ pub(crate) enum AsyncEvent {
     PortActive,
     /// A port has lost its network.
     PortError,
+    /// The table of addresses is another one.
+    AddressesChanged,
     /// Something that also shows elsewhere, or that does not matter.
     Other(u32),
 }
@@ -195,6 +234,7 @@ pub(crate) enum AsyncEvent {
 const EVENT_DEVICE_FATAL: u32 = 8;
 const EVENT_PORT_ACTIVE: u32 = 9;
 const EVENT_PORT_ERROR: u32 = 10;
+const EVENT_GID_CHANGE: u32 = 18;
 
 /// An open context.
 pub(super) struct Context {

@@ -1,0 +1,98 @@
+//! What is made of the device, and is made anew when the device was away: all but the buffers, which users hold.
+
+use super::{COMPLETION_TOKEN, DEVICE_TOKEN};
+use crate::channel::SendMemory;
+use crate::choice::{Choice, choose};
+use crate::error::StartError;
+use crate::options::{RECEIVE_LEN, RdmaOptions};
+use crate::sys::{CompletionQueue, Device, Region, list_devices};
+use epicserver_transport::{BufferPool, Epoll, SizeClass};
+use std::sync::Arc;
+
+/// The open device, where it reports, and the memory that it knows.
+pub(super) struct Hardware {
+    pub(super) choice: Choice,
+    // Queue and memory before the device: in the order in which they let go.
+    pub(super) queue: CompletionQueue,
+    pub(super) memory: SendMemory,
+    pub(super) device: Arc<Device>,
+}
+
+/// The buffers that are sent from.
+pub(super) struct Pools {
+    pub(super) pool: BufferPool,
+    /// Where short frames are joined into packets.
+    pub(super) joining: BufferPool,
+}
+
+/// The options, no larger than the device allows, and buffers as they want them.
+pub(super) fn fit(mut options: RdmaOptions) -> Result<(RdmaOptions, Pools), StartError> {
+    let device = Device::open(&choose(&options, &list_devices()?)?.device)?;
+    options.receives = options.receives.min(device.requests_max);
+    options.sends_max = options.sends_max.min(device.requests_max);
+    // A completion queue that overflows takes every link along: there is room for all that can be under way.
+    let per_link = options.receives + options.sends_max;
+    options.links_max = options.links_max.min(device.completions_max / per_link).max(1);
+    let pools = Pools::new(&options);
+    Ok((options, pools))
+}
+
+impl Hardware {
+    /// Opens the device, has the descriptors on which it reports watched, and registers the buffers with it.
+    pub(super) fn open(options: &RdmaOptions, pools: &Pools, epoll: &Epoll) -> Result<Self, StartError> {
+        let choice = choose(options, &list_devices()?)?;
+        let device = Device::open(&choice.device)?;
+        let failed = |what| {
+            let device = choice.device.clone();
+            move |source| StartError::Device { device, what, source }
+        };
+        let per_link = options.receives + options.sends_max;
+        let queue = CompletionQueue::create(&device, options.links_max * per_link)
+            .map_err(failed("making a completion queue"))?;
+        let memory = pools.register(&device)?;
+        let watched = device.set_events_nonblocking();
+        let watched = watched.and_then(|()| epoll.add(&queue.event_fd(), COMPLETION_TOKEN));
+        watched.and_then(|()| epoll.add(&device.event_fd(), DEVICE_TOKEN)).map_err(failed("watching it"))?;
+        tracing::info!(device = %choice.device, port = choice.port.number, gid = ?choice.gid.map(|gid| gid.ip()), "RDMA device open");
+        Ok(Self { choice, queue, memory, device })
+    }
+
+    /// Takes what is now the best of the device's addresses. If it has none, links that begin fail until it has.
+    pub(super) fn choose_again(&mut self, options: &RdmaOptions) {
+        let options = RdmaOptions { device: Some(self.device.name.clone()), ..options.clone() };
+        match list_devices().and_then(|devices| choose(&options, &devices)) {
+            Ok(choice) => self.choice = choice,
+            Err(error) => tracing::warn!(%error, "the RDMA device cannot be used at present"),
+        }
+    }
+}
+
+impl Pools {
+    fn new(options: &RdmaOptions) -> Self {
+        let classes = |short: usize, long: usize| {
+            [(SHORT_BUFFER_LEN, short), (RECEIVE_LEN, long)]
+                .map(|(buffer_len, buffers_max)| SizeClass { buffer_len, buffers_max })
+        };
+        let long = options.send_buffers_max.div_ceil(4);
+        Self {
+            pool: BufferPool::contiguous(&classes(options.send_buffers_max, long)),
+            joining: BufferPool::contiguous(&classes(options.sends_max, options.sends_max)),
+        }
+    }
+
+    fn register(&self, device: &Arc<Device>) -> Result<SendMemory, StartError> {
+        let Self { pool, joining } = self;
+        let regions =
+            [Arc::new(Region::register(device, pool)?), Arc::new(Region::register(device, joining)?)];
+        Ok(SendMemory { pool: pool.clone(), joining: joining.clone(), regions })
+    }
+}
+
+/// All memory that the tests' own peers send from.
+#[cfg(test)]
+pub(super) fn send_memory(device: &Arc<Device>, options: &RdmaOptions) -> Result<SendMemory, StartError> {
+    Pools::new(options).register(device)
+}
+
+/// Most frames are short; those up to this length share the smaller buffers.
+const SHORT_BUFFER_LEN: usize = 1024;
