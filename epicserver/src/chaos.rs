@@ -15,7 +15,7 @@ use epicserver::settings::TransportKind;
 use rustix::process::Signal;
 
 use crate::demo::live::Totals;
-use crate::demo::network::{self, Network};
+use crate::demo::network::{self, Hindrance, Network};
 use crate::demo::play::Outcome;
 use crate::demo::processes::{Folder, Home, Launch, Process};
 use crate::demo::stage::{Stage, Takeover, ZombieSaves};
@@ -28,9 +28,9 @@ pub(crate) struct Options {
     /// Print one JSON object at the end, and nothing else, on standard output
     #[arg(long)]
     json: bool,
-    /// How long it goes on
-    #[arg(long, default_value_t = 1.0)]
-    minutes: f64,
+    /// How long it goes on [default: 1, or, with --kills, until so many are killed]
+    #[arg(long)]
+    minutes: Option<f64>,
     /// End as soon as so many processes have been killed
     #[arg(long, value_name = "N")]
     kills: Option<u32>,
@@ -74,9 +74,25 @@ impl Options {
         if let Some(fault) = self.faults.iter().find(|fault| fault.is_of_network() && !has_network) {
             return Err(format!("{} needs a network that can be cut: try --network on", fault.name()).into());
         }
-        let is_wanted = |fault: &Fault| self.faults.is_empty() || self.faults.contains(fault);
-        let all = FAULTS.iter().map(|(fault, _)| *fault);
-        Ok(all.filter(|fault| is_wanted(fault) && (has_network || !fault.is_of_network())).collect())
+        let mut possible = Vec::new();
+        for (fault, _) in FAULTS {
+            let is_asked_for = self.faults.contains(&fault);
+            if !(is_asked_for || self.faults.is_empty()) || (fault.is_of_network() && !has_network) {
+                continue;
+            }
+            match fault.what_is_missing() {
+                None => possible.push(fault),
+                Some(missing) if is_asked_for => return Err(missing.into()),
+                Some(missing) => eprintln!("{missing}"),
+            }
+        }
+        Ok(possible)
+    }
+
+    /// How long it goes on; `None`: until enough processes have been killed.
+    fn time(&self) -> Result<Option<Duration>, Failure> {
+        let minutes = self.minutes.or(self.kills.is_none().then_some(MINUTES));
+        Ok(minutes.map(|minutes| Duration::try_from_secs_f64(minutes * 60.0)).transpose()?)
     }
 
     /// Gets this process a network of its own, where one is wanted and can be had; what hinders it, where it is demanded.
@@ -161,10 +177,14 @@ enum Fault {
     Isolate,
     /// Some of the packets that come to a process are lost.
     Lose,
+    /// The packets that a process sends take long, and overtake each other.
+    Delay,
+    /// Little of what a process sends gets through in a second.
+    Throttle,
 }
 
 /// Each fault, and how often it comes among all of them.
-const FAULTS: [(Fault, u32); 12] = [
+const FAULTS: [(Fault, u32); 14] = [
     (Fault::KillOne, 40),
     (Fault::KillKeeper, 30),
     (Fault::PauseKeeper, 8),
@@ -177,6 +197,8 @@ const FAULTS: [(Fault, u32); 12] = [
     (Fault::PartOneWay, 3),
     (Fault::Isolate, 2),
     (Fault::Lose, 3),
+    (Fault::Delay, 3),
+    (Fault::Throttle, 3),
 ];
 
 impl Fault {
@@ -195,7 +217,19 @@ impl Fault {
     }
 
     fn is_of_network(self) -> bool {
-        matches!(self, Self::Part | Self::PartOneWay | Self::Isolate | Self::Lose)
+        matches!(
+            self,
+            Self::Part | Self::PartOneWay | Self::Isolate | Self::Lose | Self::Delay | Self::Throttle
+        )
+    }
+
+    /// Why it cannot be done here though the network can be cut, if that is so.
+    fn what_is_missing(self) -> Option<String> {
+        match self {
+            Self::Delay => network::why_no_delay(),
+            Self::Throttle => network::why_no_throttle(),
+            _ => None,
+        }
     }
 
     fn name(self) -> &'static str {
@@ -212,6 +246,8 @@ impl Fault {
             Self::PartOneWay => "part_one_way",
             Self::Isolate => "isolate",
             Self::Lose => "lose_packets",
+            Self::Delay => "delay",
+            Self::Throttle => "throttle",
         }
     }
 }
@@ -241,6 +277,8 @@ impl fmt::Display for Fault {
             Self::PartOneWay => "one does not hear another",
             Self::Isolate => "one hears nobody",
             Self::Lose => "one loses packets",
+            Self::Delay => "what one sends takes long",
+            Self::Throttle => "one can send little",
         })
     }
 }
@@ -266,9 +304,9 @@ async fn chaos(options: &Options, seed: u64, is_told_to_stop: &AtomicBool) -> Re
     random.shuffle(&mut first);
     let mut chaos = Chaos { stage, random, processes, possible, first, report: Report::default() };
     let start = Instant::now();
-    let time = Duration::try_from_secs_f64(options.minutes * 60.0)?;
+    let time = options.time()?;
     while !is_told_to_stop.load(Ordering::Relaxed)
-        && start.elapsed() < time
+        && time.is_none_or(|time| start.elapsed() < time)
         && options.kills.is_none_or(|kills| chaos.report.killed < kills)
     {
         chaos.one_fault().await?;
@@ -332,6 +370,14 @@ impl Chaos {
             Fault::Lose => {
                 let percent = self.random.u8(LOSS_PERCENT);
                 self.deafen(percent).await
+            }
+            Fault::Delay => {
+                let delay = Hindrance::Delay(self.random.u32(DELAY_MS));
+                self.hinder(delay).await
+            }
+            Fault::Throttle => {
+                let throttle = Hindrance::Throttle(1 << self.random.u32(THROTTLE_BITS));
+                self.hinder(throttle).await
             }
         };
         result.map_err(|error| format!("while {fault}: {error}").into())
@@ -457,6 +503,18 @@ impl Chaos {
         let cut = [one.id];
         tokio::time::sleep(time).await;
         self.mend(&cut).await
+    }
+
+    async fn hinder(&mut self, hindrance: Hindrance) -> Result<(), Failure> {
+        let one = self.pick(|_, _| true)?;
+        let time = Duration::from_millis(self.random.u64(CUT_MS));
+        // As when it hears nobody: what renews leases may come too late.
+        self.stage.excuse(&self.processes.iter().collect::<Vec<_>>());
+        let one = &self.processes[one];
+        one.hinder(hindrance).await?;
+        let hindered = [one.id];
+        tokio::time::sleep(time).await;
+        self.mend(&hindered).await
     }
 
     /// Mends the network of these, and starts others for those that were ended meanwhile: a process of the data node's machine
@@ -609,6 +667,8 @@ impl Summary {
     }
 }
 
+/// How long chaos goes on if nothing is said of its end.
+const MINUTES: f64 = 1.0;
 const NETWORK_FLAG: &str = "has-own-network";
 const SHARED: usize = 3;
 const ELSEWHERE: usize = 1;
@@ -617,6 +677,10 @@ const BARRELS_EACH: usize = 4;
 const LEVELS: std::ops::Range<u64> = 20..600;
 /// How long a network is cut: in half of the cases for longer than a lease, of 6 s.
 const CUT_MS: std::ops::Range<u64> = 100..12_000;
+/// How long what a process sends takes: up to where a ping and its answer take as long as a lease may.
+const DELAY_MS: std::ops::Range<u32> = 1..2_000;
+/// Of kilobits in a second, by powers of two: from far too few for the calls of the game to enough for all of them.
+const THROTTLE_BITS: std::ops::Range<u32> = 5..15;
 const LOSS_PERCENT: std::ops::Range<u8> = 1..30;
 /// How long the data node stands still: shorter than the lease of 6 s, and long enough to be missed.
 const PAUSE_MS: std::ops::Range<u64> = 20..2_000;

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -26,6 +30,9 @@ struct Options {
     /// Run this seed alone.
     #[arg(long, conflicts_with_all = ["seeds", "start"])]
     seed: Option<u64>,
+    /// How many worlds run side by side [default: one for each processor].
+    #[arg(long, conflicts_with = "seed")]
+    jobs: Option<NonZeroUsize>,
     /// Run worlds of this kind alone: of nodes that are there for ever, that come and go, or that do so
     /// over a network that parts them.
     #[arg(long, value_name = "KIND", value_parser = kind)]
@@ -77,36 +84,83 @@ fn main() -> ExitCode {
         Some(seed) => seed..seed.saturating_add(1),
         None => options.start..options.start.saturating_add(options.seeds),
     };
-    let mut totals = Totals::default();
+    let mut totals = Totals { seeds: seeds.end - seeds.start, ..Totals::default() };
     let since = now();
     let mut shrinking = Duration::ZERO;
     let watched = std::io::stderr().is_terminal() && !options.json && !options.trace;
-    for seed in seeds {
-        totals.seeds += 1;
-        for kind in WorldKind::ALL.into_iter().filter(|kind| options.world.is_none_or(|only| only == *kind)) {
-            let edits = options.tape.clone();
-            let config = WorldConfig { seed, kind, edits, planted, verbose: options.trace };
-            let report = world::run(&config);
-            totals.add(&report);
-            if report.violation.is_some() {
-                let since = now();
-                let shrunk = shrink(&config, &report, &options, totals.failed.len());
-                shrinking += since.elapsed();
-                tell_failure(&config, &report, shrunk.as_ref(), &options);
-            }
-            if options.seed.is_some() {
-                let (name, events, hash) = (kind.name(), report.events, report.trace_hash);
-                println!("seed {seed} {name}: {events} events, trace {hash:016x}");
-            }
+    for_each_report(&options, planted, seeds, |config, report| {
+        totals.add(report);
+        if report.violation.is_some() {
+            let since = now();
+            let shrunk = shrink(config, report, &options, totals.failed.len());
+            shrinking += since.elapsed();
+            tell_failure(config, report, shrunk.as_ref(), &options);
         }
-        if watched && seed % PROGRESS_SEEDS == 0 {
-            eprint!("\r{} seeds, {} calls, {} failed ", totals.seeds, totals.calls, totals.failed.len());
+        let Report { seed, kind, events, trace_hash, .. } = report;
+        if options.seed.is_some() {
+            println!("seed {seed} {}: {events} events, trace {trace_hash:016x}", kind.name());
         }
-    }
+        if watched && totals.worlds.is_multiple_of(PROGRESS_WORLDS) {
+            eprint!("\r{} worlds, {} calls, {} failed ", totals.worlds, totals.calls, totals.failed.len());
+        }
+    });
     if watched {
         eprintln!();
     }
     totals.tell(since.elapsed() - shrinking, &options)
+}
+
+/// Runs the worlds of these seeds, some side by side, and hands over what came of each, as they end.
+fn for_each_report(
+    options: &Options,
+    planted: Option<Planted>,
+    seeds: Range<u64>,
+    mut handle: impl FnMut(&WorldConfig, &Report),
+) {
+    let jobs = match options.seed {
+        Some(_) => NonZeroUsize::MIN,
+        None => options.jobs.unwrap_or_else(processors),
+    };
+    let next = AtomicU64::new(seeds.start);
+    let (reports, reported) = sync_channel(jobs.get());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.get() {
+            let (next, seeds, reports) = (&next, &seeds, reports.clone());
+            scope.spawn(move || run_seeds(options, planted, || next_of(next, seeds), &reports));
+        }
+        drop(reports);
+        for (config, report) in reported {
+            handle(&config, &report);
+        }
+    });
+}
+
+fn next_of(next: &AtomicU64, seeds: &Range<u64>) -> Option<u64> {
+    let seed = next.fetch_add(1, Ordering::Relaxed);
+    seeds.contains(&seed).then_some(seed)
+}
+
+/// A world runs in one thread, and shares nothing with those of others that it could see.
+fn run_seeds(
+    options: &Options,
+    planted: Option<Planted>,
+    next: impl Fn() -> Option<u64>,
+    reports: &SyncSender<(WorldConfig, Report)>,
+) {
+    while let Some(seed) = next() {
+        for kind in WorldKind::ALL.into_iter().filter(|kind| options.world.is_none_or(|only| only == *kind)) {
+            let edits = options.tape.clone();
+            let config = WorldConfig { seed, kind, edits, planted, verbose: options.trace };
+            let report = world::run(&config);
+            if reports.send((config, report)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn processors() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Plants one bug after the other, and looks for the first seed that finds it.
@@ -193,6 +247,7 @@ fn shrunk_as_json(shrunk: &Shrunk) -> serde_json::Value {
 #[derive(Default)]
 struct Totals {
     seeds: u64,
+    worlds: u64,
     calls: u64,
     remote_calls: u64,
     activations: u64,
@@ -206,6 +261,7 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, report: &Report) {
+        self.worlds += 1;
         self.calls += report.calls;
         self.remote_calls += report.remote_calls;
         self.activations += report.activations;
@@ -237,7 +293,8 @@ impl Totals {
         if self.seeds < SEEDS_FOR_ALL { Vec::new() } else { missing.map(|(_, name)| *name).collect() }
     }
 
-    fn tell(&self, took: Duration, options: &Options) -> ExitCode {
+    fn tell(&mut self, took: Duration, options: &Options) -> ExitCode {
+        self.failed.sort_unstable();
         let idle = self.idle_checks(options);
         if options.json {
             println!("{}", self.as_json(took, &idle));
@@ -300,4 +357,4 @@ fn now() -> Instant {
 const CALLS_CHECKED: (u8, &str) = (5, CALLS_ONCE);
 /// Seeds after which every check must have been made.
 const SEEDS_FOR_ALL: u64 = 100;
-const PROGRESS_SEEDS: u64 = 10;
+const PROGRESS_WORLDS: u64 = 30;

@@ -1,7 +1,7 @@
 //! A network that can be cut: each process in a network namespace of its own, joined to this one's by a virtual wire and a bridge.
 //!
 //! Everything lives in namespaces of this process and of those that it starts, so that nothing stays behind when they end, however
-//! they end. Needs root, and the programs `ip`, `unshare`, `nsenter` and `nft`.
+//! they end. Needs root, and the programs `ip`, `tc`, `unshare`, `nsenter` and `nft`.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,25 +17,58 @@ pub(crate) fn what_is_missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("cutting the network needs root".to_owned());
     }
-    for program in ["ip", "unshare", "nsenter", "nft"] {
-        let found = std::process::Command::new(program).arg("--version").output();
+    for program in ["ip", "tc", "unshare", "nsenter", "nft"] {
+        let found = std::process::Command::new(program).arg("-V").output();
         if found.is_err() {
             return Some(format!(
                 "cutting the network needs the program {program} (packages iproute2, util-linux, nftables)"
             ));
         }
     }
-    // All of it once, in a namespace that is gone at once: a kernel may lack any part.
-    let tried = std::process::Command::new("unshare").args(["--net", "--", "sh", "-c", TRIAL]).output();
-    match tried {
+    // All of it once: a kernel may lack any part.
+    let said = what_fails(TRIAL)?;
+    Some(format!(
+        "cutting the network needs a kernel with network namespaces, bridges, veth and nftables: {said}"
+    ))
+}
+
+/// Why packets cannot be held up here, where the network can be cut; `None`: they can.
+pub(crate) fn why_no_delay() -> Option<String> {
+    let said = what_fails(DELAY_TRIAL)?;
+    Some(format!("packets are not delayed: that needs the kernel's netem (module sch_netem): {said}"))
+}
+
+/// Why packets cannot be slowed down here, where the network can be cut; `None`: they can.
+pub(crate) fn why_no_throttle() -> Option<String> {
+    let said = what_fails(THROTTLE_TRIAL)?;
+    Some(format!("the network is not slowed down: that needs the kernel's tbf (module sch_tbf): {said}"))
+}
+
+/// What a line for the shell says when it fails, in a network namespace that is gone at once; `None`: it succeeds.
+fn what_fails(line: &str) -> Option<String> {
+    match std::process::Command::new("unshare").args(["--net", "--", "sh", "-c", line]).output() {
         Ok(output) if output.status.success() => None,
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-            Some(format!(
-                "cutting the network needs a kernel with network namespaces, bridges, veth and nftables: {said}"
-            ))
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")),
+        Err(error) => Some(format!("unshare: {error}")),
+    }
+}
+
+/// What happens to the packets that a process sends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hindrance {
+    /// Each waits for about so many milliseconds, more or less by half: they overtake each other.
+    Delay(u32),
+    /// So many kilobits pass in a second; the others queue for a while, and are lost then.
+    Throttle(u32),
+}
+
+impl Hindrance {
+    /// The words of `tc` for it.
+    fn discipline(self) -> String {
+        match self {
+            Self::Delay(ms) => format!("netem limit {PACKETS_MAX} delay {ms}ms {}ms", ms / 2),
+            Self::Throttle(kbit) => format!("tbf rate {kbit}kbit burst 16kb latency 500ms"),
         }
-        Err(error) => Some(format!("cutting the network needs unshare: {error}")),
     }
 }
 
@@ -95,11 +128,12 @@ impl Network {
         // One that starts again at an address is found by those that know it: the hardware address goes with it.
         let [a, b, c, d] = address.octets();
         let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
-        let peer = ["peer", "name", "eth0", "address", &hardware, "netns", &process];
+        let peer = ["peer", "name", WIRE, "address", &hardware, "netns", &process];
         run("ip", &[&["link", "add", &wire, "type", "veth"], &peer[..]].concat()).await?;
         run("ip", &["link", "set", &wire, "master", BRIDGE, "up"]).await?;
-        let lines =
-            format!("ip link set lo up && ip addr add {address}/{PREFIX} dev eth0 && ip link set eth0 up");
+        let lines = format!(
+            "ip link set lo up && ip addr add {address}/{PREFIX} dev {WIRE} && ip link set {WIRE} up"
+        );
         run("nsenter", &["-t", &process, "-n", "sh", "-c", &lines]).await
     }
 
@@ -127,9 +161,19 @@ impl Network {
         run("nsenter", &["-t", &process.to_string(), "-n", "nft", &rules]).await
     }
 
-    /// Lets all packets through again that come to a process.
+    /// Holds up what a process sends.
+    pub(crate) async fn hinder(&self, process: u32, hindrance: Hindrance) -> Result<(), Failure> {
+        let line = format!("tc qdisc replace dev {WIRE} root {}", hindrance.discipline());
+        run("nsenter", &["-t", &process.to_string(), "-n", "sh", "-c", &line]).await
+    }
+
+    /// Lets all packets of a process through again.
     pub(crate) async fn mend(&self, process: u32) -> Result<(), Failure> {
-        run("nsenter", &["-t", &process.to_string(), "-n", "nft", "delete table ip chaos"]).await
+        // A virtual wire has no queue of its own; where nothing was put on it, there is nothing to be taken away.
+        let line = format!(
+            "nft 'add table ip chaos; delete table ip chaos' && (tc qdisc del dev {WIRE} root 2>/dev/null || true)"
+        );
+        run("nsenter", &["-t", &process.to_string(), "-n", "sh", "-c", &line]).await
     }
 }
 
@@ -147,6 +191,13 @@ async fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
 const TRIAL: &str = "ip link set lo up && ip link add bridge0 type bridge && ip link add wire0 type veth peer name wire1 \
     && ip link set wire0 master bridge0 && nft 'add table ip chaos; add chain ip chaos in { type filter hook input priority 0; }; \
     add rule ip chaos in ip saddr 10.77.0.2 numgen random mod 100 < 5 drop'";
+const DELAY_TRIAL: &str = "ip link set lo up && tc qdisc replace dev lo root netem delay 1ms";
+const THROTTLE_TRIAL: &str =
+    "ip link set lo up && tc qdisc replace dev lo root tbf rate 1mbit burst 16kb latency 500ms";
+/// Packets that can be held up at a time.
+const PACKETS_MAX: u32 = 100_000;
+/// The end of its wire in the namespace of a process.
+const WIRE: &str = "eth0";
 /// What a process says when it waits to be joined.
 pub(crate) const READY: &str = "ready";
 const BRIDGE: &str = "chaos0";

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use super::Failure;
 use super::game::{Barrel, Player};
-use super::network::{Network, READY};
+use super::network::{Hindrance, Network, READY};
 
 /// The folder that all processes share; it goes with this.
 pub(crate) struct Folder(PathBuf);
@@ -182,7 +182,13 @@ impl Process {
         network.drop_packets(*process, &from, percent).await
     }
 
-    /// Lets all packets through again that come to it.
+    /// Holds up what it sends.
+    pub(crate) async fn hinder(&self, hindrance: Hindrance) -> Result<(), Failure> {
+        let Some(NetworkPlace { network, process, .. }) = &self.place else { return Err(NO_NETWORK.into()) };
+        network.hinder(*process, hindrance).await
+    }
+
+    /// Lets all its packets through again.
     pub(crate) async fn mend(&self) -> Result<(), Failure> {
         let Some(NetworkPlace { network, process, .. }) = &self.place else { return Err(NO_NETWORK.into()) };
         network.mend(*process).await

@@ -392,6 +392,11 @@ impl ClusterThread {
                 // Before the cores too: what they let go of is of this view.
                 self.shared.set_view(view.clone());
                 self.cores.publish(&routes);
+                if !self.shared.is_served() && serves(&view, me) {
+                    // Who waits for it may call at once, and by another way than this word goes.
+                    self.cores.wait_for_all();
+                    self.shared.set_served();
+                }
                 self.seeking.handle_view(&newest);
                 self.shipping.handle_view(now, me, &view);
             }
@@ -437,6 +442,14 @@ impl ClusterThread {
         }
         self.member.handle_dropped(now, number);
     }
+}
+
+/// Whether a node is a member of a view, and every partition has an owner if the node has objects to serve.
+pub(crate) fn serves(view: &View, me: NodeId) -> bool {
+    view.member(me).is_some_and(|member| {
+        let serves_objects = member.cores > 0 && !member.entities.is_empty();
+        !serves_objects || view.partitions.iter().all(|partition| partition.owner.is_some())
+    })
 }
 
 /// How often the thread looks around when nothing happens.

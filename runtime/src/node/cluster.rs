@@ -13,7 +13,7 @@ use crate::cluster::report::{
     ClusterReport, FoundObject, NodeCounters, ObjectPlace, ObjectReport, SavedState,
 };
 use crate::driver::clock::Clock;
-use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, LineShared, ToCluster};
+use crate::driver::cluster::{ClusterReach, ClusterSeed, ClusterShared, LineShared, ToCluster, serves};
 use crate::membership::{Phase, able_members};
 use crate::node::Stats;
 
@@ -183,13 +183,8 @@ impl ClusterHandle {
             None => false,
             Some(_) if self.looks_on => true,
             Some(view) => {
-                let me = self.shared.node();
-                let is_in = view.member(me).is_some();
-                let is_served = view.partitions.iter().all(|partition| partition.owner.is_some());
-                let serves_objects =
-                    view.member(me).is_some_and(|member| member.cores > 0 && !member.entities.is_empty());
                 let has_lease = self.shared.lease_until_ns() > self.clock.now();
-                is_in && has_lease && (is_served || !serves_objects)
+                has_lease && self.shared.is_served() && serves(&view, self.shared.node())
             }
         }
     }

@@ -17,6 +17,7 @@ struct State {
     node: NodeId,
     phase: Phase,
     view: Option<Arc<View>>,
+    is_served: bool,
     keeper: Option<NodeId>,
     reign: u64,
     lease_until_ns: u64,
@@ -30,6 +31,7 @@ impl ClusterShared {
             node,
             phase: Phase::Seeking,
             view: None,
+            is_served: false,
             keeper: None,
             reign: 0,
             lease_until_ns: 0,
@@ -54,6 +56,15 @@ impl ClusterShared {
     /// The view that the cores route by; `None` before the first one.
     pub(crate) fn view(&self) -> Option<Arc<View>> {
         self.lock().view.clone()
+    }
+
+    /// Whether the cores have routed by a view once in which this node is a member and every object that it could call has an owner.
+    pub(crate) fn is_served(&self) -> bool {
+        self.lock().is_served
+    }
+
+    pub(crate) fn set_served(&self) {
+        self.lock().is_served = true;
     }
 
     /// Who keeps the data, and in which reign.
