@@ -52,6 +52,10 @@ pub struct Session {
     stream: u64,
     /// Who was at the other end last, and the name of what it remembered.
     peer: Option<(Identity, u64)>,
+    /// When this end last said its terms.
+    said_at: u64,
+    /// In which life the peer said the terms of the last link, and when by its clock.
+    heard_at: (u32, u64),
     /// The peer's stream that `received` counts in.
     peer_stream: Option<u64>,
     received: u64,
@@ -185,6 +189,8 @@ impl Session {
             state: State::Down,
             stream: config.stream,
             peer: None,
+            said_at: 0,
+            heard_at: (0, 0),
             peer_stream: None,
             received: 0,
             calls: SendLane::new(true, config.queue_calls_max),
@@ -412,9 +418,10 @@ impl Session {
     }
 
     fn advance_handshake(&mut self, now: u64) {
-        let own = self.terms();
+        let own = self.terms(now);
         let State::Opening(handshake) = &mut self.state else { return };
         if handshake.proven().is_some() {
+            self.said_at = own.said_at;
             handshake.offer(own);
         }
         let Some(outcome) = handshake.outcome() else { return };
@@ -433,9 +440,16 @@ impl Session {
         }
     }
 
-    fn terms(&self) -> Terms {
+    /// Whether the peer has opened a link in a later life than this, or in this one by terms that it said later than these: then
+    /// that end has given up this link since, and remembers more than it says here.
+    pub fn is_stale(&self, life: u32, terms: &Terms) -> bool {
+        (life, terms.said_at) <= self.heard_at
+    }
+
+    fn terms(&self, now: u64) -> Terms {
         Terms {
             stream: self.stream,
+            said_at: now.max(self.said_at + 1),
             base: self.calls.base(),
             known: self.peer_stream.map(|stream| KnownStream { stream, received: self.received }),
             window_calls: self.config.window_calls,
@@ -482,6 +496,7 @@ impl Session {
             self.received = theirs.base;
         }
         self.peer = Some((*peer, theirs.stream));
+        self.heard_at = (peer.incarnation, theirs.said_at);
         self.calls.restart(theirs.granted_calls, theirs.window_calls);
         self.answers.restart(theirs.granted_answers, theirs.window_answers);
         self.controls.restart(theirs.granted_controls, theirs.window_controls);

@@ -230,7 +230,9 @@ impl Fabric {
                     Standing::Listed | Standing::Guest => false,
                 };
                 let is_enough = peer.needs_no_link(self.config.me, Some(there), stranger.has_dialled);
-                !is_older && !is_enough
+                let terms = stranger.handshake.proven_terms();
+                let is_stale = terms.is_some_and(|terms| peer.session.is_stale(there.incarnation, &terms));
+                !is_older && !is_enough && !is_stale
             }
             None => self.take_guest(there),
         };

@@ -7,6 +7,7 @@ use epicserver_transport::{LoopbackNetwork, LoopbackOptions, LoopbackTransport, 
 
 use super::*;
 use crate::wire::assembly::assemble_bare;
+use crate::wire::hello::Terms;
 
 struct World {
     network: LoopbackNetwork,
@@ -521,4 +522,68 @@ fn ten_thousand_connections_leave_nothing() {
     let node = &world.nodes[0];
     assert_eq!((node.links.len(), node.fabric.strangers.len(), node.fabric.links.len()), (0, 0, 0));
     assert!(node.fabric.peers.is_empty() && !node.fabric.has_control());
+}
+
+/// One that dials by hand, up to where its proof is to leave.
+struct Dialler {
+    link: LinkId,
+    handshake: Handshake,
+}
+
+impl Dialler {
+    fn dial(fabric: &mut Fabric, number: u32) -> Self {
+        let link = LinkId::new(number, 0);
+        fabric
+            .handle_event(1, Event::LinkUp { link, direction: Direction::Incoming, peer: Addr::new("n999") });
+        let mut config = fabric.handshake_config();
+        config.identity.node = 7;
+        let mut handshake = Handshake::client(1, &config, [number as u8; 32], None);
+        let hello = handshake.poll_transmit().expect("who dials speaks first");
+        fabric.handle_event(1, Event::Receive { link, frame: hello });
+        let mut replies = Vec::new();
+        fabric.poll_transmit(1, |to, frames| replies.extend(frames.drain(..).filter(|_| to == link)));
+        handshake.handle_frame(1, &replies[0]);
+        Self { link, handshake }
+    }
+
+    fn prove(&mut self, said_at: u64) -> Event {
+        let terms = Terms {
+            stream: said_at,
+            said_at,
+            base: 0,
+            known: None,
+            window_calls: 4,
+            granted_calls: 4,
+            window_answers: 4,
+            granted_answers: 4,
+            window_controls: 4,
+            granted_controls: 4,
+            frame_len_max: 512,
+        };
+        self.handshake.offer(terms);
+        Event::Receive { link: self.link, frame: self.handshake.poll_transmit().expect("a proof") }
+    }
+}
+
+/// What a process said on a link that it gave up since may come when a newer one works: then it knew less than it does now.
+#[test]
+fn the_proof_of_an_older_link_does_not_take_the_place_of_a_newer_one() {
+    let mut world = World::new(1);
+    let fabric = &mut world.nodes[0].fabric;
+    let mut older = Dialler::dial(fabric, 1);
+    let late = older.prove(10);
+    let mut newer = Dialler::dial(fabric, 2);
+    let in_time = newer.prove(20);
+    fabric.handle_event(1, in_time);
+    assert_eq!(fabric.present().map(|node| node.id).collect::<Vec<_>>(), [7]);
+    fabric.handle_event(1, late);
+    let commands: Vec<Command> = std::iter::from_fn(|| fabric.poll_command()).collect();
+    assert!(matches!(commands[..], [Command::Close(link)] if link == older.link), "{commands:?}");
+    assert_eq!(fabric.present().count(), 1, "the link that works stays");
+    // One that is said later takes its place: that end has given up the link that was there.
+    let mut last = Dialler::dial(fabric, 3);
+    let event = last.prove(30);
+    fabric.handle_event(1, event);
+    let commands: Vec<Command> = std::iter::from_fn(|| fabric.poll_command()).collect();
+    assert!(matches!(commands[..], [Command::Close(link)] if link == newer.link), "{commands:?}");
 }

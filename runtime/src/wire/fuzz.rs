@@ -288,6 +288,7 @@ fn config(node: u64) -> HandshakeConfig {
 fn terms(stream: u64) -> Terms {
     Terms {
         stream,
+        said_at: 1,
         base: 0,
         known: None,
         window_calls: WINDOW,

@@ -216,6 +216,14 @@ impl Handshake {
         }
     }
 
+    /// What that peer has said of its terms: nothing before this end's own, if this end dialled.
+    pub fn proven_terms(&self) -> Option<Terms> {
+        match self.state {
+            State::Proven { theirs, .. } => theirs,
+            _ => None,
+        }
+    }
+
     /// How it ended, once it has.
     pub fn outcome(&self) -> Option<Result<Established, HelloError>> {
         match self.state {

@@ -55,6 +55,9 @@ pub enum Role {
 pub struct Terms {
     /// Names the sender's side of all sessions with this peer; a new one means that it remembers nothing.
     pub stream: u64,
+    /// When the sender said this, in nanoseconds of its own clock: what it says to a peer in one life is later each time. A link that it
+    /// gave up long ago may still bring its terms, after those of a newer one.
+    pub said_at: u64,
     /// How many of the sender's calls the peer had counted when it last said so: an end that does not know `stream`
     /// starts its count here.
     pub base: u64,
@@ -178,6 +181,7 @@ pub(crate) struct OpeningBytes {
 #[repr(C)]
 pub(crate) struct TermsBytes {
     stream: U64,
+    said_at: U64,
     base: U64,
     known_stream: U64,
     known_received: U64,
@@ -247,6 +251,7 @@ impl From<&Terms> for TermsBytes {
         let known = terms.known.unwrap_or(KnownStream { stream: 0, received: 0 });
         TermsBytes {
             stream: terms.stream.into(),
+            said_at: terms.said_at.into(),
             base: terms.base.into(),
             known_stream: known.stream.into(),
             known_received: known.received.into(),
@@ -267,6 +272,7 @@ impl TermsBytes {
         let known = KnownStream { stream: self.known_stream.get(), received: self.known_received.get() };
         Terms {
             stream: self.stream.get(),
+            said_at: self.said_at.get(),
             base: self.base.get(),
             known: (self.is_known.get() != 0).then_some(known),
             window_calls: self.window_calls.get(),
@@ -302,7 +308,7 @@ impl CloseReason {
 }
 
 /// The version of the protocol that this code speaks: header, extension, hello, session.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// [`Identity::core`] of a link that serves all cores of a node.
 pub const WHOLE_NODE: u8 = u8::MAX;
 /// Length of a nonce in bytes.
@@ -313,5 +319,5 @@ pub const HELLO_FRAME_LEN_MAX: usize = 256;
 pub(crate) const MAC_LEN: usize = 32;
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"epic");
 
-const _: () = assert!(size_of::<FactsBytes>() == 80 && size_of::<TermsBytes>() == 64);
+const _: () = assert!(size_of::<FactsBytes>() == 80 && size_of::<TermsBytes>() == 72);
 const _: () = assert!(size_of::<CloseBytes>() == 32);

@@ -46,3 +46,17 @@ fn what_was_found_once_where_nodes_come_and_go_stays_mended() {
         assert_eq!(report.violation, None, "seed {seed}");
     }
 }
+
+/// Of worlds over a network that parts them:
+/// * 3938, 12859, 13602: the proof of a link that was given up long ago came after a newer link, over a slow network, and took its place;
+///   what had been received since was forgotten, so that calls were sent and run again, or no link came up any more.
+const PARTED_SEEDS: [u64; 3] = [3938, 12859, 13602];
+
+#[test]
+fn what_was_found_once_where_the_network_parts_stays_mended() {
+    for seed in PARTED_SEEDS {
+        let kind = WorldKind::Parted;
+        let report = world::run(&WorldConfig { seed, kind, ..WorldConfig::default() });
+        assert_eq!(report.violation, None, "seed {seed}");
+    }
+}

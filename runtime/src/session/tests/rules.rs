@@ -269,6 +269,7 @@ fn impossible_terms_open_no_link() {
     use crate::wire::hello::{KnownStream, Terms};
     let possible = Terms {
         stream: 20,
+        said_at: 1,
         base: 0,
         known: Some(KnownStream { stream: 10, received: 1 }),
         window_calls: 4,

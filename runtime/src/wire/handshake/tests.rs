@@ -14,6 +14,7 @@ fn config(node: u64) -> HandshakeConfig {
 fn terms(stream: u64) -> Terms {
     Terms {
         stream,
+        said_at: 1,
         base: 4,
         known: Some(KnownStream { stream: 99, received: 12 }),
         window_calls: 64,
@@ -256,13 +257,13 @@ fn the_bytes_are_pinned() {
     hello.extend([1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
     hello.extend([1; 32]);
     assert_eq!(payload(0), hello);
-    let mut server_terms = vec![2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
+    let mut server_terms = vec![2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
     server_terms.extend([99, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     server_terms.extend([64, 0, 0, 0, 60, 0, 0, 0, 32, 0, 0, 0, 32, 0, 0, 0]);
     server_terms.extend([16, 0, 0, 0, 15, 0, 0, 0, 0, 0x20, 0, 0]);
-    assert_eq!(payload(3)[..64], server_terms);
-    let macs: Vec<String> = [(1, 80), (2, 64), (3, 64)]
+    assert_eq!(payload(3)[..72], server_terms);
+    let macs: Vec<String> = [(1, 80), (2, 72), (3, 72)]
         .map(|(index, at)| payload(index)[at..at + 4].iter().map(|b| format!("{b:02x}")).collect())
         .to_vec();
-    assert_eq!(macs, ["47801cec", "29dafc71", "68a276f1"]);
+    assert_eq!(macs, ["47801cec", "ec7167db", "09fa3b8c"]);
 }
