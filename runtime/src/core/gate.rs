@@ -60,6 +60,16 @@ impl Gate {
         }
     }
 
+    /// Takes out all actions that this is true of, in order.
+    pub(super) fn take_actions(&self, is_it: impl Fn(&Action) -> bool) -> Vec<Action> {
+        let taken = self.take(|gated| matches!(&gated.what, Held::Action(action) if is_it(action)));
+        let action = |held| match held {
+            Held::Action(action) => Some(action),
+            Held::Wake(_) => None,
+        };
+        taken.into_iter().filter_map(action).collect()
+    }
+
     /// Takes out those that this is true of, in order.
     fn take(&self, is_over: impl Fn(&Gated) -> bool) -> Vec<Held> {
         let mut waiting = self.waiting.borrow_mut();

@@ -431,14 +431,7 @@ impl CoreState {
     /// The time of a call is over whose request may still wait for a batch: then it did not run, and ends. Gives whether it did.
     pub(super) fn withdraw(&self, place: u32) -> bool {
         let Some(name) = self.remote.pending.borrow().name(place) else { return false };
-        let is_its_request = |action: &Action| {
-            let Action::Frame(frame) = action else { return false };
-            FrameHeader::parse(&frame.frame).is_ok_and(|header| {
-                let of = CallRef { slot: header.slot.get(), generation: header.generation.get() };
-                header.kind() == FrameKind::Request && of == name
-            })
-        };
-        let request = self.saving.gate.take_action(is_its_request);
+        let request = self.saving.gate.take_action(|action| request_name(action) == Some(name));
         if request.is_some() {
             self.fail_call(name, super::gate::unsent());
         }
@@ -514,6 +507,14 @@ impl CoreState {
         });
         draft.seal(header)
     }
+}
+
+/// Which call this asks another node to run, if it does.
+fn request_name(action: &Action) -> Option<CallRef> {
+    let Action::Frame(frame) = action else { return None };
+    let header =
+        FrameHeader::parse(&frame.frame).ok().filter(|header| header.kind() == FrameKind::Request)?;
+    Some(CallRef { slot: header.slot.get(), generation: header.generation.get() })
 }
 
 /// A frame without its header.

@@ -18,8 +18,8 @@ use epicserver_storage::NodeId;
 use epicserver_transport::FrameHeader;
 use zerocopy::FromBytes;
 
-use super::Outgoing;
-use crate::core::{CoreMessage, CoreState};
+use super::{Outgoing, request_name};
+use crate::core::{Action, CoreMessage, CoreState};
 use crate::error::{CallError, Loss, Rejection};
 use crate::planted::{self, Bug};
 use crate::remote::{CallRef, MovedBytes, PeerFrame};
@@ -127,8 +127,13 @@ impl CoreState {
             return self.fail_call(name, CallError::Rejected(Rejection::Moving));
         }
         self.hold(entry.call.partition);
-        self.remote.pending.borrow_mut().take(name);
-        let call = Outgoing { follows: entry.call.follows + 1, way: 0, ..entry.call };
+        self.hold_again(name, 1);
+    }
+
+    /// A call that did not run is to be sent again, when the earlier ones to its partition, which is in motion, have ended.
+    fn hold_again(&self, name: CallRef, follows: u8) {
+        let Some(entry) = self.remote.pending.borrow_mut().take(name) else { return };
+        let call = Outgoing { follows: entry.call.follows + follows, way: 0, ..entry.call };
         call.slot.caller.away.set(Away::Here);
         self.arm_deadline(call.slot);
         if let Some(motion) = self.remote.moves.motions.borrow_mut().get_mut(&call.partition) {
@@ -254,7 +259,7 @@ impl CoreState {
         let routes = self.routes.borrow().clone();
         let moves = &self.remote.moves;
         moves.views.set(moves.views.get() + 1);
-        self.hold_sent(before, &routes);
+        let changed = self.hold_sent(before, &routes);
         moves.known.borrow_mut().retain(|partition, known| known.epoch > routes.epoch(*partition));
         self.hold_handed_to_cores(before, &routes);
         let waiting: Vec<Outgoing> = {
@@ -262,6 +267,7 @@ impl CoreState {
             peers.windows.iter_mut().flat_map(|window| std::mem::take(&mut window.waiting)).collect()
         };
         self.dispatch_again(waiting);
+        self.take_back_gated(&changed);
         let in_motion: Vec<u16> = moves.motions.borrow().keys().copied().collect();
         in_motion.into_iter().for_each(|partition| self.go_on(partition));
         self.unpark();
@@ -270,16 +276,33 @@ impl CoreState {
     }
 
     /// Sets partitions in motion whose owner other nodes are still to answer for. A call that was sent by a `Moved` to where the
-    /// view has the partition now is at the right place.
-    fn hold_sent(&self, before: &Routes, now: &Routes) {
-        let sent = self.remote.pending.borrow().partitions();
+    /// view has the partition now is at the right place. Gives the partitions.
+    fn hold_sent(&self, before: &Routes, now: &Routes) -> BTreeSet<u16> {
+        let mut sent = self.remote.pending.borrow().partitions();
         let is_changed = |partition: &u16| {
             let known = self.truth(before, *partition);
             let fresh = self.truth(now, *partition);
             let ids = |known: Known| (known.owner.map(|owner| owner.id), known.epoch);
             ids(known) != ids(fresh)
         };
-        sent.into_iter().filter(is_changed).for_each(|partition| self.hold(partition));
+        sent.retain(is_changed);
+        sent.iter().for_each(|partition| self.hold(*partition));
+        sent
+    }
+
+    /// Requests that are still here, as what they depend on is not durable, do not go to who owned these partitions: it may be gone when
+    /// they leave, and then nobody could say that they did not run.
+    fn take_back_gated(&self, partitions: &BTreeSet<u16>) {
+        if partitions.is_empty() {
+            return;
+        }
+        let name_of_theirs = |action: &Action| {
+            let name = request_name(action)?;
+            let partition = self.remote.pending.borrow().get(name)?.call.partition;
+            partitions.contains(&partition).then_some(name)
+        };
+        let requests = self.saving.gate.take_actions(|action| name_of_theirs(action).is_some());
+        requests.iter().filter_map(request_name).for_each(|name| self.hold_again(name, 0));
     }
 
     /// Sets partitions in motion that other cores of this node served: what was sent there may not have run.
