@@ -18,6 +18,8 @@ use crate::slot::SlotPtr;
 pub(super) struct Lease {
     until: Cell<u64>,
     is_over: Cell<bool>,
+    /// The first one has not come yet.
+    is_awaited: Cell<bool>,
     /// The store is lost, which no renewal mends.
     is_store_lost: Cell<bool>,
 }
@@ -25,7 +27,12 @@ pub(super) struct Lease {
 impl Default for Lease {
     /// One that never ends.
     fn default() -> Self {
-        Self { until: Cell::new(u64::MAX), is_over: Cell::new(false), is_store_lost: Cell::new(false) }
+        Self {
+            until: Cell::new(u64::MAX),
+            is_over: Cell::new(false),
+            is_awaited: Cell::new(false),
+            is_store_lost: Cell::new(false),
+        }
     }
 }
 
@@ -33,6 +40,12 @@ impl Lease {
     /// Past its end nothing starts and nothing leaves.
     pub(super) fn is_over(&self) -> bool {
         self.is_over.get()
+    }
+
+    /// Whether it is over because the first one has not come yet. It may be on its way: whoever calls an object here has a view that
+    /// was made when this node had it, and what comes from links may be looked at before what comes from the cluster.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_awaited.get()
     }
 
     /// What a call gets that does not start.
@@ -54,7 +67,8 @@ impl CoreState {
     #[inline]
     pub(super) fn note_lease(&self, event: &Event) {
         if let Event::Lease(until) = event {
-            self.lease.until.set(*until);
+            let is_first = self.lease.until.replace(*until) == u64::MAX;
+            self.lease.is_awaited.set(*until == 0 && (is_first || self.lease.is_awaited.get()));
         }
         if matches!(event, Event::StoreLost) {
             self.lease.is_store_lost.set(true);

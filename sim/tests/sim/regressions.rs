@@ -36,7 +36,10 @@ fn what_was_found_once_stays_mended() {
 /// * 2148: a sender that did not know how many cores a node has sent to the wrong one first: calls were parked on both.
 /// * 117, 233, 696: the links of the keeper's node were told of the members of a view that was published after a newer one was
 ///   pushed, took those that had come since for gone, and closed the links that worked.
-const MOVING_SEEDS: [u64; 12] = [35, 86, 91, 117, 209, 233, 250, 696, 723, 1511, 1949, 2148];
+/// * 3683: a request waited at its sender until what its caller had seen was durable, and left for a node that had given the object
+///   away and was gone when it came.
+/// * 9884: a core took a request from its links before the first lease, which the cluster had sent it earlier, and refused it.
+const MOVING_SEEDS: [u64; 14] = [35, 86, 91, 117, 209, 233, 250, 696, 723, 1511, 1949, 2148, 3683, 9884];
 
 #[test]
 fn what_was_found_once_where_nodes_come_and_go_stays_mended() {

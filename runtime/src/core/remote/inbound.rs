@@ -119,7 +119,7 @@ impl CoreState {
             }
         };
         let from = origin(header, &frame, Some(&extension));
-        if self.lease.is_over() {
+        if self.lease.is_over() && !self.lease.is_awaited() {
             return self.answer(&from, header, &self.lease.refusal());
         }
         let called = match self.find_method(header, &extension, frame.target.as_deref()) {
@@ -138,6 +138,7 @@ impl CoreState {
             // this node has sends to another one.
             _ if theirs > epoch && core != self.config.index => self.tell(core, CoreMessage::frame(frame)),
             _ if theirs > epoch => self.park(&from, header, deadline, &frame),
+            _ if self.lease.is_over() => self.answer(&from, header, &self.lease.refusal()),
             Place::Here(_) if theirs < epoch => {
                 self.send_moved(
                     &from,

@@ -15,10 +15,10 @@ use crate::field::Field;
 use crate::id::EntityId;
 use crate::key::{KeyKind, KeyView, StoredKey};
 use crate::remote::PeerFrame;
-use crate::routes::Place;
+use crate::routes::{Place, Routes};
 use crate::saving::{SaveNews, SavePolicy};
 use crate::wire::assembly::assemble;
-use crate::wire::extension::{Extension, TargetKey};
+use crate::wire::extension::{Extension, TargetKey, ViewStamp};
 
 /// A durable object.
 #[derive(Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -103,6 +103,7 @@ const PEER: NodeId = NodeId { id: 77, incarnation: 3 };
 /// One core of two nodes, and keys that live on each of them.
 struct Lone {
     core: Core,
+    routes: Arc<Routes>,
     now: u64,
     mine: u64,
     theirs: u64,
@@ -120,7 +121,7 @@ impl Lone {
         let mine = (1..).find(is_mine).unwrap();
         let theirs = (1..).find(|key| !is_mine(key)).unwrap();
         let config = CoreConfig::default().for_node(1).remove(0);
-        Self { core: Core::new(0, config, &entities, Arc::clone(&routes)), now: 0, mine, theirs }
+        Self { core: Core::new(0, config, &entities, Arc::clone(&routes)), routes, now: 0, mine, theirs }
     }
 
     fn step(&mut self, event: Event) -> Vec<PeerFrame> {
@@ -142,6 +143,11 @@ impl Lone {
     }
 
     fn ask(&mut self, slot: u32, method: &str, argument: u64) -> Vec<PeerFrame> {
+        self.ask_by(None, slot, method, argument)
+    }
+
+    /// Asks as a node does that knows this view.
+    fn ask_by(&mut self, view: Option<ViewStamp>, slot: u32, method: &str, argument: u64) -> Vec<PeerFrame> {
         let mut header = FrameHeader::new(FrameKind::Request);
         header.slot.set(slot);
         header.method.set(method_id(method));
@@ -149,9 +155,18 @@ impl Lone {
         let key = self.mine.to_le_bytes();
         let key = KeyView { kind: KeyKind::U64, bytes: &key };
         let target = TargetKey { entity: EntityId::of(Ledger::NAME).0, key };
-        let extension = Extension { key: Some(target), ..Extension::default() };
+        let extension = Extension { key: Some(target), view, ..Extension::default() };
         let frame = assemble(None, header, &extension, &argument.to_le_bytes()).unwrap();
         self.step(Event::Frame(PeerFrame::new(PEER, frame)))
+    }
+
+    /// The view after this one, in which this key's partition has this owner.
+    fn next_view(&self, key: u64, owner: NodeId) -> Event {
+        let mut view = (**self.routes.view()).clone();
+        view.version += 1;
+        let place = &mut view.partitions[usize::from(key.canonical(|key| key.partition()))];
+        (place.owner, place.epoch) = (Some(owner), place.epoch + 1);
+        Event::View(Arc::new(Routes::new(self.routes.me(), 1, Arc::new(view))))
     }
 
     fn save(&mut self, open: u64, durable: u64, failed: &[std::ops::RangeInclusive<u64>]) -> Vec<PeerFrame> {
@@ -202,6 +217,27 @@ fn a_request_leaves_when_what_its_caller_saw_is_durable() {
     assert_eq!(kinds(&lone.ask(2, "Tell", theirs)), []);
     assert_eq!(kinds(&lone.save(2, 1, &[])), [(FrameKind::Reply, 1), (FrameKind::Request, 0)]);
     assert_eq!(kinds(&lone.ask(3, "Tell", theirs)), [(FrameKind::Request, 1)], "nothing to wait for");
+}
+
+/// The old owner may be gone by then, and nobody could say any more that the call did not run.
+#[test]
+fn a_request_that_waits_while_its_object_changes_its_owner_goes_to_the_new_one() {
+    let mut lone = Lone::new();
+    let theirs = lone.theirs;
+    let new_owner = NodeId { id: 78, incarnation: 1 };
+    assert_eq!(kinds(&lone.ask(1, "Put", 5)), []);
+    assert_eq!(kinds(&lone.ask(2, "Tell", theirs)), []);
+    let next = lone.next_view(theirs, new_owner);
+    assert_eq!(kinds(&lone.step(next)), []);
+    // Behind the gate again: what its caller saw is no more durable for that.
+    let left = lone.save(2, 1, &[]);
+    let requests: Vec<NodeId> =
+        left.iter().filter(|frame| is_request(frame)).map(|frame| frame.peer).collect();
+    assert_eq!(requests, [new_owner]);
+}
+
+fn is_request(frame: &PeerFrame) -> bool {
+    FrameHeader::parse_frame(&frame.frame).unwrap().kind() == FrameKind::Request
 }
 
 #[test]
@@ -273,4 +309,26 @@ fn is_timeout(frame: &PeerFrame) -> bool {
     let header = FrameHeader::parse_frame(&frame.frame).unwrap();
     let error = decode::<CallError>(FrameHeader::payload_bytes(&frame.frame).unwrap());
     header.kind() == FrameKind::Error && error == Ok(CallError::OutcomeUnknown(crate::error::Loss::Timeout))
+}
+
+/// What comes from the cluster may be looked at after what comes from links, even where it came first.
+#[test]
+fn a_call_that_is_here_before_the_first_lease_waits_for_it() {
+    let mut lone = Lone::new();
+    let (me, mine) = (lone.routes.me(), lone.mine);
+    let ahead = ViewStamp {
+        version: lone.routes.view().version + 1,
+        epoch: lone.routes.epoch(mine.canonical(|key| key.partition())) + 1,
+    };
+    assert_eq!(kinds(&lone.step(Event::Lease(0))), []);
+    assert_eq!(kinds(&lone.ask_by(Some(ahead), 1, "Put", 5)), []);
+    assert_eq!(kinds(&lone.ask(2, "Put", 5)), [(FrameKind::Error, 2)], "by this very view nothing is served");
+    assert_eq!(kinds(&lone.step(Event::Lease(10))), []);
+    let next = lone.next_view(mine, me);
+    assert_eq!(kinds(&lone.step(next)), []);
+    assert_eq!(kinds(&lone.save(2, 1, &[])), [(FrameKind::Reply, 1)]);
+    // One that had a lease says at once that it has none any more.
+    assert_eq!(kinds(&lone.step(Event::Lease(0))), []);
+    let ahead = ViewStamp { version: ahead.version + 1, epoch: ahead.epoch + 1 };
+    assert_eq!(kinds(&lone.ask_by(Some(ahead), 3, "Put", 5)), [(FrameKind::Error, 3)]);
 }
