@@ -55,7 +55,7 @@ pub struct Session {
     /// When this end last said its terms.
     said_at: u64,
     /// In which life the peer said the terms of the last link, and when by its clock.
-    heard_at: (u32, u64),
+    heard_at: Option<(u32, u64)>,
     /// The peer's stream that `received` counts in.
     peer_stream: Option<u64>,
     received: u64,
@@ -190,7 +190,7 @@ impl Session {
             stream: config.stream,
             peer: None,
             said_at: 0,
-            heard_at: (0, 0),
+            heard_at: None,
             peer_stream: None,
             received: 0,
             calls: SendLane::new(true, config.queue_calls_max),
@@ -440,10 +440,10 @@ impl Session {
         }
     }
 
-    /// Whether the peer has opened a link in a later life than this, or in this one by terms that it said later than these: then
-    /// that end has given up this link since, and remembers more than it says here.
+    /// Whether the peer has opened a link in this life by terms that it said later than these: then that end has given up this link
+    /// since, and remembers more than it says here. Lives cannot be compared: those of a fixed list are drawn at random.
     pub fn is_stale(&self, life: u32, terms: &Terms) -> bool {
-        (life, terms.said_at) <= self.heard_at
+        self.heard_at.is_some_and(|(of, said_at)| of == life && terms.said_at <= said_at)
     }
 
     fn terms(&self, now: u64) -> Terms {
@@ -496,7 +496,7 @@ impl Session {
             self.received = theirs.base;
         }
         self.peer = Some((*peer, theirs.stream));
-        self.heard_at = (peer.incarnation, theirs.said_at);
+        self.heard_at = Some((peer.incarnation, theirs.said_at));
         self.calls.restart(theirs.granted_calls, theirs.window_calls);
         self.answers.restart(theirs.granted_answers, theirs.window_answers);
         self.controls.restart(theirs.granted_controls, theirs.window_controls);

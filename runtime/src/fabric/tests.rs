@@ -531,12 +531,12 @@ struct Dialler {
 }
 
 impl Dialler {
-    fn dial(fabric: &mut Fabric, number: u32) -> Self {
+    fn dial(fabric: &mut Fabric, number: u32, life: u32) -> Self {
         let link = LinkId::new(number, 0);
         fabric
             .handle_event(1, Event::LinkUp { link, direction: Direction::Incoming, peer: Addr::new("n999") });
         let mut config = fabric.handshake_config();
-        config.identity.node = 7;
+        (config.identity.node, config.identity.incarnation) = (7, life);
         let mut handshake = Handshake::client(1, &config, [number as u8; 32], None);
         let hello = handshake.poll_transmit().expect("who dials speaks first");
         fabric.handle_event(1, Event::Receive { link, frame: hello });
@@ -570,9 +570,9 @@ impl Dialler {
 fn the_proof_of_an_older_link_does_not_take_the_place_of_a_newer_one() {
     let mut world = World::new(1);
     let fabric = &mut world.nodes[0].fabric;
-    let mut older = Dialler::dial(fabric, 1);
+    let mut older = Dialler::dial(fabric, 1, 9);
     let late = older.prove(10);
-    let mut newer = Dialler::dial(fabric, 2);
+    let mut newer = Dialler::dial(fabric, 2, 9);
     let in_time = newer.prove(20);
     fabric.handle_event(1, in_time);
     assert_eq!(fabric.present().map(|node| node.id).collect::<Vec<_>>(), [7]);
@@ -580,10 +580,16 @@ fn the_proof_of_an_older_link_does_not_take_the_place_of_a_newer_one() {
     let commands: Vec<Command> = std::iter::from_fn(|| fabric.poll_command()).collect();
     assert!(matches!(commands[..], [Command::Close(link)] if link == older.link), "{commands:?}");
     assert_eq!(fabric.present().count(), 1, "the link that works stays");
-    // One that is said later takes its place: that end has given up the link that was there.
-    let mut last = Dialler::dial(fabric, 3);
-    let event = last.prove(30);
-    fabric.handle_event(1, event);
-    let commands: Vec<Command> = std::iter::from_fn(|| fabric.poll_command()).collect();
-    assert!(matches!(commands[..], [Command::Close(link)] if link == newer.link), "{commands:?}");
+    // One that is said later takes its place: that end has given up the link that was there. So does one of another life, whose clock
+    // and number say nothing beside those of this one.
+    for (number, life, said_at, before) in [(3, 9, 30, 2), (4, 5, 1, 3)] {
+        let mut next = Dialler::dial(fabric, number, life);
+        let event = next.prove(said_at);
+        fabric.handle_event(1, event);
+        let commands: Vec<Command> = std::iter::from_fn(|| fabric.poll_command()).collect();
+        let replaced = LinkId::new(before, 0);
+        assert!(matches!(commands[..], [Command::Close(link)] if link == replaced), "{commands:?}");
+        let present: Vec<NodeId> = fabric.present().collect();
+        assert_eq!(present, [NodeId { id: 7, incarnation: life }]);
+    }
 }
