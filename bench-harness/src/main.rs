@@ -20,6 +20,7 @@ mod allocations;
 mod bench;
 mod callees;
 mod child;
+mod device_counters;
 mod driver;
 mod folder;
 mod lanes;

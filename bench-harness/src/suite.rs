@@ -5,6 +5,7 @@ use std::time::Duration;
 use epicserver::Node;
 
 use crate::callees::{Account, Still};
+use crate::device_counters::receivers_not_ready;
 use crate::driver::{Case, Driver, Plan};
 use crate::options::{Options, Placement, Suite, Threads, Transport, WaitMode};
 use crate::pair::Pair;
@@ -17,6 +18,7 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 /// Measures what was asked for and prints it.
 pub(crate) async fn run(suite: Suite, options: &Options) -> Result<(), Failure> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let not_ready_before = receivers_not_ready();
     let mut run = Run { suite, options, halves: Halves::of_this_thread()?, rows: Vec::new() };
     for placement in options.placements() {
         for wait in options.waits() {
@@ -34,6 +36,12 @@ pub(crate) async fn run(suite: Suite, options: &Options) -> Result<(), Failure> 
     if !options.json {
         println!("closed loop, {processors} processors, made by:\n  {}\n", options.command(suite));
         print!("{}", table(&rows));
+    }
+    if options.transport.measured().contains(&Transport::Rdma) && receivers_not_ready() != not_ready_before {
+        let missed = receivers_not_ready() - not_ready_before;
+        return Err(
+            format!("{missed} packets over rdma found no receive, by the counters of the device").into()
+        );
     }
     no_allocations(&rows)?;
     if options.check { bars_hold(&rows) } else { Ok(()) }

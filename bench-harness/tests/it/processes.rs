@@ -66,16 +66,29 @@ fn a_killed_harness_leaves_no_process_behind() {
     errors.read_to_end(&mut Vec::new()).expect("the end of both");
 }
 
-/// What needs a kernel with TIPC.
+/// What needs a kernel with TIPC, and a device of InfiniBand verbs.
 mod in_guest {
     use super::*;
 
     #[test]
     fn rows_over_tipc_have_raw_ones_and_those_over_tcp_beside_them() {
-        let options = ["--transport", "tipc", "--placement", "cross-process", "--wait", "park"];
+        check("tipc");
+    }
+
+    /// A run whose packets do not all find a receive fails.
+    #[cfg(feature = "rdma")]
+    #[test]
+    fn rows_over_verbs_have_raw_ones_and_those_over_tcp_beside_them() {
+        check("rdma");
+    }
+
+    fn check(transport: &str) {
+        let options = ["--transport", transport, "--placement", "cross-process", "--wait", "park"];
         let rows = rows("rtt", &[&options[..], &["--threads", "inline", "--outstanding", "64"]].concat());
         let cases: Vec<_> = rows.iter().map(|row| (text(row, "case"), text(row, "transport"))).collect();
-        assert_eq!(cases, [("echo", "tipc"), ("raw-tipc", "tipc"), ("echo", "tcp"), ("raw-tcp", "tcp")]);
+        let raw = format!("raw-{transport}");
+        let expected = [("echo", transport), (&raw, transport), ("echo", "tcp"), ("raw-tcp", "tcp")];
+        assert_eq!(cases, expected);
         for row in &rows {
             assert!(row["n"].as_u64() > Some(0) && text(row, "path") == "intra-kernel", "{row}");
         }

@@ -270,12 +270,15 @@ impl Context {
             }
             attributes.assume_init()
         };
+        let is_ethernet = attributes.link_layer == LINK_LAYER_ETHERNET;
+        let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
         let gids = (0..attributes.gid_tbl_len.clamp(0, 255) as u8)
-            .filter_map(|index| self.gid(device, number, index));
+            .filter_map(|index| self.gid(device, number, index))
+            .filter(|entry| !is_ethernet || is_of_a_card(entry, &addresses));
         Some(PortInfo {
             number,
             is_active: attributes.state == ibv_port_state::IBV_PORT_ACTIVE,
-            is_ethernet: attributes.link_layer == LINK_LAYER_ETHERNET,
+            is_ethernet,
             lid: attributes.lid,
             mtu: attributes.active_mtu.clamp(ibv_mtu::IBV_MTU_256, ibv_mtu::IBV_MTU_4096),
             gids: gids.collect(),
@@ -303,6 +306,14 @@ impl Drop for Context {
         // SAFETY: opened once; whoever uses it holds the device.
         unsafe { (self.library.close_device)(self.raw()) };
     }
+}
+
+/// Whether packets of an entry can come back: a port of Ethernet has one made of its card's number, which means nothing unless the card has
+/// that address of IPv6, by the kernel's list of those.
+fn is_of_a_card(entry: &GidEntry, addresses: &str) -> bool {
+    let IpAddr::V6(ip) = entry.ip() else { return true };
+    let digits = format!("{:032x}", u128::from(ip));
+    !ip.is_unicast_link_local() || addresses.lines().any(|line| line.starts_with(&digits))
 }
 
 /// `IBV_LINK_LAYER_ETHERNET` of the header, where it is an anonymous constant that the bindings leave out.
@@ -395,5 +406,25 @@ impl Device {
     /// Makes [`Device::next_event`] return at once when there is nothing.
     pub(crate) fn set_events_nonblocking(&self) -> io::Result<()> {
         set_nonblocking(self.event_fd().as_raw_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_the_link_counts_only_if_the_card_has_it() {
+        let addresses = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                         fe8000000000000038bcc3fffe283676 02 40 20 80    veth0\n";
+        let check = |ip: &str, expected| {
+            let gid = ip.parse::<Ipv6Addr>().expect("an address").octets();
+            let entry = GidEntry { index: 0, gid, version: RoceVersion::Two };
+            assert_eq!(is_of_a_card(&entry, addresses), expected, "{ip}");
+        };
+        check("fe80::38bc:c3ff:fe28:3676", true);
+        check("fe80::38bc:c3ff:fe28:3677", false);
+        check("::ffff:10.77.0.1", true);
+        check("2001:db8::1", true);
     }
 }

@@ -88,6 +88,19 @@ fn a_network_that_goes_down_under_load_carries_again_when_it_is_up() {
 }
 
 #[test]
+fn links_that_begin_after_the_address_has_changed_use_the_new_one() {
+    let mut ends = Ends::new();
+    ends.link();
+    ends.carry(FRAMES);
+    shell("ip address flush dev veth0 && ip address add 10.77.0.5/24 dev veth0");
+    ends.have_all_buffers();
+    ends.link();
+    ends.carry(FRAMES);
+    shell("ip address flush dev veth0 && ip address add 10.77.0.1/24 dev veth0");
+    ends.have_all_buffers();
+}
+
+#[test]
 fn a_peer_that_is_killed_under_load_is_told_gone_and_another_takes_its_place() {
     let mut end = End::new(None);
     for _ in 0..2 {

@@ -34,6 +34,14 @@ fn a_machine_without_a_device_or_with_one_that_has_no_network_is_told_so() {
 }
 
 #[test]
+fn a_device_without_an_address_is_told_so() {
+    shell("ip address flush dev veth0");
+    let text = said(options());
+    shell("ip address add 10.77.0.1/24 dev veth0");
+    assert!(text.contains("rxe0 has no address") && text.contains("ip address add"), "{text}");
+}
+
+#[test]
 fn a_process_that_may_not_lock_memory_is_told_its_limit() {
     // Root may lock any amount, unless it gives up that right.
     let text =
