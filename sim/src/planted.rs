@@ -15,6 +15,10 @@ pub enum Planted {
     AckBeforeCommit,
     /// The storage thread closes a batch without waiting for the last core to pass it.
     ForgetCore,
+    /// A batch is told as durable that is written, and not synced before a while.
+    AckBeforeSync,
+    /// A store that opens takes the part that it finds of a batch for a batch.
+    KeepTorn,
     /// A core is not told of failed batches.
     IgnoreFailure,
     /// A failed batch is told as a durable one.
@@ -50,6 +54,8 @@ impl Planted {
     pub const ALL: &[(&str, Self)] = &[
         ("ack-before-commit", Self::AckBeforeCommit),
         ("forget-core", Self::ForgetCore),
+        ("ack-before-sync", Self::AckBeforeSync),
+        ("keep-torn", Self::KeepTorn),
         ("ignore-failure", Self::IgnoreFailure),
         ("failure-as-success", Self::FailureAsSuccess),
         ("drop-message", Self::DropMessage),

@@ -69,6 +69,12 @@ pub(crate) enum Happened {
         node: u16,
         batch: u64,
     },
+    /// A batch is written, and not synced.
+    Writing {
+        node: u16,
+        batch: u64,
+        saves: usize,
+    },
     Committing {
         node: u16,
         batch: u64,
@@ -118,6 +124,16 @@ pub(crate) enum Happened {
     /// It has left.
     Left {
         node: u16,
+    },
+    /// The clock of a node jumped to this time.
+    Leapt {
+        node: u16,
+        local: u64,
+    },
+    /// A node comes and goes so many times.
+    Flapping {
+        node: u16,
+        times: u64,
     },
     /// A node stands still until then.
     Paused {

@@ -20,6 +20,7 @@
 mod client;
 mod clocks;
 mod cluster;
+mod coordinator;
 mod fixed;
 mod links;
 mod moving;
@@ -168,6 +169,8 @@ struct World {
     course: Course,
     /// What is to happen after so many calls.
     agenda: Vec<(u64, Change)>,
+    /// So many nodes are to crash when they have written something that is not synced.
+    crashes_at_sync: u32,
     store: MemoryStore,
     network: LoopbackNetwork,
     calls: u64,
@@ -194,7 +197,10 @@ enum Change {
     Pause,
     Silence,
     Slow,
+    Flap,
+    Leap,
     KeeperCrash,
+    KeeperPause,
 }
 
 /// Who goes on.
@@ -252,6 +258,7 @@ impl World {
             clocks: Clocks::default(),
             course,
             agenda: Vec::new(),
+            crashes_at_sync: 0,
             store: MemoryStore::new(StoreId(1)),
             network: LoopbackNetwork::new(),
             calls: 0,
@@ -300,8 +307,9 @@ impl World {
     }
 
     fn draw_agenda(&mut self, calls_max: u64) -> Vec<(u64, Change)> {
-        let Profile { joins, leaves, crashes, pauses, silences, slows, keeper_crashes, .. } =
+        let Profile { joins, leaves, crashes, pauses, silences, slows, flaps, leaps, .. } =
             self.scene.profile;
+        let Profile { keeper_crashes, keeper_pauses, .. } = self.scene.profile;
         let counts = [
             (Change::Crash, crashes),
             (Change::Join, joins),
@@ -309,13 +317,20 @@ impl World {
             (Change::Pause, pauses),
             (Change::Silence, silences),
             (Change::Slow, slows),
+            (Change::Flap, flaps),
+            (Change::Leap, leaps),
             (Change::KeeperCrash, keeper_crashes),
+            (Change::KeeperPause, keeper_pauses),
         ];
         let all = counts.iter().flat_map(|(change, count)| (0..*count).map(|_| *change));
         all.map(|change| (self.scene.tape.u64(1..calls_max), change)).collect()
     }
 
     fn change_course(&mut self, change: Change) {
+        if change == Change::Crash && self.scene.profile.loses_writes && self.scene.tape.bool() {
+            self.crashes_at_sync += 1;
+            return;
+        }
         if matches!(self.course, Course::Moving(_)) {
             return self.change(change);
         }
@@ -378,10 +393,32 @@ impl World {
     fn store(&mut self, index: u16) {
         if self.step_node(index, SimNode::store).is_some_and(|stored| stored.is_err()) {
             self.scene.fault("store broken");
-            match self.course {
-                Course::Fixed(_) => self.crash_fixed(index),
-                Course::Moving(_) => self.crash_moving(index),
+            self.crash(index);
+        } else if self.is_to_crash(index) {
+            self.crashes_at_sync -= 1;
+            self.scene.fault("node crashed");
+            self.crash(index);
+        }
+    }
+
+    /// Whether a node has written what a crash is to meet. The one that keeps the data crashes by a plan of its own.
+    fn is_to_crash(&self, index: u16) -> bool {
+        let may_crash = matches!(self.course, Course::Fixed(_)) || index != moving::KEEPER;
+        self.crashes_at_sync > 0
+            && !self.scene.healed
+            && may_crash
+            && match self.nodes.get(&index).map_or(0, |node| node.storage.unsynced_len()) {
+                0 => false,
+                // Most batches have one, and more of those with several show more.
+                1 => self.scene.tape.one_in(8),
+                _ => true,
             }
+    }
+
+    fn crash(&mut self, index: u16) {
+        match self.course {
+            Course::Fixed(_) => self.crash_fixed(index),
+            Course::Moving(_) => self.crash_moving(index),
         }
     }
 
@@ -458,6 +495,9 @@ impl World {
             node.storage.heal();
             node.links.heal();
         }
+        if let Course::Moving(moving) = &self.course {
+            moving.heal();
+        }
         self.scene.happened(Happened::FaultsEnd);
     }
 
@@ -526,7 +566,8 @@ impl World {
 
     /// A node is gone, and what its clients still hear of it they hear now.
     fn end_node(&mut self, index: u16) {
-        if let Some(old) = self.nodes.remove(&index) {
+        if let Some(mut old) = self.nodes.remove(&index) {
+            old.storage.crash(&mut self.scene);
             self.work.add(&old);
         }
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.scene));
@@ -534,6 +575,7 @@ impl World {
 
     fn report(mut self, config: &WorldConfig) -> Report {
         self.nodes.values().for_each(|node| self.work.add(node));
+        self.count_coordinator_faults();
         let scene = &self.scene;
         Report {
             seed: config.seed,

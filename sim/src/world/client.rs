@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use epicserver_runtime::CallError;
 use epicserver_runtime::entity::RawRef;
+use epicserver_runtime::{CallError, Rejection};
 
 use super::node::SimNode;
 use super::scene::Scene;
@@ -161,6 +161,9 @@ impl Client {
             Err(error) => format!("{error:?}"),
         };
         scene.happened(Happened::Answered { client: self.number, serial: call.serial, answer: text });
+        if matches!(answer, Err(CallError::Rejected(Rejection::Overloaded))) {
+            scene.fault("queue full");
+        }
         match answer {
             Ok(receipts) => receipts.iter().for_each(|receipt| learn(call, receipt, scene)),
             Err(CallError::SaveFailed) if call.kind == Kind::Change => {

@@ -37,6 +37,10 @@ impl World {
         let incarnation = self.fixed_id(index).incarnation + 1;
         self.scene.happened(Happened::Crashed { node: index });
         self.scene.set_place((index, u16::MAX));
+        // What the disk has it has of the life that ends, before the fences of the next one are open.
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.storage.crash(&mut self.scene);
+        }
         self.assign_share(index, incarnation);
         self.start_fixed(index);
         for other in (0..self.scene.profile.nodes).filter(|other| *other != index) {
@@ -114,6 +118,13 @@ impl World {
     pub(super) fn draw_core_config(&mut self) -> CoreConfig {
         let core = self.scene.profile.core.clone();
         let chaos = core.chaos.map(|_| self.scene.tape.u64(..));
-        CoreConfig { seed: self.scene.tape.u64(..), chaos, ..core }
+        let epoch_ms = match self.scene.profile.sets_clocks && !self.scene.healed {
+            true => core.epoch_ms - self.scene.tape.u64(0..=DAY_MS),
+            false => core.epoch_ms,
+        };
+        CoreConfig { seed: self.scene.tape.u64(..), chaos, epoch_ms, ..core }
     }
 }
+
+/// How far what nodes take for the time of day is apart at most.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;

@@ -78,6 +78,9 @@ impl Links {
         };
         let transport = network.bind(address.as_str(), options).expect("the life before has let go of it");
         let plan = plan(scene);
+        if plan.delay_ns.end >= UNEVEN_NS {
+            scene.fault("links of uneven speed");
+        }
         let transport = Wire::new(Faulty::new(transport, plan.clone()));
         let caps = transport.caps();
         let mut config = match peers {
@@ -262,6 +265,9 @@ impl Links {
                 queue.push_back(input);
                 delivered += 1;
             }
+            if queue.len() == INCOMING_MAX && self.fabric.has_output(core) {
+                scene.fault("ring from the links full");
+            }
             scene.bounds.queue("the frames for a core", queue.len(), INCOMING_MAX);
         }
         delivered
@@ -307,5 +313,7 @@ fn plan(scene: &mut Scene) -> FaultPlan {
 
 const CLUSTER: u128 = 7;
 const SECRET: [u8; 32] = [7; 32];
+/// Delays of at most so much and more let what goes over several links overtake each other by whole steps of the world.
+const UNEVEN_NS: u64 = 100_000;
 /// Slots of the ring between the link thread and a core: few, so that it fills.
 const INCOMING_MAX: usize = 16;

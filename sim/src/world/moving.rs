@@ -12,6 +12,7 @@ use epicserver_storage::{
 };
 use epicserver_transport::Addr;
 
+use super::coordinator::{CoordinatorFaults, FaultyCoordinator};
 use super::links::{Links, LinksOrder, Peers};
 use super::network::{Network, Shape, Trouble, TroubleKind};
 use super::node::SimNode;
@@ -25,14 +26,19 @@ use crate::witness;
 #[derive(Debug)]
 pub(super) struct Moving {
     coordinator: MemoryCoordinator,
+    coordinator_faults: CoordinatorFaults,
     reign: u64,
     /// The last life of each node.
     incarnations: BTreeMap<u16, u32>,
     /// Nodes that stand still, and until when.
     paused: BTreeMap<u16, u64>,
     network: Network,
+    /// Nodes that come and go: when they do next, and how often still.
+    flapping: BTreeMap<u16, (u64, u64)>,
     /// When the keeper is back.
     keeper_at: Option<u64>,
+    /// When the keeper goes on that stands still.
+    keeper_wakes_at: Option<u64>,
     /// Lives that have ended, and of which the keeper may learn that for certain.
     ended: Vec<NodeId>,
 }
@@ -41,11 +47,14 @@ impl Moving {
     pub(super) fn new() -> Self {
         Self {
             coordinator: MemoryCoordinator::new(StoreId(1)),
+            coordinator_faults: CoordinatorFaults::default(),
             reign: 0,
             incarnations: BTreeMap::new(),
             paused: BTreeMap::new(),
             network: Network::default(),
+            flapping: BTreeMap::new(),
             keeper_at: None,
+            keeper_wakes_at: None,
             ended: Vec::new(),
         }
     }
@@ -58,7 +67,13 @@ impl Moving {
     /// When a node goes on or is back, or the network is another one.
     pub(super) fn next_time(&self, now: u64) -> Option<u64> {
         let paused = self.paused.values().copied().filter(|until| *until > now);
-        paused.chain(self.network.next_time()).chain(self.keeper_at).min()
+        let flapping = self.flapping.values().map(|(at, _)| *at);
+        paused.chain(self.network.next_time()).chain(self.keeper_at).chain(flapping).min()
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(super) fn heal(&self) {
+        self.coordinator_faults.heal();
     }
 
     fn truth(&mut self) -> Arc<View> {
@@ -67,6 +82,15 @@ impl Moving {
 }
 
 impl World {
+    /// Puts what the coordinator did wrong among the faults.
+    pub(super) fn count_coordinator_faults(&mut self) {
+        if let Course::Moving(moving) = &self.course {
+            for (kind, count) in moving.coordinator_faults.counts() {
+                *self.scene.faults.entry(kind).or_default() += count;
+            }
+        }
+    }
+
     fn moving(&mut self) -> &mut Moving {
         match &mut self.course {
             Course::Moving(moving) => moving,
@@ -131,13 +155,14 @@ impl World {
             }
             Change::Silence => self.silence(),
             Change::Slow => self.slow_down(),
+            Change::Flap => self.flap(),
+            Change::Leap => self.leap(),
             Change::KeeperCrash => self.crash_keeper(),
+            Change::KeeperPause => self.pause_keeper(),
             Change::Pause => {
                 if let Some(index) = self.draw_other() {
-                    let until = self.scene.now + self.scene.tape.u64(1..=PAUSE_NS_MAX);
                     self.scene.fault("node paused");
-                    self.scene.happened(Happened::Paused { node: index, until });
-                    self.moving().paused.insert(index, until);
+                    self.pause(index);
                 }
             }
         }
@@ -153,12 +178,73 @@ impl World {
             self.prove_deaths();
             self.clients_find_homes();
         }
+        self.keep_flapping();
         let moving = self.moving();
+        let is_keeper_awake = moving.keeper_wakes_at.take_if(|at| *at <= now).is_some();
         if moving.network.is_to_change(now) {
             moving.network.change(now);
             self.tell_troubles();
-        } else if is_keeper_back {
+        } else if is_keeper_back || is_keeper_awake {
             self.tell_troubles();
+        }
+    }
+
+    /// A node stands still from now on, for a while. Its clock does not.
+    fn pause(&mut self, index: u16) -> u64 {
+        let until = self.scene.now + self.scene.tape.u64(1..=PAUSE_NS_MAX);
+        self.scene.happened(Happened::Paused { node: index, until });
+        self.moving().paused.insert(index, until);
+        until
+    }
+
+    /// The node that keeps the data stands still, and with it coordinator and store.
+    fn pause_keeper(&mut self) {
+        if self.nodes.contains_key(&KEEPER) {
+            self.scene.fault("keeper paused");
+            let until = self.pause(KEEPER);
+            self.moving().keeper_wakes_at = Some(until);
+            self.tell_troubles();
+        }
+    }
+
+    /// The clock of a node jumps ahead. Not that of the keeper: leases allow for no such thing.
+    fn leap(&mut self) {
+        let Some(index) = self.draw_other() else { return };
+        let now = self.scene.time;
+        let by_ns = self.scene.tape.one_of(&LEAPS_NS);
+        self.clocks.leap(index, now, self.scene.tape.u64(1..=by_ns));
+        self.scene.fault("clock jumped ahead");
+        let local = self.clocks.local(index, now);
+        self.scene.happened(Happened::Leapt { node: index, local });
+    }
+
+    /// A node ends and is back again and again, or is there for a moment and again.
+    fn flap(&mut self) {
+        let index = self.scene.tape.u16(1..self.scene.profile.nodes_max);
+        let times = self.scene.tape.u64(2..=FLAPS_MAX);
+        self.scene.fault("node flapped");
+        self.scene.happened(Happened::Flapping { node: index, times });
+        let now = self.scene.now;
+        self.moving().flapping.insert(index, (now, times));
+    }
+
+    fn keep_flapping(&mut self) {
+        let now = self.scene.now;
+        let due = |(_, (at, _)): &(&u16, &mut (u64, u64))| *at <= now;
+        let Some((&index, _)) = self.moving().flapping.iter_mut().find(due) else { return };
+        if self.nodes.contains_key(&index) {
+            self.scene.fault("flapping node crashed");
+            self.crash_moving(index);
+        } else {
+            self.scene.fault("flapping node joined");
+            self.start_moving(index);
+            self.clients_find_homes();
+        }
+        let next = now + self.scene.tape.u64(1..=FLAP_NS_MAX);
+        let flapping = &mut self.moving().flapping;
+        match flapping.remove(&index) {
+            Some((_, left)) if left > 1 => drop(flapping.insert(index, (next, left - 1))),
+            _ => {}
         }
     }
 
@@ -170,7 +256,7 @@ impl World {
     /// The links of a node behave as the network has it now.
     fn tell_trouble(&mut self, index: u16) {
         let (now, keeps_store) = (self.scene.now, self.scene.profile.keeps_store);
-        let is_keeper_there = self.nodes.contains_key(&KEEPER);
+        let is_keeper_there = self.nodes.contains_key(&KEEPER) && !self.moving().is_paused(KEEPER, now);
         let network = &self.moving().network;
         let (unheard, delay_ns) = (network.unheard(index, now), network.delay_ns(index, now));
         let is_parted = unheard.contains(&KEEPER) || network.unheard(KEEPER, now).contains(&index);
@@ -264,6 +350,9 @@ impl World {
         let me = self.nodes.get(&index).and_then(|node| node.cluster.as_ref()).map(|cluster| cluster.me());
         self.moving().ended.extend(me);
         self.moving().paused.remove(&index);
+        if index == KEEPER {
+            self.moving().keeper_wakes_at = None;
+        }
         self.end_node(index);
         self.clients_find_homes();
         self.prove_deaths();
@@ -322,6 +411,11 @@ impl World {
         if self.clocks.draw(index, drift_ppm_max, &self.scene.tape) {
             self.scene.fault("clock fast or slow");
         }
+        if self.scene.profile.sets_clocks && !self.scene.healed {
+            // As of a process that starts: what its clock shows has nothing to do with what it showed before.
+            self.clocks.set(index, self.scene.time, self.scene.tape.one_of(&[0, 0, LIFE_NS]));
+            self.scene.fault("clock began anew");
+        }
         let config = self.draw_core_config();
         let address = address_of(index);
         self.scene.now = self.clocks.local(index, self.scene.time);
@@ -339,7 +433,9 @@ impl World {
         node.join(Member::new(record), keeper, &mut self.scene);
         self.scene.now = self.scene.time;
         self.nodes.insert(index, node);
-        if self.moving().network.is_in_trouble() || self.moving().keeper_at.is_some() {
+        let moving = self.moving();
+        let is_keeper_away = moving.keeper_at.is_some() || moving.keeper_wakes_at.is_some();
+        if moving.network.is_in_trouble() || is_keeper_away {
             self.tell_trouble(index);
         }
         let epoch = u64::from(me.incarnation);
@@ -349,9 +445,13 @@ impl World {
     fn keep(&mut self) -> KeeperService {
         let (store, now) = (self.store.clone(), self.scene.now);
         self.scene.leases.begin_reign();
+        let per_mille = self.scene.profile.coordinator_per_mille;
+        let seed = if per_mille > 0 { self.scene.tape.u64(..) } else { 0 };
         let moving = self.moving();
         moving.reign += 1;
-        let coordinator = Box::new(moving.coordinator.clone());
+        let faults = moving.coordinator_faults.clone();
+        let coordinator = FaultyCoordinator::new(moving.coordinator.clone(), seed, per_mille, faults);
+        let coordinator = Box::new(coordinator);
         let kept = Kept { reign: moving.reign, coordinator, store: Box::new(store) };
         KeeperService::new(now, kept).expect("its coordinator is in memory")
     }
@@ -376,6 +476,13 @@ const NOWHERE: u16 = u16::MAX;
 pub(super) const KEEPER: u16 = 0;
 /// How long a cluster may take to have everything where it belongs: leases may have to run out.
 const SETTLE_NS_MAX: u64 = 60_000_000_000;
+/// How often a node comes or goes in a row at most, and how soon after the last time.
+const FLAPS_MAX: u64 = 6;
+const FLAP_NS_MAX: u64 = 2_000_000_000;
+/// How far clocks jump at most: less than links bear, more than that, more than a lease.
+const LEAPS_NS: [u64; 3] = [500_000_000, 4_000_000_000, 20_000_000_000];
+/// What the clock of a new life may show.
+const LIFE_NS: u64 = 500_000_000_000;
 /// How long a node stands still at most: some of them miss their lease.
 const PAUSE_NS_MAX: u64 = 15_000_000_000;
 /// How long nodes do not hear each other at most: less than links bear, more than that, more than a lease.

@@ -42,12 +42,23 @@ pub(crate) struct Profile {
     /// How often the network is in trouble: nodes do not hear others, or late.
     pub(crate) silences: u32,
     pub(crate) slows: u32,
-    /// How often the node that keeps the data ends, and is back after a while.
+    /// How often a node comes and goes several times in a row.
+    pub(crate) flaps: u32,
+    /// How often the node that keeps the data ends, and is back after a while, or stands still.
     pub(crate) keeper_crashes: u32,
+    pub(crate) keeper_pauses: u32,
+    /// How often the coordinator fails, for each request.
+    pub(crate) coordinator_per_mille: u16,
     /// Whether the store is with the keeper: who does not reach that one waits for it.
     pub(crate) keeps_store: bool,
     /// How fast or slow the clocks of nodes are at most, in parts of a million.
     pub(crate) drift_ppm_max: u64,
+    /// How often the clock of a node jumps ahead.
+    pub(crate) leaps: u32,
+    /// Whether the clock of each life of a node begins anew, and what it takes for the time of day is another one.
+    pub(crate) sets_clocks: bool,
+    /// Whether batches are written some time before they are synced, so that a crash may lose them.
+    pub(crate) loses_writes: bool,
     /// Whether the keeper learns at once that a node has crashed; else its lease has to run out.
     pub(crate) proves_deaths: bool,
     /// How much time passes at once at most while there is something to do, in nanoseconds.
@@ -86,6 +97,8 @@ impl Profile {
             // Objects go after nodes that join. Who calls through a node that leaves has to look for another one.
             (profile.leaves, profile.pauses, profile.keeper_crashes) = (0, 0, 0);
             (profile.silences, profile.slows, profile.drift_ppm_max) = (0, 0, 0);
+            (profile.flaps, profile.leaps, profile.keeper_pauses) = (0, 0, 0);
+            (profile.sets_clocks, profile.coordinator_per_mille) = (false, 0);
             profile.step_ns_max = profile.step_ns_max.min(STEP_NS_CLEAN_MAX);
             (profile.core.calls_max, profile.core.waiting_max) = (CALLS_CALM, WAITING_CALM);
             profile.core.window_max = WINDOW_CALM;
@@ -125,9 +138,15 @@ impl Profile {
             pauses: 0,
             silences: 0,
             slows: 0,
+            flaps: 0,
             keeper_crashes: 0,
+            keeper_pauses: 0,
+            coordinator_per_mille: 0,
             keeps_store: false,
             drift_ppm_max: 0,
+            leaps: 0,
+            sets_clocks: false,
+            loses_writes: tape.bool(),
             proves_deaths: false,
             step_ns_max: 50_000,
             panics: tape.one_in(3),
@@ -158,6 +177,8 @@ impl Profile {
         } else {
             (profile.crashes, profile.pauses) = (tape.u32(0..=2), tape.one_of(&[0, 0, 1, 2]));
             profile.proves_deaths = tape.bool();
+            profile.flaps = tape.one_of(&[0, 0, 0, 1]);
+            profile.coordinator_per_mille = tape.one_of(&COORDINATOR_PER_MILLE);
         }
         profile
     }
@@ -176,15 +197,27 @@ impl Profile {
         profile.keeper_crashes = tape.one_of(&[0, 0, 0, 1]);
         profile.keeps_store = tape.bool();
         profile.drift_ppm_max = tape.one_of(&[0, 0, 1_000, DRIFT_PPM_MAX]);
+        profile.flaps = tape.one_of(&[0, 0, 0, 1]);
+        profile.keeper_pauses = tape.one_of(&[0, 0, 0, 1]);
+        profile.coordinator_per_mille = tape.one_of(&COORDINATOR_PER_MILLE);
+        profile.leaps = tape.one_of(&[0, 0, 1, 2]);
+        profile.sets_clocks = tape.bool();
         // So that a lease runs out while calls are made.
         profile.step_ns_max = tape.one_of(&[2_000_000, 20_000_000, 50_000_000]);
         profile
     }
 
+    /// What happens to nodes, to their network and to their clocks.
+    fn troubles(&self) -> u32 {
+        let of_nodes = self.crashes + self.pauses + self.flaps + self.keeper_crashes + self.keeper_pauses;
+        let of_coordinator = u32::from(self.coordinator_per_mille);
+        of_nodes + self.silences + self.slows + self.leaps + of_coordinator
+    }
+
     /// Whether nothing goes wrong but that nodes come and go, and nothing is forgotten for being idle.
     pub(crate) fn is_clean(&self) -> bool {
         let faults = self.store_faults;
-        self.crashes + self.pauses + self.silences + self.slows + self.keeper_crashes == 0
+        self.troubles() == 0
             && faults.fail_per_mille + faults.unknown_per_mille == 0
             && faults.short_per_mille + faults.flip_per_mille == 0
             && self.cuts_per_mille == 0
@@ -195,8 +228,7 @@ impl Profile {
 
     /// Whether the store may refuse a node that does not know yet that others own what it had.
     pub(crate) fn takes_over(&self) -> bool {
-        self.crashes + self.pauses + self.silences + self.slows + self.keeper_crashes > 0
-            || self.store_faults.unknown_per_mille > 0
+        self.troubles() > 0 || self.store_faults.unknown_per_mille > 0
     }
 }
 
@@ -227,6 +259,8 @@ fn draw_core(tape: &Tape) -> CoreConfig {
     }
 }
 
+/// How often the coordinator fails where it does.
+const COORDINATOR_PER_MILLE: [u16; 4] = [0, 0, 50, 300];
 /// Cores of a node at most, in somebody's own test.
 const CORES_MAX: u16 = 4;
 /// So much that no call is refused, as it may be where things go wrong.

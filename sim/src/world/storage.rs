@@ -4,7 +4,11 @@
 //! ```text
 //!   idle -> a load is asked of the store -> its answer comes later -> idle
 //!   idle -> close batch k: publish k + 1 -> every core has passed -> commit -> its answer comes later -> durable or failed
+//!                                                                     |  ^
+//!                                            in some worlds: written, and synced later
 //! ```
+//! What is written and not synced nobody else can see, as the store takes one request after the other. If the node ends then, the
+//! disk has kept it, or lost it, or has a part of it, which the store throws away when it opens.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -22,6 +26,7 @@ use super::cluster::ToCluster;
 use super::node::CoreSide;
 use super::scene::Scene;
 use crate::planted::Planted;
+use crate::tape::Tape;
 use crate::trace::Happened;
 
 /// What cores ask of it.
@@ -63,6 +68,8 @@ pub(crate) struct Storage {
     /// Batches up to this one are durable or failed.
     settled: u64,
     pub(crate) failures: Vec<RangeInclusive<u64>>,
+    /// A batch that is told as durable, and that the disk does not have: a planted bug.
+    unsynced: Option<Batch>,
 }
 
 #[derive(Debug)]
@@ -73,7 +80,11 @@ enum State {
     /// The store works until this time.
     Loading(u64, LoadTicket, LoadAnswer),
     Opening(u64, u64, FencesOutcome),
+    /// A batch is written, and not synced before this time.
+    Syncing(u64, u64, Batch, Vec<(u16, Box<BatchImages>)>),
     Committing(u64, u64, Committed, Vec<(u16, Box<BatchImages>)>),
+    /// What should have been synced long ago is.
+    SyncingLate(u64, Batch),
 }
 
 impl Storage {
@@ -105,6 +116,7 @@ impl Storage {
             durable: 0,
             settled: 0,
             failures: Vec::new(),
+            unsynced: None,
         }
     }
 
@@ -133,20 +145,16 @@ impl Storage {
                     || self.restart.is_some()
             }
             State::Closing(closed) => all_passed(*closed),
-            State::Loading(until, ..) | State::Opening(until, ..) | State::Committing(until, ..) => {
-                *until <= now
-            }
+            _ => self.next_time().is_some_and(|until| until <= now),
         }
     }
 
     pub(crate) fn next_time(&self) -> Option<u64> {
         match &self.state {
-            State::Loading(until, ..) | State::Opening(until, ..) | State::Committing(until, ..)
-                if !self.is_cut_off =>
-            {
-                Some(*until)
-            }
-            _ => None,
+            _ if self.is_cut_off => None,
+            State::Idle | State::Closing(_) => None,
+            State::Loading(until, ..) | State::Opening(until, ..) | State::Syncing(until, ..) => Some(*until),
+            State::Committing(until, ..) | State::SyncingLate(until, _) => Some(*until),
         }
     }
 
@@ -175,9 +183,14 @@ impl Storage {
                 cores[usize::from(ticket.core)].answer(Event::Loaded(ticket, answer));
             }
             State::Opening(_, number, outcome) => self.told.push_back(ToCluster::Fences(number, outcome)),
+            State::Syncing(_, closed, batch, images) => self.sync(closed, &batch, images, scene),
+            State::SyncingLate(_, batch) => drop(self.store.inner_mut().commit(&batch)),
             State::Committing(_, closed, outcome, images) => {
                 for (core, images) in images {
                     cores[usize::from(core)].answer(Event::Recycled(images));
+                }
+                if let Some(batch) = self.unsynced.take() {
+                    self.state = State::SyncingLate(self.until(scene), batch);
                 }
                 return self.end_batch(closed, &outcome, scene);
             }
@@ -274,9 +287,24 @@ impl Storage {
                 scene.acknowledged.broken(format!("an image of core {core} does not fit a batch: {error}"));
             }
         }
-        let outcome = if images.is_empty() { Committed::Durable } else { self.commit_batch(&batch, scene) };
-        if outcome == Committed::Durable || self.is_written(&batch) {
-            scene.committed(&batch);
+        let is_written_first = scene.profile.loses_writes && !scene.healed && !images.is_empty();
+        if is_written_first && scene.tape.bool() {
+            scene.happened(Happened::Writing { node: self.node, batch: closed, saves: batch.len() });
+            self.state = State::Syncing(self.until(scene), closed, batch, images);
+        } else {
+            self.sync(closed, &batch, images, scene);
+        }
+    }
+
+    /// From now on the batch is there whatever happens, unless it fails.
+    fn sync(&mut self, closed: u64, batch: &Batch, images: Vec<(u16, Box<BatchImages>)>, scene: &mut Scene) {
+        let outcome = if images.is_empty() || self.believes_in(batch, scene) {
+            Committed::Durable
+        } else {
+            self.commit_batch(batch, scene)
+        };
+        if outcome == Committed::Durable || self.is_written(batch) {
+            scene.committed(batch);
         }
         let until = if images.is_empty() { scene.now } else { self.until(scene) };
         let told = match &outcome {
@@ -287,6 +315,54 @@ impl Storage {
         let saves = batch.len();
         scene.happened(Happened::Committing { node: self.node, batch: closed, saves, outcome: told });
         self.state = State::Committing(until, closed, outcome, images);
+    }
+
+    /// Whether the batch is taken for synced that is not.
+    fn believes_in(&mut self, batch: &Batch, scene: &mut Scene) -> bool {
+        let is_believed = scene.strikes(Planted::AckBeforeSync, 1);
+        if is_believed {
+            self.unsynced = Some(batch.clone());
+        }
+        is_believed
+    }
+
+    /// How many saves are written and not synced.
+    pub(crate) fn unsynced_len(&self) -> usize {
+        if let State::Syncing(_, _, batch, _) = &self.state { batch.len() } else { 0 }
+    }
+
+    /// The node ends in the middle of whatever it does. What was written and not synced is there or it is not.
+    pub(crate) fn crash(&mut self, scene: &mut Scene) {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Syncing(_, _, batch, _) => self.leave_on_disk(&batch, scene),
+            State::Committing(_, _, Committed::Durable, images) if !images.is_empty() => {
+                scene.fault("write kept and not acknowledged");
+            }
+            _ => {}
+        }
+    }
+
+    /// What the disk has of a batch that was not synced, as the store finds it when it opens.
+    fn leave_on_disk(&mut self, batch: &Batch, scene: &mut Scene) {
+        let found = match scene.tape.u8(..4) {
+            0 => {
+                scene.fault("unsynced write kept");
+                Some(batch.clone())
+            }
+            1 | 2 => {
+                scene.fault("torn write thrown away");
+                scene.strikes(Planted::KeepTorn, 1).then(|| part_of(batch, &scene.tape))
+            }
+            _ => {
+                scene.fault("unsynced write lost");
+                None
+            }
+        };
+        if let Some(found) = found
+            && self.store.inner_mut().commit(&found).is_ok()
+        {
+            scene.committed(&found);
+        }
     }
 
     /// What is not saved is dropped: others own it.
@@ -343,4 +419,13 @@ impl Storage {
         }
         Ok(())
     }
+}
+
+/// Some of the saves of a batch, under its name.
+fn part_of(batch: &Batch, tape: &Tape) -> Batch {
+    let mut part = Batch::new(batch.name());
+    for save in batch.saves().filter(|_| tape.bool()) {
+        part.push_envelope(save.key, save.envelope).expect("it comes of a batch");
+    }
+    part
 }

@@ -29,6 +29,8 @@ fn every_bug_of_fixed_nodes_is_found_by_the_laws_it_breaks() {
         let expected: &[u8] = match planted {
             Planted::AckBeforeCommit | Planted::HalfBatch => &[2, 3],
             Planted::FailureAsSuccess | Planted::IgnoreFailure | Planted::ForgetCore => &[2],
+            Planted::AckBeforeSync => &[2],
+            Planted::KeepTorn => &[3],
             Planted::StaleLoad => &[2],
             Planted::DropMessage | Planted::LeakFrame => &[8],
             Planted::Overtake | Planted::RepeatFrame => &[5],
