@@ -121,7 +121,7 @@ async fn promises_are_kept(world: World) {
 fn a_calm_world_only_draws_the_order() {
     let passed = check::<(Counter,)>().nodes(1..4).seeds(50).calm().try_run(three_add).expect("it holds");
     assert_eq!(passed.seeds, 50);
-    let harmless = ["store slow", "node joined"];
+    let harmless = ["store slow", "links of uneven speed", "node joined"];
     assert!(passed.faults.keys().all(|fault| harmless.contains(fault)), "{:?}", passed.faults);
 }
 
