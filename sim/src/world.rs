@@ -566,6 +566,7 @@ impl World {
 
     /// A node is gone, and what its clients still hear of it they hear now.
     fn end_node(&mut self, index: u16) {
+        self.note_life(index);
         if let Some(mut old) = self.nodes.remove(&index) {
             old.storage.crash(&mut self.scene);
             self.work.add(&old);

@@ -363,6 +363,15 @@ impl World {
         }
     }
 
+    /// The next life of a node, whenever it starts, has a higher number than any it gave itself when it was evicted.
+    pub(super) fn note_life(&mut self, index: u16) {
+        let me = self.nodes.get(&index).and_then(|node| node.cluster.as_ref()).map(|cluster| cluster.me());
+        if let (Course::Moving(moving), Some(me)) = (&mut self.course, me) {
+            let last = moving.incarnations.entry(index).or_default();
+            *last = me.incarnation.max(*last);
+        }
+    }
+
     /// The keeper learns of lives that have ended, if it ever does.
     fn prove_deaths(&mut self) {
         let now = self.clocks.local(KEEPER, self.scene.now);
