@@ -18,10 +18,7 @@ const SEEDS: [u64; 13] = [41, 43, 50, 52, 86, 464, 1343, 2671, 4969, 5674, 6740,
 
 #[test]
 fn what_was_found_once_stays_mended() {
-    for seed in SEEDS {
-        let report = world::run(&WorldConfig { seed, ..WorldConfig::default() });
-        assert_eq!(report.violation, None, "seed {seed}");
-    }
+    stay_mended(WorldKind::Fixed, &SEEDS);
 }
 
 /// Of worlds whose nodes come and go:
@@ -43,11 +40,7 @@ const MOVING_SEEDS: [u64; 14] = [35, 86, 91, 117, 209, 233, 250, 696, 723, 1511,
 
 #[test]
 fn what_was_found_once_where_nodes_come_and_go_stays_mended() {
-    for seed in MOVING_SEEDS {
-        let kind = WorldKind::Moving;
-        let report = world::run(&WorldConfig { seed, kind, ..WorldConfig::default() });
-        assert_eq!(report.violation, None, "seed {seed}");
-    }
+    stay_mended(WorldKind::Moving, &MOVING_SEEDS);
 }
 
 /// Of worlds over a network that parts them:
@@ -58,8 +51,11 @@ const PARTED_SEEDS: [u64; 4] = [2263, 3938, 12859, 13602];
 
 #[test]
 fn what_was_found_once_where_the_network_parts_stays_mended() {
-    for seed in PARTED_SEEDS {
-        let kind = WorldKind::Parted;
+    stay_mended(WorldKind::Parted, &PARTED_SEEDS);
+}
+
+fn stay_mended(kind: WorldKind, seeds: &[u64]) {
+    for &seed in seeds {
         let report = world::run(&WorldConfig { seed, kind, ..WorldConfig::default() });
         assert_eq!(report.violation, None, "seed {seed}");
     }
