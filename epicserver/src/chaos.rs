@@ -86,6 +86,11 @@ impl Options {
                 Some(missing) => eprintln!("{missing}"),
             }
         }
+        if self.time()?.is_none() && !possible.iter().any(|fault| fault.kills()) {
+            return Err(
+                "--kills never ends with these faults, as none of them kills: say --minutes too".into()
+            );
+        }
         Ok(possible)
     }
 
@@ -220,6 +225,19 @@ impl Fault {
         matches!(
             self,
             Self::Part | Self::PartOneWay | Self::Isolate | Self::Lose | Self::Delay | Self::Throttle
+        )
+    }
+
+    /// Whether a process is killed by it whatever happens.
+    fn kills(self) -> bool {
+        matches!(
+            self,
+            Self::KillOne
+                | Self::KillKeeper
+                | Self::KillElsewhere
+                | Self::KillAll
+                | Self::StopOne
+                | Self::Zombie
         )
     }
 

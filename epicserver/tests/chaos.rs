@@ -94,3 +94,10 @@ fn a_fault_that_does_not_exist_is_refused_with_those_that_do() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && errors.contains("kill_keeper"), "{errors}");
 }
+
+#[test]
+fn kills_without_an_end_and_without_a_fault_that_kills_are_refused() {
+    let output = chaos(&["--kills", "1", "--faults", "pause_keeper", "--network", "off"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("say --minutes too"), "{errors}");
+}
