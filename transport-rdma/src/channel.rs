@@ -3,7 +3,7 @@
 use crate::credits::Credits;
 use crate::greeting::Introduction;
 use crate::options::{RECEIVE_LEN, RdmaOptions};
-use crate::sys::{CompletionQueue, Device, Outgoing, QueuePair, QueuePairSizes, Region};
+use crate::sys::{CompletionQueue, Device, Outgoing, POST_BATCH, QueuePair, QueuePairSizes, Region};
 use epicserver_transport::{BufferPool, DownReason, Frame, ReceiveBlock, SizeClass, Wake};
 use std::collections::VecDeque;
 use std::io;
@@ -26,6 +26,8 @@ pub(crate) struct Channel {
     receive_pool: BufferPool,
     /// Blocks on their way to being posted.
     spare: Vec<ReceiveBlock>,
+    /// Receives that are posted again at once, while more comes: the peer always has most of them.
+    receive_batch: usize,
     /// Receives of empty packets that are not posted again yet.
     empty_received: u32,
     /// Packets being made.
@@ -64,6 +66,7 @@ impl Channel {
             credits: Credits::new(receives, receives),
             receive_pool,
             spare: Vec::with_capacity(options.receives),
+            receive_batch: (options.receives / 4).min(POST_BATCH),
             empty_received: 0,
             packets: Vec::with_capacity(options.sends_max),
             unsignalled: 0,
@@ -99,6 +102,8 @@ impl Channel {
     /// Posts as many frames as credits, queue and memory allow, and an announcement if one is due and nothing else carried it.
     /// Returns the bytes that left `outbox`.
     pub(crate) fn send(&mut self, outbox: &mut VecDeque<Frame>, memory: &SendMemory) -> io::Result<usize> {
+        // First, so that what is sent carries the news of them.
+        self.post_receives(false)?;
         let mut taken_len = 0;
         while !outbox.is_empty() && self.credits.allows_data() && self.has_room(SENDS_RESERVED) {
             let Some(frame) = next_packet(outbox, &memory.joining, self.pair.inline_len_max(), &memory.pool)
@@ -183,11 +188,18 @@ impl Channel {
         Ok(Some(block))
     }
 
-    /// Posts receives again whose frames were all dropped.
-    pub(crate) fn post_receives(&mut self) -> io::Result<()> {
-        if self.pair.free_receives() == 0 {
-            return Ok(());
+    /// Posts receives again whose frames were all dropped: so many at once that each costs little, or, while there is nothing else to
+    /// do, whatever there is.
+    #[inline]
+    pub(crate) fn post_receives(&mut self, is_idle: bool) -> io::Result<()> {
+        let not_posted = self.pair.free_receives();
+        if not_posted >= self.receive_batch || (is_idle && not_posted > 0) {
+            return self.post_dropped();
         }
+        Ok(())
+    }
+
+    fn post_dropped(&mut self) -> io::Result<()> {
         self.fill_spare();
         let posted = self.pair.post_receives(&mut self.spare)? as u32;
         let of_empty = self.empty_received.min(posted);
@@ -201,7 +213,7 @@ impl Channel {
         if self.pair.free_receives() > 0 {
             self.receive_pool.arm_return();
             // One may have come back before anybody could know that it is waited for.
-            self.post_receives()?;
+            self.post_dropped()?;
         }
         Ok(())
     }

@@ -152,6 +152,14 @@ impl Link {
         }
     }
 
+    /// Whether [`Link::send`] may have something to do, or its user waits for room.
+    pub(crate) fn wants_to_send(&self) -> bool {
+        self.blocked
+            || !self.outbox.is_empty()
+            || self.stage != Stage::Up
+            || self.channel.as_ref().is_some_and(Channel::wants_announcement)
+    }
+
     /// Posts what it can. An error ends the link.
     pub(crate) fn send(&mut self, memory: &SendMemory) -> io::Result<()> {
         if !matches!(self.stage, Stage::Up | Stage::Lingering { .. }) {

@@ -16,5 +16,6 @@ pub(crate) use device::{
     AsyncEvent, Device, DeviceInfo, GidEntry, PortInfo, Region, RoceVersion, list_devices,
 };
 pub(crate) use queue::{
-    Completion, CompletionKind, CompletionQueue, Destination, Outgoing, QueuePair, QueuePairSizes, Remote,
+    Completion, CompletionKind, CompletionQueue, Destination, Outgoing, POST_BATCH, QueuePair,
+    QueuePairSizes, Remote,
 };

@@ -1,7 +1,7 @@
 //! The transport: the device, its completions, the control connections, and the order in which a poll looks at them.
 //!
 //! ```text
-//! poll: post receives -> completions -> (sometimes) edges: accept, greet, ends -> deadlines -> send -> hand out
+//! poll: completions -> post receives -> (sometimes) edges: accept, greet, ends -> deadlines -> send -> hand out
 //! ```
 //! A device that is taken away ends its links; until it is there again ([`Hardware`]) links that begin end at once.
 //!
@@ -51,6 +51,8 @@ pub struct RdmaTransport {
     dirty: Vec<LinkId>,
     /// The link that uses an index, to find it by the tag of a completion.
     by_index: Vec<LinkId>,
+    /// Some link may be in another stage than up: only then are deadlines and stages looked at.
+    unsettled: bool,
     /// Polls since the kernel was asked for edges.
     polls: u32,
     /// When to accept again: at once after an edge, later if the system had no descriptor left.
@@ -74,6 +76,17 @@ enum Arrived {
         link: LinkId,
         reason: DownReason,
     },
+}
+
+/// Whether there is anything better to do than to post receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idleness {
+    /// Packets come.
+    Busy,
+    /// None came.
+    Idle,
+    /// None came, and the driver is about to sleep.
+    Sleepy,
 }
 
 impl RdmaTransport {
@@ -114,6 +127,7 @@ impl RdmaTransport {
             completions: Vec::with_capacity(COMPLETIONS_PER_POLL_MAX),
             edges: Vec::new(),
             dirty: Vec::new(),
+            unsettled: false,
             polls: 0,
             accept_at: None,
             woken: false,
@@ -132,6 +146,7 @@ impl RdmaTransport {
         let full = |_| io::Error::new(io::ErrorKind::QuotaExceeded, "no room for another link");
         let id = self.links.insert(Link::new(control, stage, direction, peer)).map_err(full)?;
         self.by_index[id.index()] = id;
+        self.unsettled = true;
         let link = self.links.get(id).expect("just added");
         if let Err(error) = self.epoll.add(&link.control, id.to_u64()) {
             self.links.remove(id);
@@ -140,8 +155,9 @@ impl RdmaTransport {
         Ok(id)
     }
 
-    /// Takes what the device has done since.
-    fn take_completions(&mut self) {
+    /// Takes what the device has done since; `false` if that was nothing.
+    fn take_completions(&mut self) -> bool {
+        let mut was_busy = false;
         let mut completions = std::mem::take(&mut self.completions);
         while let Some(hardware) = &mut self.hardware {
             match hardware.queue.poll(&mut completions, COMPLETIONS_PER_POLL_MAX) {
@@ -151,6 +167,7 @@ impl RdmaTransport {
                     self.end_all(DownReason::Failed(error.kind()));
                 }
             }
+            was_busy |= !completions.is_empty();
             let is_last = completions.len() < COMPLETIONS_PER_POLL_MAX;
             for completion in completions.drain(..) {
                 self.handle_completion(completion);
@@ -160,6 +177,7 @@ impl RdmaTransport {
             }
         }
         self.completions = completions;
+        was_busy
     }
 
     fn handle_completion(&mut self, completion: Completion) {
@@ -198,7 +216,8 @@ impl RdmaTransport {
         };
         match ended {
             Some(reason) => self.end(id, reason),
-            None => self.mark_dirty(id),
+            None if self.links.get(id).is_some_and(Link::wants_to_send) => self.mark_dirty(id),
+            None => {}
         }
     }
 
@@ -219,8 +238,7 @@ impl RdmaTransport {
     /// Asks the kernel for what does not come from the device: rarely, while packets flow.
     fn look(&mut self) {
         self.polls += 1;
-        let is_starting = self.links.iter_mut().any(|(_, link)| link.stage != Stage::Up);
-        if self.edges.is_empty() && (is_starting || self.polls >= POLLS_PER_EDGES) {
+        if self.edges.is_empty() && (self.unsettled || self.polls >= POLLS_PER_EDGES) {
             self.polls = 0;
             if let Err(error) = self.epoll.wait(Duration::ZERO, &mut self.edges) {
                 tracing::error!(%error, "cannot ask for events");
@@ -446,6 +464,7 @@ impl RdmaTransport {
             }
             _ => {
                 link.stage = Stage::Ended;
+                self.unsettled = true;
                 // The queue pair ends now, so that nothing more arrives, and with it every frame in flight.
                 link.channel = None;
                 link.outbox.clear();
@@ -463,6 +482,10 @@ impl RdmaTransport {
     }
 
     fn handle_deadlines(&mut self) {
+        if !self.unsettled {
+            return;
+        }
+        self.unsettled = self.links.iter_mut().any(|(_, link)| link.stage != Stage::Up);
         let now = self.now;
         let is_over = |link: &mut Link| match link.stage {
             Stage::Lingering { deadline } => link.is_delivered() || deadline <= now,
@@ -495,12 +518,17 @@ impl RdmaTransport {
         }
     }
 
-    /// Posts receives whose frames were dropped, and sees to it that the peers hear of them.
-    fn post_receives(&mut self, will_sleep: bool) {
+    /// Posts receives whose frames were dropped, and sees to it that the peers hear of them. When nothing comes none is left out; before
+    /// a sleep whoever drops a frame later is to wake this thread.
+    fn post_receives(&mut self, idleness: Idleness) {
         let mut failed = Vec::new();
         for (id, link) in self.links.iter_mut() {
             let Some(channel) = &mut link.channel else { continue };
-            let posted = if will_sleep { channel.arm_return() } else { channel.post_receives() };
+            let posted = match idleness {
+                Idleness::Sleepy => channel.arm_return(),
+                Idleness::Idle => channel.post_receives(true),
+                Idleness::Busy => channel.post_receives(false),
+            };
             if let Err(error) = posted {
                 tracing::warn!(peer = %link.peer, %error, "cannot post receives");
                 failed.push((id, error.kind()));
@@ -624,6 +652,7 @@ impl Transport for RdmaTransport {
         match link.stage {
             Stage::Lingering { .. } | Stage::Ended => {}
             Stage::Up => {
+                self.unsettled = true;
                 link.stage =
                     Stage::Lingering { deadline: self.now.saturating_add(self.options.linger_ns_max) };
                 self.arrived.push_back(Arrived::Down { link: id, reason: DownReason::ClosedHere });
@@ -637,7 +666,6 @@ impl Transport for RdmaTransport {
     }
 
     fn send(&mut self, id: LinkId, frames: &mut VecDeque<Frame>) -> Result<(), SendError> {
-        self.post_receives(false);
         let link = self.links.get_mut(id).ok_or(SendError::NoSuchLink)?;
         match link.stage {
             Stage::Up => {}
@@ -661,7 +689,6 @@ impl Transport for RdmaTransport {
     }
 
     fn flush(&mut self) {
-        self.post_receives(false);
         self.send_dirty();
     }
 
@@ -669,8 +696,8 @@ impl Transport for RdmaTransport {
         self.now = self.now.max(now);
         self.watch();
         let events_max = events.len() + EVENTS_PER_POLL_MAX;
-        self.post_receives(false);
-        self.take_completions();
+        let was_busy = self.take_completions();
+        self.post_receives(if was_busy { Idleness::Busy } else { Idleness::Idle });
         self.look();
         self.accept();
         self.handle_deadlines();
@@ -684,7 +711,7 @@ impl Transport for RdmaTransport {
     }
 
     fn arm(&mut self) -> bool {
-        self.post_receives(true);
+        self.post_receives(Idleness::Sleepy);
         self.send_dirty();
         let accepting = self.accept_at.is_some_and(|at| at <= self.now);
         if !self.arrived.is_empty() || !self.edges.is_empty() || accepting || std::mem::take(&mut self.woken)

@@ -27,8 +27,8 @@ use thiserror::Error;
 /// * A link that [`connect`](Self::connect) returned or that came up ends with exactly one [`Event::LinkDown`], and
 ///   there is no event of it after that. A [`LinkId`] is never used for a second link.
 /// * What a peer sends can end its own link only. Nothing is kept or allocated for a length that was not checked.
-/// * Buffers of dropped frames are receive buffers again when the next call of `poll`, `send` or `flush` returns, so a
-///   credit sent after a drop is never a promise that is not kept.
+/// * Where receives are counted ([`Caps::receive_window_frames`]), buffers of dropped frames are receive buffers again when the next
+///   call of `poll`, `send` or `flush` returns, so a credit sent after a drop is never a promise that is not kept.
 /// * When the transport and all frames are dropped, every buffer is back in [`pool`](Self::pool).
 ///
 /// `now` is nanoseconds on the driver's monotonic clock, never falling from call to call.
