@@ -3,6 +3,8 @@
 use crate::credits::Credits;
 use crate::greeting::Introduction;
 use crate::options::{RECEIVE_LEN, RdmaOptions};
+#[cfg(test)]
+use crate::sys::Hostile;
 use crate::sys::{CompletionQueue, Device, Outgoing, POST_BATCH, QueuePair, QueuePairSizes, Region};
 use epicserver_transport::{BufferPool, DownReason, Frame, ReceiveBlock, SizeClass, Wake};
 use std::collections::VecDeque;
@@ -227,6 +229,12 @@ impl Channel {
     #[cfg(test)]
     pub(crate) fn post_raw(&mut self, packet: Outgoing) {
         self.pair.post_sends(&mut vec![packet]).expect("the queue pair works");
+    }
+
+    /// Posts what only a peer with bad intentions does.
+    #[cfg(test)]
+    pub(crate) fn post_hostile(&mut self, request: Hostile, frame: Frame) {
+        self.pair.post_hostile(request, frame).expect("the queue pair works");
     }
 
     /// Forces the queue pair into error.

@@ -15,6 +15,8 @@ mod queue;
 pub(crate) use device::{
     AsyncEvent, Device, DeviceInfo, GidEntry, PortInfo, Region, RoceVersion, list_devices,
 };
+#[cfg(test)]
+pub(crate) use queue::Hostile;
 pub(crate) use queue::{
     Completion, CompletionKind, CompletionQueue, Destination, Outgoing, POST_BATCH, QueuePair,
     QueuePairSizes, Remote,

@@ -353,6 +353,14 @@ impl Region {
         Ok(Self { mr, start: start.addr(), len, device, _pool: pool })
     }
 
+    /// The keys that the device gave it, for itself and for others.
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> [u32; 2] {
+        // SAFETY: registered, so the structure is there.
+        let mr = unsafe { self.mr.as_ref() };
+        [mr.lkey, mr.rkey]
+    }
+
     /// The key by which the device knows this memory, if all of `bytes` is in it.
     pub(super) fn key_of(&self, bytes: &[u8]) -> Option<u32> {
         let offset = bytes.as_ptr().addr().checked_sub(self.start)?;

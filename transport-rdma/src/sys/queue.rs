@@ -246,6 +246,18 @@ pub(crate) struct Outgoing {
     pub(crate) is_signalled: bool,
 }
 
+/// What a peer with bad intentions may ask of the device.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hostile {
+    /// A packet with so many bytes more than the frame has.
+    LongSend { extra: u32 },
+    /// To read memory of the other end.
+    Read { address: u64, key: u32 },
+    /// To write it.
+    Write { address: u64, key: u32 },
+}
+
 impl QueuePair {
     /// A queue pair that is not connected. Its completions carry `tag`. Frames to be sent lie in `send_regions` unless the
     /// device copies them, blocks to receive into in `receive_region`.
@@ -515,6 +527,33 @@ impl QueuePair {
         let posted = checked(unsafe { ibv_post_send(self.qp.as_ptr(), request_at, &raw mut bad) });
         self.copied.clear();
         posted
+    }
+
+    /// Posts one request that no transport makes, with the memory of `frame`.
+    #[cfg(test)]
+    pub(crate) fn post_hostile(&mut self, request: Hostile, frame: Frame) -> io::Result<()> {
+        let lkey = self.send_key(&frame)?;
+        let extra = if let Hostile::LongSend { extra } = request { extra } else { 0 };
+        let mut part = ibv_sge { addr: frame.as_ptr() as u64, length: frame.len() as u32 + extra, lkey };
+        // SAFETY: all zero is a valid value of this structure of numbers and addresses.
+        let mut wanted: ibv_send_wr = unsafe { MaybeUninit::zeroed().assume_init() };
+        wanted.wr_id = u64::from(self.tag) << 32 | u64::from(self.next_sequence);
+        (wanted.sg_list, wanted.num_sge) = (&raw mut part, 1);
+        wanted.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
+        let (opcode, address, rkey) = match request {
+            Hostile::LongSend { .. } => (ibv_wr_opcode::IBV_WR_SEND_WITH_IMM, 0, 0),
+            Hostile::Read { address, key } => (ibv_wr_opcode::IBV_WR_RDMA_READ, address, key),
+            Hostile::Write { address, key } => (ibv_wr_opcode::IBV_WR_RDMA_WRITE, address, key),
+        };
+        wanted.opcode = opcode;
+        wanted.wr.rdma.remote_addr = address;
+        wanted.wr.rdma.rkey = rkey;
+        self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
+        self.in_flight.push_back(Some(frame));
+        let mut bad = ptr::null_mut();
+        // SAFETY: a request that lives through the call; the frame stays in `in_flight`, and what a long send reads beyond it is memory of the
+        // same region, which the queue pair holds, or the device refuses it.
+        checked(unsafe { ibv_post_send(self.qp.as_ptr(), &raw mut wanted, &raw mut bad) })
     }
 
     /// A send is done: lets go of its frame and of those before it. `false` if no such send is in flight.

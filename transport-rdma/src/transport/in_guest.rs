@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::process::Command;
 
 mod faults;
+mod hostile;
 mod startup;
 
 fn options() -> RdmaOptions {
