@@ -6,6 +6,7 @@
 mod acknowledged;
 mod bounds;
 mod calls_once;
+mod churn;
 mod clean_moves;
 mod committed_only;
 mod leases;
@@ -15,6 +16,7 @@ mod turns_apart;
 pub(crate) use acknowledged::Acknowledged;
 pub(crate) use bounds::Bounds;
 pub(crate) use calls_once::CallsOnce;
+pub(crate) use churn::Churn;
 pub(crate) use clean_moves::CleanMoves;
 pub(crate) use committed_only::CommittedOnly;
 pub(crate) use leases::Leases;
@@ -80,6 +82,7 @@ pub const CHECKS_OF_MOVES: &[(u8, &str)] = &[
     (6, clean_moves::MEMORY),
     (7, leases::HELD),
     (8, bounds::SETTLED),
+    (8, churn::CALM),
 ];
 
 /// Every check there is: one that was never made in a whole run has checked nothing, and so the run fails.
@@ -109,4 +112,5 @@ pub const ALL_CHECKS: &[(u8, &str)] = &[
     (8, bounds::SETTLED),
     (8, bounds::SLOTS),
     (8, bounds::RETURNED),
+    (8, churn::CALM),
 ];

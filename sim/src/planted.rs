@@ -45,6 +45,8 @@ pub enum Planted {
     PastLease,
     /// The lease of a node runs from when its renewal was answered, and not from when it was sent.
     LeaseFromAnswer,
+    /// Partitions move for balance however often nodes come and go.
+    ChaseFlapping,
     /// One of the runtime's own.
     Moves(Bug),
 }
@@ -69,6 +71,7 @@ impl Planted {
         ("forget-view", Self::ForgetView),
         ("past-lease", Self::PastLease),
         ("lease-from-answer", Self::LeaseFromAnswer),
+        ("chase-flapping", Self::ChaseFlapping),
         ("drop-parked", Self::Moves(Bug::DropParked)),
         ("reorder-parked", Self::Moves(Bug::ReorderParked)),
         ("ship-before-durable", Self::Moves(Bug::ShipBeforeDurable)),
@@ -92,7 +95,11 @@ impl Planted {
             Self::PastLease
             | Self::LeaseFromAnswer
             | Self::Moves(Bug::ReorderParked | Bug::ShipBeforeDurable) => WorldKind::Parted,
-            Self::SkipFence | Self::LoseShipment | Self::ForgetView | Self::Moves(_) => WorldKind::Moving,
+            Self::SkipFence
+            | Self::LoseShipment
+            | Self::ForgetView
+            | Self::ChaseFlapping
+            | Self::Moves(_) => WorldKind::Moving,
             _ => WorldKind::Fixed,
         }
     }

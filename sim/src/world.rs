@@ -46,7 +46,7 @@ use self::scene::Scene;
 use self::trial::Trial;
 pub(crate) use self::trial::{Played, Setup, play};
 use crate::cast::Cast;
-use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
+use crate::checkers::{Acknowledged, Bounds, Checks, Churn, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
 use crate::shrink::{self, Failing, PROFILE_LEN, Shrunk};
@@ -243,6 +243,7 @@ impl World {
             bounds: Bounds::default(),
             owners: Owners::default(),
             leases: Leases::default(),
+            churn: Churn::new(moving::DAMPING),
             faults: BTreeMap::new(),
             deeds: BTreeMap::new(),
             planted: config.planted,

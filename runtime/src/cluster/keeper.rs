@@ -4,11 +4,11 @@
 //!   handle(from, message) ──┐                                        ┌── Send     answers, and what is told unasked
 //!   handle_peer_up, _down ──┼──> KeeperService ── poll_output ───────┼── Kill     a member whose lease ran out
 //!   handle_proven_dead ─────┤      Planner, KeeperLeases             └── Push     a new view, for everybody
-//!   handle_timeout ─────────┘      StoreDesk, coordinator
+//!   handle_timeout ─────────┘      Damping, StoreDesk, coordinator
 //! ```
 //! It lives for one reign: a node that becomes the keeper again makes a new one. It blocks in coordinator and store, and does no
-//! other IO; it decides nothing itself about who owns what (`membership::Planner`) or who is gone
-//! (`membership::KeeperLeases`).
+//! other IO; it decides nothing itself about who owns what (`membership::Planner`), who is gone
+//! (`membership::KeeperLeases`) or when there is too much coming and going (`membership::Damping`).
 //!
 //! *One view for what came together.* A view is as long as there are partitions, is committed, and goes to everybody, so that it may take
 //! longer than word from the nodes needs to come. What changes it is only noted therefore, and planned once by the
@@ -26,7 +26,7 @@ use epicserver_storage::{Coordinator, CoordinatorError, Kept, MEMBERS_MAX, Membe
 
 use super::shared_store::SharedStore;
 use super::store_desk::StoreDesk;
-use crate::membership::{JoinError, KeeperLeases, Planner};
+use crate::membership::{Damping, DampingLimits, JoinError, KeeperLeases, Planner};
 use crate::wire::control::{Announcement, ControlMessage};
 
 /// What only the keeper does. See the module for how to drive it.
@@ -35,6 +35,7 @@ pub struct KeeperService {
     coordinator: Box<dyn Coordinator>,
     planner: Planner,
     leases: KeeperLeases,
+    damping: Damping,
     desk: StoreDesk,
     view: Arc<View>,
     /// Who wants in, and the number of the question.
@@ -73,17 +74,20 @@ impl KeeperService {
     ///
     /// # Errors
     /// [`CoordinatorError`] if the view cannot be read: this node cannot keep.
-    pub fn new(now: u64, kept: Kept) -> Result<Self, CoordinatorError> {
+    pub fn new(now: u64, kept: Kept, limits: DampingLimits) -> Result<Self, CoordinatorError> {
         let Kept { reign, mut coordinator, store } = kept;
         let view = coordinator.read()?;
         let announcement = Announcement { reign, store: store.store_id(), limits: store.limits() };
         let mut leases = KeeperLeases::new();
         leases.handle_view(now, &view);
+        let mut damping = Damping::new(limits);
+        damping.handle_view(now, &view);
         let mut service = Self {
             announcement,
             coordinator,
             planner: Planner::new(view.clone(), store.store_id()),
             leases,
+            damping,
             desk: StoreDesk::new(SharedStore::new(store)),
             view,
             joining: BTreeMap::new(),
@@ -181,6 +185,7 @@ impl KeeperService {
     /// arrived before MUST be handed in before.
     pub fn handle_timeout(&mut self, now: u64) {
         self.leases.handle_timeout(now);
+        self.damping.handle_timeout(now);
         if self.read_at.is_some_and(|at| at <= now) {
             self.read(now);
         }
@@ -189,7 +194,8 @@ impl KeeperService {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.leases.poll_timeout().into_iter().chain(self.read_at).chain(self.plan_at).min()
+        let of_members = self.leases.poll_timeout().into_iter().chain(self.damping.poll_timeout());
+        of_members.chain(self.read_at).chain(self.plan_at).min()
     }
 
     /// What is to be done.
@@ -239,6 +245,7 @@ impl KeeperService {
     fn plan(&mut self, now: u64) {
         self.plan_at = None;
         for _ in 0..PLANS_MAX {
+            self.planner.handle_restless(self.damping.is_restless());
             let Some(next) = self.planner.poll_view() else { break };
             match self.coordinator.compare_and_set(next.version, next) {
                 Ok(view) | Err(CoordinatorError::Conflict { found: view }) => self.adopt(now, view),
@@ -276,6 +283,7 @@ impl KeeperService {
     fn adopt(&mut self, now: u64, view: Arc<View>) {
         self.planner.handle_view(view.clone());
         self.leases.handle_view(now, &view);
+        self.look_for_flapping(now, &view);
         if view.version == self.view.version {
             return;
         }
@@ -284,6 +292,18 @@ impl KeeperService {
         // Nobody needs the one before that has not left yet.
         self.outputs.retain(|output| !matches!(output, KeeperOutput::Push(_)));
         self.outputs.push_back(KeeperOutput::Push(view));
+    }
+
+    fn look_for_flapping(&mut self, now: u64, view: &View) {
+        let was_restless = self.damping.is_restless();
+        self.damping.handle_view(now, view);
+        if let Some(until) = self.damping.poll_timeout().filter(|_| !was_restless) {
+            let wait_s = until.saturating_sub(now) / 1_000_000_000;
+            tracing::warn!(
+                wait_s,
+                "nodes come and go: no partition is moved for balance until it is calm again"
+            );
+        }
     }
 
     fn answer_joins(&mut self) {

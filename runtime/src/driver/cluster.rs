@@ -28,7 +28,7 @@ use crate::cluster::keeper::{KeeperOutput, KeeperService};
 use crate::cluster::report::NodeCounters;
 use crate::cluster::shipping::{Shipping, ShippingOutput};
 use crate::fabric::PeerNews;
-use crate::membership::{FencesOutcome, KeeperAnswer, Member, MemberAction, Phase};
+use crate::membership::{DampingLimits, FencesOutcome, KeeperAnswer, Member, MemberAction, Phase};
 use crate::node::Inquiry;
 use crate::shipment::Drained;
 use crate::wire::control::ControlMessage;
@@ -182,7 +182,7 @@ impl ClusterThread {
 
     fn start_keeping(&mut self, now: u64, kept: Kept) {
         let (me, reign) = (self.member.node(), kept.reign);
-        match KeeperService::new(now, kept) {
+        match KeeperService::new(now, kept, DampingLimits::default()) {
             Ok(mut keeper) => {
                 tracing::info!(node = %me, reign, "this node keeps the cluster's data");
                 self.links.set_members(&keeper.view().members);

@@ -24,7 +24,8 @@ use super::balance::{Holder, set_targets};
 /// * Free partitions go to able members (see [`able_members`]) at once, so none is free while there is one.
 /// * The version that an entity's state is saved in is the oldest that a member has which stays; it never falls.
 /// * Able members hold their share by cores, rounded up or down. A partition moves between two nodes that stay only for that,
-///   and at most [`MOVES_MAX`] are on the move at one time.
+///   and at most [`MOVES_MAX`] are on the move at one time. While nodes come and go ([`Planner::handle_restless`]) none is moved for
+///   that, so shares may be uneven for a while.
 /// * A move is given up only when its target is removed. Otherwise a node that once got a shipment might get the partition later,
 ///   at the epoch of that shipment, when the owner had served on.
 /// * A lost node is removed, and its partitions have new owners in the same view; one that was moving goes where it was moving to,
@@ -49,6 +50,7 @@ pub struct Planner {
     asked_to_leave: BTreeSet<NodeId>,
     /// Incarnations that were removed in this reign, the last one at the end: they never come back.
     removed: VecDeque<NodeId>,
+    is_restless: bool,
     is_changed: bool,
 }
 
@@ -76,6 +78,7 @@ impl Planner {
             handed: BTreeMap::new(),
             asked_to_leave: BTreeSet::new(),
             removed: VecDeque::new(),
+            is_restless: false,
             is_changed: true,
         }
     }
@@ -158,6 +161,13 @@ impl Planner {
                 self.is_changed = true;
             }
         }
+    }
+
+    /// Nodes come and go so often that moves for balance had better wait ([`super::Damping`]), or do not any more. What is on the move goes
+    /// on, and so does everything else.
+    pub fn handle_restless(&mut self, is_restless: bool) {
+        self.is_changed |= self.is_restless && !is_restless;
+        self.is_restless = is_restless;
     }
 
     /// The states are in this store now.
@@ -304,7 +314,7 @@ impl Planner {
         }
         set_targets(&mut holders);
         assign_free(next, &mut holders);
-        start_moves(next, &mut holders);
+        start_moves(next, &mut holders, !self.is_restless);
     }
 
     fn remove_those_who_left(&self, next: &mut View) {
@@ -350,14 +360,15 @@ fn assign_free(next: &mut View, holders: &mut [Holder]) {
     }
 }
 
-/// First from those who may own nothing, then from those who hold too much; from the top, so that ranges stay ranges.
-fn start_moves(next: &mut View, holders: &mut [Holder]) {
+/// First from those who may own nothing, then, for balance, from those who hold too much; from the top, so that ranges stay ranges.
+fn start_moves(next: &mut View, holders: &mut [Holder], for_balance: bool) {
     if next_receiver(holders).is_none() {
         return;
     }
     let moving = next.partitions.iter().filter(|state| state.moving_to.is_some()).count();
     let mut budget = MOVES_MAX.saturating_sub(moving);
-    for from_able in [false, true] {
+    let givers: &[bool] = if for_balance { &[false, true] } else { &[false] };
+    for &from_able in givers {
         for index in (0..next.partitions.len()).rev() {
             let PartitionState { owner: Some(owner), moving_to: None, .. } = next.partitions[index] else {
                 continue;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epicserver_runtime::cluster::keeper::KeeperService;
-use epicserver_runtime::membership::Member;
+use epicserver_runtime::membership::{DampingLimits, Member};
 use epicserver_runtime::routes::Routes;
 use epicserver_storage::{
     Coordinator, Kept, Member as MemberRecord, MemoryCoordinator, NodeId, StoreId, View,
@@ -19,6 +19,7 @@ use super::node::SimNode;
 use super::profile::Profile;
 use super::{Change, Course, World};
 use crate::checkers::CleanMoves;
+use crate::planted::Planted;
 use crate::trace::Happened;
 use crate::witness;
 
@@ -332,6 +333,7 @@ impl World {
         self.scene.happened(Happened::Leaving { node: index });
         self.step_node(index, |node, scene| {
             if let Some(cluster) = &mut node.cluster {
+                scene.churn.leaves(cluster.me());
                 cluster.leave(scene.now);
             }
         });
@@ -454,6 +456,7 @@ impl World {
     fn keep(&mut self) -> KeeperService {
         let (store, now) = (self.store.clone(), self.scene.now);
         self.scene.leases.begin_reign();
+        self.scene.churn.begin_reign();
         let per_mille = self.scene.profile.coordinator_per_mille;
         let seed = if per_mille > 0 { self.scene.tape.u64(..) } else { 0 };
         let moving = self.moving();
@@ -462,7 +465,11 @@ impl World {
         let coordinator = FaultyCoordinator::new(moving.coordinator.clone(), seed, per_mille, faults);
         let coordinator = Box::new(coordinator);
         let kept = Kept { reign: moving.reign, coordinator, store: Box::new(store) };
-        KeeperService::new(now, kept).expect("its coordinator is in memory")
+        let limits = match self.scene.planted {
+            Some(Planted::ChaseFlapping) => DampingLimits { short_life_ns: 0, ..DAMPING },
+            _ => DAMPING,
+        };
+        KeeperService::new(now, kept, limits).expect("its coordinator is in memory")
     }
 }
 
@@ -485,8 +492,11 @@ const NOWHERE: u16 = u16::MAX;
 pub(super) const KEEPER: u16 = 0;
 /// How long a cluster may take to have everything where it belongs: leases may have to run out.
 const SETTLE_NS_MAX: u64 = 60_000_000_000;
+/// What a life is short to, and how long moves wait: less than by itself, as worlds live for seconds.
+pub(super) const DAMPING: DampingLimits =
+    DampingLimits { short_life_ns: 6_000_000_000, borne: 2, wait_ns_max: 6_000_000_000 };
 /// How often a node comes or goes in a row at most, and how soon after the last time.
-const FLAPS_MAX: u64 = 6;
+const FLAPS_MAX: u64 = 10;
 const FLAP_NS_MAX: u64 = 2_000_000_000;
 /// How far clocks jump at most: less than links bear, more than that, more than a lease.
 const LEAPS_NS: [u64; 3] = [500_000_000, 4_000_000_000, 20_000_000_000];

@@ -7,7 +7,7 @@ use epicserver_storage::{Batch, NodeId, View};
 
 use super::profile::Profile;
 use crate::cast::Cast;
-use crate::checkers::{Acknowledged, Bounds, Checks, CommittedOnly, Leases, Owners, Violation};
+use crate::checkers::{Acknowledged, Bounds, Checks, Churn, CommittedOnly, Leases, Owners, Violation};
 use crate::ledger::{self, Ledger};
 use crate::planted::Planted;
 use crate::tape::Tape;
@@ -33,6 +33,7 @@ pub(crate) struct Scene {
     pub(crate) bounds: Bounds,
     pub(crate) owners: Owners,
     pub(crate) leases: Leases,
+    pub(crate) churn: Churn,
     /// What the cluster did, by kind.
     pub(crate) deeds: BTreeMap<&'static str, u64>,
     /// What went wrong on purpose, by kind.
@@ -89,6 +90,7 @@ impl Scene {
         for removed in self.owners.removed_by(&view) {
             witness::with(|witness| witness.turns.expel(super::moving::index_of(removed)));
         }
+        self.churn.set_truth(self.now, &view);
         self.owners.set_truth(view);
     }
 
@@ -119,7 +121,7 @@ impl Scene {
     pub(crate) fn violation(&self) -> Option<Violation> {
         let here = self.acknowledged.violation().or_else(|| self.committed_only.violation());
         let here = here.or_else(|| self.bounds.violation()).or_else(|| self.owners.violation());
-        let here = here.or_else(|| self.leases.violation());
+        let here = here.or_else(|| self.leases.violation()).or_else(|| self.churn.violation());
         here.or_else(|| witness::with(|witness| witness.violation()))
     }
 
@@ -136,6 +138,7 @@ impl Scene {
         self.bounds.count_into(&mut checks);
         self.owners.count_into(&mut checks);
         self.leases.count_into(&mut checks);
+        self.churn.count_into(&mut checks);
         witness::with(|witness| witness.count_into(&mut checks));
         checks
     }

@@ -37,6 +37,7 @@ fn every_bug_of_fixed_nodes_is_found_by_the_laws_it_breaks() {
             Planted::SkipFence
             | Planted::LoseShipment
             | Planted::ForgetView
+            | Planted::ChaseFlapping
             | Planted::PastLease
             | Planted::LeaseFromAnswer
             | Planted::Moves(_) => {

@@ -7,12 +7,15 @@ use epicserver_storage::{
 
 use super::*;
 use crate::cluster::report::SavedState;
-use crate::membership::{Handover, WATCH_GAP_NS_MAX};
+use crate::membership::{DampingLimits, Handover, WATCH_GAP_NS_MAX};
 use crate::wire::control::parts::SaveStream;
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
 
 const ALICE: NodeId = NodeId { id: 1, incarnation: 1 };
 const BOB: NodeId = NodeId { id: 2, incarnation: 1 };
+const SECOND: u64 = 1_000_000_000;
+const LIMITS: DampingLimits =
+    DampingLimits { short_life_ns: 60 * SECOND, borne: 2, wait_ns_max: 120 * SECOND };
 
 fn member(node: NodeId) -> Member {
     let entities = vec![BoundEntity::new("game.Player", 1, 1)];
@@ -25,7 +28,7 @@ fn kept(coordinator: impl Coordinator + 'static) -> Kept {
 }
 
 fn keeper() -> KeeperService {
-    KeeperService::new(0, kept(MemoryCoordinator::new(StoreId(5)))).expect("memory does not fail")
+    KeeperService::new(0, kept(MemoryCoordinator::new(StoreId(5))), LIMITS).expect("memory does not fail")
 }
 
 fn outputs(keeper: &mut KeeperService) -> Vec<KeeperOutput> {
@@ -157,6 +160,42 @@ fn a_proven_death_needs_no_lease() {
     join(&mut keeper, 0, BOB);
     keeper.handle_proven_dead(1, BOB);
     assert_eq!(owned(keeper.view(), ALICE), 4096);
+}
+
+#[test]
+fn a_node_that_comes_and_goes_gets_nothing_for_balance_until_it_is_calm_but_what_is_free() {
+    let mut keeper = keeper();
+    join(&mut keeper, 0, ALICE);
+    for incarnation in 1..=3 {
+        let bob = NodeId { incarnation, ..BOB };
+        join(&mut keeper, 0, bob);
+        assert!(!moves_of(keeper.view(), ALICE).is_empty(), "life {incarnation} is given its share");
+        keeper.handle_proven_dead(SECOND, bob);
+    }
+    let calm_at = keeper.poll_timeout().expect("it waits for calm");
+    let fourth = NodeId { incarnation: 4, ..BOB };
+    let carol = NodeId { id: 3, incarnation: 1 };
+    join(&mut keeper, SECOND, fourth);
+    join(&mut keeper, SECOND, carol);
+    assert_eq!(moves_of(keeper.view(), ALICE), []);
+    keeper.handle_proven_dead(SECOND, ALICE);
+    assert_eq!(
+        (owned(keeper.view(), fourth), owned(keeper.view(), carol)),
+        (2048, 2048),
+        "taken over at once"
+    );
+    let alice = NodeId { incarnation: 2, ..ALICE };
+    join(&mut keeper, SECOND, alice);
+    assert_eq!(moves_of(keeper.view(), carol), []);
+    let mut now = SECOND;
+    while now < calm_at + 2 * LIMITS.short_life_ns {
+        now += WATCH_GAP_NS_MAX / 2;
+        for node in [alice, carol, fourth] {
+            keeper.handle(now, node, 7, ControlMessage::Renew);
+        }
+        keeper.handle_timeout(now);
+    }
+    assert!(!moves_of(keeper.view(), carol).is_empty(), "it is calm");
 }
 
 #[test]
@@ -294,7 +333,7 @@ fn a_coordinator_that_fails_is_asked_again() {
     {
         let inner = MemoryCoordinator::new(StoreId(5));
         let flaky = Flaky { inner, faults: vec![fault] };
-        let mut keeper = KeeperService::new(0, kept(flaky)).expect("reading does not fail");
+        let mut keeper = KeeperService::new(0, kept(flaky), LIMITS).expect("reading does not fail");
         keeper.handle(0, ALICE, 9, ControlMessage::Join(member(ALICE)));
         wait(&mut keeper, 0, 2 * READ_AGAIN_NS);
         assert_eq!(owned(keeper.view(), ALICE), 4096, "{fault:?}");

@@ -17,13 +17,14 @@ struct Cluster {
     leaving: BTreeSet<NodeId>,
     /// Nodes that the next view removes whatever they own.
     lost: BTreeSet<NodeId>,
+    is_restless: bool,
     next_id: u64,
 }
 
 impl Cluster {
     fn new() -> Self {
         let planner = Planner::new(Arc::new(View::empty(STORE)), STORE);
-        Self { planner, leaving: BTreeSet::new(), lost: BTreeSet::new(), next_id: 1 }
+        Self { planner, leaving: BTreeSet::new(), lost: BTreeSet::new(), is_restless: false, next_id: 1 }
     }
 
     /// With members of these cores, at rest.
@@ -50,6 +51,11 @@ impl Cluster {
     fn leave(&mut self, node: NodeId) {
         self.leaving.insert(node);
         self.planner.handle_leave(node);
+    }
+
+    fn be_restless(&mut self, is_restless: bool) {
+        self.is_restless = is_restless;
+        self.planner.handle_restless(is_restless);
     }
 
     fn lose(&mut self, node: NodeId) {
@@ -82,8 +88,9 @@ impl Cluster {
         true
     }
 
-    /// Hands over until nothing changes any more.
+    /// Hands over until nothing changes any more, when it is calm.
     fn rest(&mut self) {
+        self.be_restless(false);
         let mut steps = 0;
         loop {
             self.hand_over(usize::MAX);
@@ -116,7 +123,7 @@ impl Cluster {
         }
     }
 
-    /// Moves are few, and between two nodes that stay only for balance.
+    /// Moves are few, and between two nodes that stay only for balance, when it is calm.
     fn check_moves(&self, before: &View, next: &View) {
         let moving = next.partitions.iter().filter(|state| state.moving_to.is_some()).count();
         assert!(moving <= MOVES_MAX, "{moving} moves at one time");
@@ -129,6 +136,7 @@ impl Cluster {
             let count = |node| held.get(&node).copied().unwrap_or(0);
             assert!(count(to) <= able[&to].div_ceil(SHARE), "{to} gets more than its share");
             if let Some(share) = able.get(&owner) {
+                assert!(!self.is_restless, "{owner} gives to {to} while nodes come and go");
                 assert!(count(owner) >= share / SHARE, "{owner} gives of its share");
                 assert!(
                     count(owner) + moves_from(next, owner) > share / SHARE,
@@ -189,6 +197,7 @@ enum Deed {
     Leave(prop::sample::Index),
     Lose(prop::sample::Index),
     HandOver(usize),
+    Restless(bool),
     Store,
     Step,
     Rest,
@@ -200,6 +209,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         2 => any::<prop::sample::Index>().prop_map(Deed::Leave),
         2 => any::<prop::sample::Index>().prop_map(Deed::Lose),
         4 => (0..300usize).prop_map(Deed::HandOver),
+        1 => any::<bool>().prop_map(Deed::Restless),
         1 => Just(Deed::Store),
         6 => Just(Deed::Step),
         1 => Just(Deed::Rest),
@@ -225,6 +235,7 @@ proptest! {
                 Deed::Lose(index) if !members.is_empty() => cluster.lose(*index.get(&members)),
                 Deed::Leave(_) | Deed::Lose(_) => {}
                 Deed::HandOver(count) => cluster.hand_over(count),
+                Deed::Restless(is_restless) => cluster.be_restless(is_restless),
                 Deed::Store => {
                     let store = StoreId(cluster.view().store.0 + 1);
                     cluster.planner.handle_store(store);
@@ -248,6 +259,19 @@ fn a_node_that_joins_gets_its_share_and_nothing_else_moves() {
     let after = cluster.view();
     let gained = Partition::all().filter(|&partition| after.owner(partition) == Some(third)).count();
     assert_eq!((gained, changed_owners(&before, &after)), (2048, 2048));
+}
+
+#[test]
+fn nothing_is_moved_for_balance_while_nodes_come_and_go() {
+    let mut cluster = Cluster::of(&[2, 2]);
+    cluster.be_restless(true);
+    let third = cluster.join(4, &["a"]);
+    while cluster.step() {}
+    assert_eq!(held(&cluster.view()).get(&third), None);
+    cluster.be_restless(false);
+    assert!(cluster.step(), "the share that it waited for");
+    cluster.rest();
+    assert_eq!(held(&cluster.view())[&third], 2048);
 }
 
 #[test]
