@@ -46,7 +46,7 @@ fn fifty_kills_lose_nothing_that_was_acknowledged() {
 /// Where the network cannot be cut, it is said why.
 #[test]
 fn a_network_that_is_cut_loses_nothing_that_was_acknowledged() {
-    let faults = "part,part_one_way,isolate,lose_packets";
+    let faults = "part,part_one_way,isolate,lose_packets,throttle";
     let output = chaos(&["--network", "on", "--minutes", "0.4", "--faults", faults]);
     let errors = String::from_utf8_lossy(&output.stderr);
     if errors.contains("error: cutting the network needs") {

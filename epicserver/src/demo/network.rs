@@ -205,3 +205,94 @@ const BRIDGE: &str = "chaos0";
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const PREFIX: u8 = 16;
 const FIRST: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{SocketAddr, TcpStream};
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    use super::*;
+
+    /// Packets between this namespace and that of a process are held up and dropped, and come through when the network is mended.
+    async fn play_tricks() {
+        let network = Network::new().await.expect("a bridge");
+        let address = *network.address().ip();
+        let mut command = network.command("sleep".as_ref());
+        command.arg("1000").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("it starts");
+        let id = child.id().expect("it runs");
+        let ready = BufReader::new(child.stdout.take().expect("a pipe")).lines().next_line().await;
+        assert_eq!(ready.expect("it says something").as_deref(), Some(READY));
+        network.join(id, address).await.expect("a wire");
+        child.stdin.take().expect("a pipe").write_all(b"go\n").await.expect("it reads");
+        assert!(refusal(address).is_some(), "they are joined");
+
+        if why_no_delay().is_none() {
+            network.hinder(id, Hindrance::Delay(800)).await.expect("netem");
+            let took = refusal(address).expect("a late one");
+            assert!(took >= Duration::from_millis(400), "at least half of what was asked for: {took:?}");
+        }
+        if why_no_throttle().is_none() {
+            network.hinder(id, Hindrance::Throttle(1000)).await.expect("tbf");
+            assert!(refusal(address).is_some(), "one packet fits");
+        }
+        network.drop_packets(id, &[OWN], 100).await.expect("nftables");
+        assert_eq!(refusal(address), None, "all is dropped");
+        network.mend(id).await.expect("tc and nftables");
+        assert!(refusal(address).is_some(), "it is mended");
+    }
+
+    /// How long it takes until an attempt to connect is refused, as nobody listens; `None`: nothing came back, however often it was tried.
+    fn refusal(address: Ipv4Addr) -> Option<Duration> {
+        let to = SocketAddr::from((address, 1));
+        (0..TRIES_MAX).find_map(|_| {
+            let begin = Instant::now();
+            let error = TcpStream::connect_timeout(&to, TRY_TIME_MAX).expect_err("nobody listens there");
+            (error.kind() == ErrorKind::ConnectionRefused).then(|| begin.elapsed())
+        })
+    }
+
+    /// Runs a test of this program again, in a network namespace of its own; `true`: that is where it runs already.
+    fn is_apart(test: &str) -> bool {
+        if std::env::var_os(APART).is_some() {
+            return true;
+        }
+        let program = std::env::current_exe().expect("it has a path");
+        let mut again = std::process::Command::new("unshare");
+        again.args(["--net", "--"]).arg(program).args([test, "--exact", "--nocapture"]).env(APART, "1");
+        let output = again.output().expect("unshare is there");
+        let said =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        false
+    }
+
+    #[tokio::test]
+    async fn packets_are_dropped_where_the_network_can_be_cut() {
+        let test = "demo::network::tests::packets_are_dropped_where_the_network_can_be_cut";
+        if what_is_missing().is_none() && is_apart(test) {
+            play_tricks().await;
+        }
+    }
+
+    mod in_guest {
+        use super::*;
+
+        #[tokio::test]
+        async fn packets_are_held_up_too() {
+            if is_apart("demo::network::tests::in_guest::packets_are_held_up_too") {
+                assert_eq!((what_is_missing(), why_no_delay(), why_no_throttle()), (None, None, None));
+                play_tricks().await;
+            }
+        }
+    }
+
+    /// Set in the namespace of a test.
+    const APART: &str = "EPICSERVER_TEST_APART";
+    const TRIES_MAX: u32 = 3;
+    const TRY_TIME_MAX: Duration = Duration::from_secs(2);
+}
