@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_failure_that_is_taken_for_certain_is_found() {
         let hopeful = || check::<(Account,)>().nodes(2..4);
-        let failure = hopeful().seeds(200).try_run(|world| check_money(world, Way::Hopeful));
+        let failure = hopeful().seeds(200).shrink_runs(20).try_run(|world| check_money(world, Way::Hopeful));
         let failure = failure.expect_err("the bug is found");
         assert!(failure.what.contains("money was lost or made"), "{failure}");
         let again = hopeful().seed(failure.seed).shrink_runs(0);

@@ -466,7 +466,8 @@ impl Session {
     ///
     /// Both ends compare what they remember. If the other end is the very one of the last link, its count says which of
     /// the kept calls arrived, and the rest is sent again before anything new. If it remembers nothing, because it is
-    /// another process or has given up, the kept calls may have run, and counting goes on where it was last agreed.
+    /// another process or has given up, or nothing of this end, the kept calls may have run, and counting goes on where it was last
+    /// agreed.
     fn establish(&mut self, now: u64, established: &Established) -> Result<Link, LinkError> {
         let Established { peer, own, theirs } = established;
         let is_possible = theirs.window_calls >= theirs.granted_calls
@@ -479,11 +480,10 @@ impl Session {
         if !is_possible {
             return Err(LinkError::Terms);
         }
-        let is_resumed = self.peer == Some((*peer, theirs.stream));
-        let counted = match theirs.known {
-            Some(known) if known.stream == own.stream => known.received,
-            _ => self.calls.base(),
-        };
+        let known = theirs.known.filter(|known| known.stream == own.stream);
+        let counted = known.map_or_else(|| self.calls.base(), |known| known.received);
+        // One that says nothing of this end has heard another life of this process since, and counts anew for that.
+        let is_resumed = self.peer == Some((*peer, theirs.stream)) && known.is_some();
         self.check_base(theirs)?;
         if !is_resumed {
             self.forget_peer(peer);

@@ -44,8 +44,9 @@ impl Churn {
     /// The keeper has this view from now on.
     pub(crate) fn set_truth(&mut self, now: u64, view: &Arc<View>) {
         let Some(last) = self.last.replace(view.clone()) else { return };
-        let counted_ns = self.limits.short_life_ns - SEEN_LATE_NS_MAX;
-        self.ended.retain(|at| now.saturating_sub(*at) < counted_ns);
+        // Both of what is short for sure.
+        let short_ns = self.limits.short_life_ns - SEEN_LATE_NS_MAX;
+        self.ended.retain(|at| now.saturating_sub(*at) < short_ns);
         if self.ended.len() > self.limits.borne as usize {
             let moved = Partition::all().find(|&partition| self.begins_for_balance(&last, view, partition));
             self.findings.check(CALM, moved.is_none(), || {
@@ -61,7 +62,7 @@ impl Churn {
         let gone = last.members.iter().map(|member| member.node).filter(|node| view.member(*node).is_none());
         for node in gone {
             let life = self.came.remove(&node).map(|came| now.saturating_sub(came));
-            if life.is_some_and(|life| life < self.limits.short_life_ns) {
+            if life.is_some_and(|life| life < short_ns) {
                 self.ended.push(now);
             }
         }

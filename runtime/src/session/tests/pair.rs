@@ -180,7 +180,7 @@ impl Pair {
 }
 
 impl End {
-    fn new(config: SessionConfig, identity: Identity) -> End {
+    pub(crate) fn new(config: SessionConfig, identity: Identity) -> End {
         Self::with_pool(config, identity, None)
     }
 

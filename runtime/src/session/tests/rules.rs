@@ -4,12 +4,12 @@ use epicserver_transport::{Frame, FrameHeader, FrameKind};
 
 use crate::session::lane::Lane;
 use crate::session::status::Status;
-use crate::session::tests::pair::{Fate, Pair, whole};
+use crate::session::tests::pair::{End, Fate, Pair, whole};
 use crate::session::{
     DownReason, FragmentError, LINK_RECEIVES, LinkError, QueueError, Session, SessionConfig, SessionEvent,
 };
 use crate::wire::assembly::assemble_bare;
-use crate::wire::hello::CloseReason;
+use crate::wire::hello::{CloseReason, Identity};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -305,11 +305,10 @@ fn impossible_terms_open_no_link() {
     assert_eq!(open(Terms { base: 2, ..possible }), error(LinkError::Count));
     let known = |received| Some(KnownStream { stream: 10, received });
     assert_eq!(open(Terms { known: known(2), ..possible }), error(LinkError::Count));
-    // Who knows another stream counts from where both last agreed.
-    assert_eq!(
-        open(Terms { known: Some(KnownStream { stream: 9, received: 7 }), ..possible }),
-        "Up 2.1 true"
-    );
+    // Who knows another stream, or none, counts from where both last agreed.
+    for known in [Some(KnownStream { stream: 9, received: 7 }), None] {
+        assert_eq!(open(Terms { known, ..possible }), "Up 2.1 false");
+    }
     assert_eq!(open(Terms { granted_calls: 5, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { granted_answers: 5, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { granted_controls: 5, ..possible }), error(LinkError::Terms));
@@ -497,6 +496,30 @@ fn a_counted_call_is_not_resent_although_its_count_was_lost() {
     assert_eq!(pair.ends[0].session.calls().count(), 0);
     assert_eq!(pair.ends[1].got, [1]);
     assert_eq!(pair.ends[0].calls[&1], Fate::Queued);
+}
+
+/// Lives of a fixed list say nothing about their order: the proof of an earlier one may come late, and is believed. Then this process is back.
+#[test]
+fn a_call_does_not_run_again_where_another_life_of_its_process_was_heard_of_since() {
+    let mut pair = up();
+    pair.ends[0].queue(0, FrameKind::Request, 1, 0);
+    pair.transmit(0, usize::MAX);
+    pair.deliver(1, usize::MAX);
+    let identity = Identity { incarnation: 7, ..pair.ends[0].identity };
+    let mut other_life = End::new(config(30), identity);
+    std::mem::swap(&mut pair.ends[0], &mut other_life);
+    pair.connect(0);
+    pair.settle();
+    std::mem::swap(&mut pair.ends[0], &mut other_life);
+    pair.ends[0].queue(pair.now, FrameKind::Request, 2, 0);
+    pair.connect(0);
+    pair.settle();
+    assert_eq!(pair.ends[0].events[1..], ["Down Replaced", "Lost LinkLost 1+0", "Up 2.1 false"]);
+    assert_eq!(pair.ends[0].calls[&1], Fate::Unknown);
+    assert_eq!(pair.ends[1].got, [1, 2]);
+    pair.ends[0].queue(pair.now, FrameKind::Request, 3, 0);
+    pair.settle();
+    assert_eq!(pair.ends[1].got, [1, 2, 3]);
 }
 
 #[test]
