@@ -305,7 +305,13 @@ impl fmt::Display for Fault {
 async fn chaos(options: &Options, seed: u64, is_told_to_stop: &AtomicBool) -> Result<Summary, Failure> {
     let network = if options.has_own_network { Some(Arc::new(Network::new().await?)) } else { None };
     let possible = options.possible(network.is_some())?;
-    let launch = Launch { cores: options.cores, transport: options.transport, log: options.log, network };
+    let launch = Launch {
+        cores: options.cores,
+        transport: options.transport,
+        log: options.log,
+        chases: true,
+        network,
+    };
     let folder = Folder::new("chaos")?;
     eprintln!("{SHARED} processes start on {}, and {ELSEWHERE} elsewhere", folder.path().display());
     let mut processes = Vec::new();

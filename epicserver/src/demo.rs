@@ -94,8 +94,13 @@ pub(crate) const STOPPED: &str = "stopped by a signal";
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn demo(options: &Options) -> Result<Summary, Failure> {
-    let launch =
-        Launch { cores: options.cores, transport: options.transport, log: options.log, network: None };
+    let launch = Launch {
+        cores: options.cores,
+        transport: options.transport,
+        log: options.log,
+        chases: false,
+        network: None,
+    };
     let folder = Folder::new("demo")?;
     eprintln!("three processes start on {}", folder.path().display());
     // The first founds the cluster and keeps its data.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use epicserver_data_dir::{ClusterIdentity, DataDirectory, DirectoryMachine, Opening};
+use epicserver_runtime::membership::DampingLimits;
 use epicserver_runtime::{ClusterConfig, LinksConfig, NodeBuilder};
 use epicserver_storage::{Kept, Machine, MachineError};
 use epicserver_transport::{Addr, Discovery, Transport};
@@ -115,6 +116,7 @@ impl Place {
             seeds: self.settings.seed.iter().map(|seed| Addr::new(seed)).collect(),
             cluster: identity.cluster,
             secret: identity.secret,
+            damping: DampingLimits::of_lives_under(self.settings.short_life.as_nanos() as u64),
             looks_on,
         })
     }

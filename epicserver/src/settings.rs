@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use epicserver_runtime::{TransportThreads, Wait};
 
@@ -36,6 +37,9 @@ pub struct Settings {
     pub role: Role,
     /// What objects in memory may take, in all cores together, in bytes; `None`: no bound.
     pub memory_budget: Option<u64>,
+    /// A node that is a member for less than this has had a short life: after several, objects stay where they are until it is calm. Zero:
+    /// objects move to each node that joins, however often they come and go.
+    pub short_life: Duration,
     /// How much is logged.
     pub log: tracing::Level,
 }
@@ -167,6 +171,7 @@ impl Default for Settings {
             secret_file: None,
             role: Role::App,
             memory_budget: None,
+            short_life: SHORT_LIFE,
             log: tracing::Level::INFO,
         }
     }
@@ -232,6 +237,10 @@ pub struct Flags {
     /// What objects in memory may take, such as 512MiB; beyond it the least recently used leave [default: no bound]
     #[arg(long, value_name = "BYTES")]
     pub memory_budget: Option<String>,
+    /// A node that is a member for less than so many seconds has had a short life: after several, objects stay where they are until it
+    /// is calm; 0: never [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    pub short_life: Option<String>,
     /// How much to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
@@ -337,6 +346,7 @@ impl Settings {
                 };
             }
             MEMORY_BUDGET => self.memory_budget = Some(bytes(value)?),
+            SHORT_LIFE_KEY => self.short_life = short_life(value)?,
             "log" => {
                 let level = value.parse();
                 self.log = level
@@ -435,11 +445,19 @@ impl Flags {
             ("secret_file", &self.secret_file),
             ("role", &self.role),
             (MEMORY_BUDGET, &self.memory_budget),
+            (SHORT_LIFE_KEY, &self.short_life),
             ("log", &self.log),
         ]
         .into_iter()
         .filter_map(|(key, value)| value.as_deref().map(|value| (key, value)))
     }
+}
+
+fn short_life(value: &str) -> Result<Duration, String> {
+    let seconds = value.parse().ok().filter(|seconds| *seconds <= SHORT_LIFE_S_MAX);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("{value:?} is no time: use seconds, 0 to {SHORT_LIFE_S_MAX}"))
 }
 
 fn plain(value: &toml::Value) -> Option<String> {
@@ -513,7 +531,10 @@ const RDMA_DEVICE: &str = "rdma.device";
 const TIPC_IMPORTANCE: &str = "tipc.importance";
 const MEMORY_BUDGET: &str = "memory_budget";
 const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, tipc.importance, listen, data_dir, seed, peers, secret_file, role, \
-                    memory_budget, log";
+                    memory_budget, short_life, log";
+const SHORT_LIFE_KEY: &str = "short_life";
+const SHORT_LIFE: Duration = Duration::from_secs(20);
+const SHORT_LIFE_S_MAX: u64 = 3600;
 
 #[cfg(test)]
 mod tests {
@@ -686,6 +707,20 @@ mod tests {
             assert!(refused.contains("is no size") && refused.contains("\"512MiB\""), "{wrong}: {refused}");
         }
         assert_eq!(Settings::default().memory_budget, None);
+    }
+
+    #[test]
+    fn a_short_life_is_counted_in_seconds() {
+        let load = |text: &str| load(&Flags::default(), &[("EPICSERVER_SHORT_LIFE", text)]);
+        for seconds in [0, 1, 3600] {
+            assert_eq!(load(&seconds.to_string()).expect("a time").short_life, Duration::from_secs(seconds));
+        }
+        for wrong in ["", "-1", "1.5", "3601", "20s"] {
+            let refused = load(wrong).expect_err(wrong).to_string();
+            assert!(refused.contains("is no time: use seconds"), "{wrong}: {refused}");
+        }
+        let limits = epicserver_runtime::membership::DampingLimits::default();
+        assert_eq!(Settings::default().short_life.as_nanos(), u128::from(limits.short_life_ns));
     }
 
     #[test]

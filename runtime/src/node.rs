@@ -702,13 +702,15 @@ fn join_cluster(
     config: ClusterConfig,
     cores: u16,
 ) -> Result<(ClusterSeed, links::PreparedLinks), StartError> {
-    let ClusterConfig { transport, mut machine, seeds, discovery, cluster, secret, looks_on } = config;
+    let ClusterConfig { transport, mut machine, seeds, discovery, cluster, secret, damping, looks_on } =
+        config;
     let me = NodeId { id: links::unpredictable(), incarnation: 1 };
     if let Some(machine) = &mut machine {
         machine.register(me)?;
     }
     let address = transport.local_addr().clone();
-    let seed = ClusterSeed::new(machine, (seeds, discovery), (cluster, looks_on), address, me, cores);
+    let seed =
+        ClusterSeed::new(machine, (seeds, discovery), (cluster, damping, looks_on), address, me, cores);
     Ok((seed, links::PreparedLinks::open(transport, me, cores, cluster, secret)))
 }
 

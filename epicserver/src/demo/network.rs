@@ -211,9 +211,10 @@ mod tests {
     use std::io::ErrorKind;
     use std::net::{SocketAddr, TcpStream};
     use std::process::Stdio;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::time::Instant;
 
     use super::*;
 

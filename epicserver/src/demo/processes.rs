@@ -73,6 +73,8 @@ pub(crate) struct Launch {
     pub(crate) transport: TransportKind,
     /// How much they log.
     pub(crate) log: tracing::Level,
+    /// Whether nodes get their share although others came and went again and again.
+    pub(crate) chases: bool,
     /// The network that each gets a place of its own in; `None`: they use this machine's.
     pub(crate) network: Option<Arc<Network>>,
 }
@@ -99,6 +101,9 @@ impl Launch {
         };
         command.arg("demo-node").args(["--cores", &self.cores.to_string(), "--log", self.log.as_str()]);
         command.args(["--transport", &self.transport.to_string()]);
+        if self.chases {
+            command.args(["--short-life", "0"]);
+        }
         let listen = match (home, &self.network) {
             (Home::At(address), _) => Some(address.to_owned()),
             (_, Some(network)) => Some(network.address().to_string()),

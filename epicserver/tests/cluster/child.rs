@@ -24,6 +24,8 @@ fn node_process() {
         data_dir: flag("data_dir"),
         seed: flag("seed"),
         secret_file: flag("secret_file"),
+        // Here nodes are started to be killed.
+        short_life: flag("short_life").or(Some("0".to_owned())),
         ..Flags::default()
     };
     let settings = Settings::load(&flags, std::iter::empty()).expect("the test's own settings");

@@ -54,3 +54,26 @@ async fn nodes_that_leave_lose_nothing() {
     end_well(game).await;
     world.end().await;
 }
+
+/// Each is given its share and killed, until the keeper has seen enough of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_killed_soon_after_each_start_get_nothing_more() {
+    let (world, first) = World::found_wary("come-and-go", "600").await;
+    let game = start_game(&world, 10);
+    for _ in 0..3 {
+        let next = world.start().await;
+        world.shared_by(&[first.id, next.id]).await;
+        game.excuse(&world.view(), &[next.id].into());
+        next.kill().await;
+        world.owned_by(first.id).await;
+    }
+    let fourth = world.start().await;
+    world.has_member(fourth.id).await;
+    play_on(&game, 100).await;
+    let view = world.view();
+    assert!(view.partitions.iter().all(|partition| partition.moving_to.is_none()), "nothing moves");
+    assert_eq!(world.partitions_of(fourth.id), 0);
+    let Outcome { findings, failed, .. } = game.end().await;
+    assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
+    world.end().await;
+}

@@ -80,6 +80,13 @@ impl World {
         Self::found_with(name, threads, &[("binary", "plain"), ("transport", transport)]).await
     }
 
+    /// Founds a cluster whose keeper takes lives of nodes under so many seconds for short.
+    pub(crate) async fn found_wary(name: &str, short_life_s: &str) -> (Self, Process) {
+        let (world, first) = Self::found_with(name, "dedicated", &[("short_life", short_life_s)]).await;
+        world.owned_by(first.id).await;
+        (world, first)
+    }
+
     /// Founds a cluster with a data node of this program.
     pub(crate) async fn found_as(name: &str, threads: &'static str, binary: &str) -> (Self, Process) {
         Self::found_with(name, threads, &[("binary", binary)]).await

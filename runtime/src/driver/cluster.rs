@@ -83,6 +83,7 @@ pub(crate) struct ClusterThread {
     pub(crate) shared: Arc<ClusterShared>,
     pub(crate) inquiries: Inquiries,
     /// Whether this node is no member, and only looks.
+    pub(crate) damping: DampingLimits,
     pub(crate) looks_on: bool,
     pub(crate) shipping: Shipping,
     pub(crate) arrivals: Arrivals,
@@ -182,7 +183,7 @@ impl ClusterThread {
 
     fn start_keeping(&mut self, now: u64, kept: Kept) {
         let (me, reign) = (self.member.node(), kept.reign);
-        match KeeperService::new(now, kept, DampingLimits::default()) {
+        match KeeperService::new(now, kept, self.damping) {
             Ok(mut keeper) => {
                 tracing::info!(node = %me, reign, "this node keeps the cluster's data");
                 self.links.set_members(&keeper.view().members);

@@ -15,10 +15,17 @@ pub struct DampingLimits {
     pub wait_ns_max: u64,
 }
 
+impl DampingLimits {
+    /// Lives under this are short, two of them are borne, and moves wait for three times as long at most.
+    pub fn of_lives_under(short_life_ns: u64) -> Self {
+        Self { short_life_ns, borne: 2, wait_ns_max: short_life_ns.saturating_mul(3) }
+    }
+}
+
 impl Default for DampingLimits {
-    /// Lives under a minute are short, two of them are borne, and moves wait for two minutes at most.
+    /// Lives under 20 s are short: longer than a process needs that fails soon after its start, or a lease that runs out.
     fn default() -> Self {
-        Self { short_life_ns: 60_000_000_000, borne: 2, wait_ns_max: 120_000_000_000 }
+        Self::of_lives_under(20_000_000_000)
     }
 }
 

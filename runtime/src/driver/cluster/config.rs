@@ -17,7 +17,7 @@ use crate::driver::clock::Clock;
 use crate::driver::control_port::LinksHandle;
 use crate::driver::storage_thread::StorageDesk;
 use crate::entity::BoundEntity;
-use crate::membership::Member;
+use crate::membership::{DampingLimits, Member};
 use crate::node::SelfReport;
 
 /// How a node is part of a cluster whose members come and go.
@@ -35,6 +35,8 @@ pub struct ClusterConfig {
     pub cluster: u128,
     /// What every node must prove to know.
     pub secret: [u8; 32],
+    /// How much coming and going of members is borne before objects stay where they are, while this node is the keeper.
+    pub damping: DampingLimits,
     /// Whether this node only looks at the cluster: it is no member, serves nothing and calls nothing.
     pub looks_on: bool,
 }
@@ -61,6 +63,7 @@ pub(crate) struct ClusterSeed {
     pub(crate) me: NodeId,
     pub(crate) cores: u16,
     pub(crate) cluster: u128,
+    pub(crate) damping: DampingLimits,
     pub(crate) looks_on: bool,
     pub(crate) inbox: Sender<ToCluster>,
     pub(crate) inputs: Receiver<ToCluster>,
@@ -82,15 +85,29 @@ impl ClusterSeed {
     pub(crate) fn new(
         machine: Option<Box<dyn Machine>>,
         found_by: (Vec<Addr>, Option<Box<dyn Discovery>>),
-        config: (u128, bool),
+        config: (u128, DampingLimits, bool),
         address: Addr,
         me: NodeId,
         cores: u16,
     ) -> Self {
         let (inbox, inputs) = bounded(INPUTS_MAX);
-        let ((seeds, discovery), (cluster, looks_on)) = (found_by, config);
+        let ((seeds, discovery), (cluster, damping, looks_on)) = (found_by, config);
         let (line, shared) = (LineShared::new(), Arc::new(ClusterShared::new(me)));
-        Self { machine, seeds, discovery, address, me, cores, cluster, looks_on, inbox, inputs, line, shared }
+        Self {
+            machine,
+            seeds,
+            discovery,
+            address,
+            me,
+            cores,
+            cluster,
+            damping,
+            looks_on,
+            inbox,
+            inputs,
+            line,
+            shared,
+        }
     }
 
     /// Starts the thread.
@@ -107,6 +124,7 @@ impl ClusterSeed {
             seeking: Seeking::new(self.seeds, self.discovery, !self.looks_on),
             machine: self.machine,
             keeper: None,
+            damping: self.damping,
             links,
             cores,
             storage: StorageDoor { desk: storage, line: self.line, outcomes: self.inbox },
