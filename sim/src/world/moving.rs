@@ -182,6 +182,10 @@ impl World {
         self.keep_flapping();
         let moving = self.moving();
         let is_keeper_awake = moving.keeper_wakes_at.take_if(|at| *at <= now).is_some();
+        if is_keeper_awake {
+            self.prove_deaths();
+        }
+        let moving = self.moving();
         if moving.network.is_to_change(now) {
             moving.network.change(now);
             self.tell_troubles();
@@ -378,7 +382,9 @@ impl World {
     fn prove_deaths(&mut self) {
         let now = self.clocks.local(KEEPER, self.scene.now);
         let Course::Moving(moving) = &mut self.course else { return };
+        // One that stands still learns nothing.
         if self.scene.profile.proves_deaths
+            && !moving.is_paused(KEEPER, self.scene.now)
             && let Some(cluster) = self.nodes.get_mut(&KEEPER).and_then(|node| node.cluster.as_mut())
         {
             moving.ended.drain(..).for_each(|node| cluster.prove_dead(now, node));
