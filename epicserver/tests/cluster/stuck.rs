@@ -5,7 +5,7 @@ use std::time::Duration;
 use epicserver::context;
 use epicserver::prelude::*;
 
-use crate::world::World;
+use crate::world::{TCP, World};
 
 #[entity(name = "test.Stuck")]
 #[derive(Default)]
@@ -24,7 +24,7 @@ impl Stuck {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_cuts_a_method_off_says_so_by_its_exit_code() {
-    let (world, process) = World::found_as("stuck", "inline", "stuck").await;
+    let (world, process) = World::found_as(TCP, "stuck", "inline", "stuck").await;
     world.owned_by(process.id).await;
     let stuck = world.client.pool().get::<Stuck>(1);
     let waiting = tokio::spawn(async move { stuck.wait().within(Duration::from_secs(3_600)).await });

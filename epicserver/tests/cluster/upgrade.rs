@@ -8,7 +8,7 @@ use epicserver::prelude::*;
 use tokio::task::JoinHandle;
 
 use crate::veterans::{new, old};
-use crate::world::{World, until};
+use crate::world::{Over, TCP, TIPC, World, until};
 
 /// Adds points to all veterans, round after round, and knows what each must have.
 struct Load {
@@ -18,13 +18,13 @@ struct Load {
 }
 
 impl Load {
-    fn start(pool: Pool) -> Self {
+    fn start(pool: Pool, veterans: u64) -> Self {
         let (is_over, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ends, counted) = (is_over.clone(), rounds.clone());
         let task = tokio::spawn(async move {
             let mut scores = BTreeMap::new();
             while !ends.load(Ordering::Acquire) {
-                for key in 0..VETERANS {
+                for key in 0..veterans {
                     let expected = scores.get(&key).copied().unwrap_or(0) + key;
                     // Nothing is lost, doubled or misread, and no call fails.
                     assert_eq!(pool.get::<old::Veteran>(key).add(key).await, Ok(expected), "veteran {key}");
@@ -51,12 +51,12 @@ impl Load {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_upgrade_loses_and_misreads_nothing() {
-    let (world, first) = World::found_as("upgrade", "dedicated", "old").await;
+async fn nodes_are_upgraded(over: Over, name: &str) {
+    let (world, first) = World::found_as(over, name, "dedicated", "old").await;
+    let veterans = over.of(40);
     let mut nodes = vec![first, world.start_as("old").await, world.start_as("old").await];
     world.shared_by(&nodes.iter().map(|node| node.id).collect::<Vec<_>>()).await;
-    let load = Load::start(world.client.pool());
+    let load = Load::start(world.client.pool(), veterans);
     load.go_on().await;
     // The keeper goes first.
     for _ in 0..3 {
@@ -72,7 +72,7 @@ async fn a_rolling_upgrade_loses_and_misreads_nothing() {
     load.go_on().await;
     let scores = load.end().await;
     let pool = world.client.pool();
-    for key in 0..VETERANS {
+    for key in 0..veterans {
         let rank = pool.get::<new::Veteran>(key).promote(format!("rank {key}")).await;
         assert_eq!(rank.as_deref(), Ok("private"));
     }
@@ -88,4 +88,14 @@ async fn a_rolling_upgrade_loses_and_misreads_nothing() {
     world.end().await;
 }
 
-const VETERANS: u64 = 40;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_upgrade_loses_and_misreads_nothing() {
+    nodes_are_upgraded(TCP, "upgrade").await;
+}
+
+mod in_guest {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_rolling_upgrade_over_tipc_loses_and_misreads_nothing() {
+        super::nodes_are_upgraded(super::TIPC, "upgrade-tipc").await;
+    }
+}

@@ -88,8 +88,13 @@ impl World {
     }
 
     /// Founds a cluster with a data node of this program.
-    pub(crate) async fn found_as(name: &str, threads: &'static str, binary: &str) -> (Self, Process) {
-        Self::found_with(name, threads, &[("binary", binary)]).await
+    pub(crate) async fn found_as(
+        over: Over,
+        name: &str,
+        threads: &'static str,
+        binary: &str,
+    ) -> (Self, Process) {
+        Self::found_with(name, threads, &[("binary", binary), ("transport", over.transport)]).await
     }
 
     async fn found_with(name: &str, threads: &'static str, more: &[(&str, &str)]) -> (Self, Process) {
