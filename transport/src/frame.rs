@@ -514,7 +514,7 @@ impl Drop for FreeStack {
 pub(crate) struct Slab {
     memory: NonNull<u8>,
     len: usize,
-    /// What was allocated: some more, to begin at a page.
+    /// What was allocated: some more, to begin at a page, or at a large one.
     allocated: NonNull<u8>,
     layout: Layout,
 }
@@ -532,13 +532,19 @@ impl Slab {
         let len = len.max(1);
         // Asked for pages, the allocator writes the zeros itself; for less, it takes what the kernel has zeroed, and memory that is not
         // used yet stays with the kernel.
-        let layout = Layout::from_size_align(len + SLAB_ALIGN, 16).expect("a slab within the address space");
+        let align = if len < HUGE_PAGE_LEN { SLAB_ALIGN } else { HUGE_PAGE_LEN };
+        let layout = Layout::from_size_align(len + align, 16).expect("a slab within the address space");
         // SAFETY: the layout is not empty.
         let allocated = unsafe { alloc_zeroed(layout) };
         let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
         let address = allocated.addr().get();
-        // SAFETY: less than `SLAB_ALIGN` bytes on, so that `len` are left of the same allocation.
-        let memory = unsafe { allocated.add(address.next_multiple_of(SLAB_ALIGN) - address) };
+        // SAFETY: less than `align` bytes on, so that `len` are left of the same allocation.
+        let memory = unsafe { allocated.add(address.next_multiple_of(align) - address) };
+        if align == HUGE_PAGE_LEN {
+            // Large pages for as much of it as fills such pages, where the system has them to give; else it says so, and gives small ones.
+            // SAFETY: whole pages within the allocation, which this changes nothing of but the size of its pages.
+            unsafe { libc::madvise(memory.as_ptr().cast(), len - len % HUGE_PAGE_LEN, libc::MADV_HUGEPAGE) };
+        }
         let mut offset = 0;
         let mut chains = Vec::new();
         for (class, &(capacity, count)) in classes.iter().enumerate() {
@@ -590,4 +596,6 @@ const REFERENCES_MAX: u32 = u32::MAX / 2;
 /// References to a receive block that are counted at a time.
 const SPARE_REFERENCES: u32 = 64;
 const SLAB_ALIGN: usize = 4096;
+/// A slab of this length or more begins at such a page: processor and device then look up fewer of them.
+const HUGE_PAGE_LEN: usize = 2 << 20;
 const _: () = assert!(size_of::<BlockHead>() == 64 && size_of::<Frame>() == 16);

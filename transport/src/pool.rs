@@ -279,6 +279,28 @@ mod tests {
     }
 
     #[test]
+    fn a_large_contiguous_pool_is_made_of_large_pages_where_there_are() {
+        let pool = BufferPool::contiguous(&[SizeClass { buffer_len: 8192, buffers_max: 600 }]);
+        let (start, len) = pool.region().expect("contiguous");
+        assert!(len > 4 << 20 && start.addr().is_multiple_of(2 << 20));
+        // What the kernel was asked for; whether it has such pages free is its own affair.
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return;
+        }
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
+        let (mut is_here, mut is_asked) = (false, false);
+        for line in maps.lines() {
+            let range = line.split_whitespace().next().and_then(|word| word.split_once('-'));
+            let hex = |digits| usize::from_str_radix(digits, 16);
+            if let Some((Ok(from), Ok(to))) = range.map(|(from, to)| (hex(from), hex(to))) {
+                is_here = (from..to).contains(&start.addr());
+            }
+            is_asked |= is_here && line.starts_with("VmFlags:") && line.contains(" hg");
+        }
+        assert!(is_asked, "no large pages at {start:?}");
+    }
+
+    #[test]
     fn a_return_wakes_once_when_armed() {
         let pool = pool(1);
         let signal = Arc::new(Signal::default());
