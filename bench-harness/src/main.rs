@@ -5,6 +5,7 @@
 //!   bench-harness throughput --transport tcp --placement cross-process --outstanding 256
 //!   bench-harness save --json
 //!   bench-harness move --json
+//!   bench-harness peers --json
 //!   bench-harness list
 //! ```
 //! The figures are ratios: ours and a raw baseline are measured in turns, in one run and on the same threads, and medians are
@@ -13,7 +14,7 @@
 //!
 //! Not here: load tests in open loop, and limits that a test would hold times against; `--check` is for people.
 //! Start at `suite.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed); `pair.rs` has the
-//! two processes, `save.rs` the suite of saving, `moves.rs` that of moves.
+//! two processes, `save.rs` the suite of saving, `moves.rs` that of moves, `peers.rs` that of links over verbs.
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod allocations;
@@ -27,6 +28,7 @@ mod lanes;
 mod moves;
 mod options;
 mod pair;
+mod peers;
 mod processors;
 mod raw;
 mod raw_line;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Throughput(options) => run(Suite::Throughput, &options),
         Command::Save(options) => save_suite(&options),
         Command::Move(options) => move_suite(&options),
+        Command::Peers(options) => peers::run(&options),
         Command::ServeHomes(options) => moves::serve_homes(&options),
         Command::Serve(options) => pair::serve(options),
         Command::CallStored(options) => call_stored(&options),
@@ -94,6 +97,9 @@ fn list() {
     println!("throughput: calls per second between entities (bench-harness throughput --help)");
     println!("save: calls that change what is saved (bench-harness save --help)");
     println!("move: calls of partitions that move between processes (bench-harness move --help)");
+    println!(
+        "peers: memory and round trips of a transport over verbs with many links (bench-harness peers --help)"
+    );
     for case in Case::ALL {
         println!("  {:<22}{}", case.name(), case.meaning());
     }

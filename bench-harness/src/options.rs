@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Partitions that move to another process and back under load: how long their calls wait
     #[command(after_long_help = crate::moves::ROWS)]
     Move(crate::moves::Options),
+    /// What a transport over InfiniBand verbs takes for each peer: pinned memory, and the round trip of a frame beside bare verbs; in
+    /// builds with the feature `rdma`
+    Peers(crate::peers::Options),
     /// Name the suites, their cases and baselines
     List,
     /// The called process of a measurement; the calling one starts it

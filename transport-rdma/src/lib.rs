@@ -34,6 +34,8 @@ mod options;
 #[cfg(feature = "rdma")]
 pub mod raw;
 #[cfg(feature = "rdma")]
+pub mod star;
+#[cfg(feature = "rdma")]
 mod sys;
 #[cfg(feature = "rdma")]
 mod transport;

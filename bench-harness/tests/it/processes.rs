@@ -82,6 +82,20 @@ mod in_guest {
         check("rdma");
     }
 
+    #[cfg(feature = "rdma")]
+    #[test]
+    fn each_peer_over_verbs_pins_as_much_whatever_their_number() {
+        let rows = rows("peers", &["--peers", "1,3"]);
+        let [one, three] = &rows[..] else { panic!("two rows: {rows:?}") };
+        assert_eq!((&one["peers"], &three["peers"]), (&1.into(), &3.into()));
+        for row in &rows {
+            // 64 receives of 8 KiB, and what tells buffers apart.
+            assert!((64 << 13..80 << 13).contains(&row["pinned_per_peer"].as_u64().unwrap_or(0)), "{row}");
+            assert!(row["pinned"].as_u64() > row["pinned_per_peer"].as_u64(), "{row}");
+            assert!(row["round_trip_ns"].as_f64() > Some(0.0) && row["raw_ns"].as_f64() > Some(0.0), "{row}");
+        }
+    }
+
     fn check(transport: &str) {
         let options = ["--transport", transport, "--placement", "cross-process", "--wait", "park"];
         let rows = rows("rtt", &[&options[..], &["--threads", "inline", "--outstanding", "64"]].concat());
