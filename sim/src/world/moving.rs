@@ -475,6 +475,9 @@ impl World {
             Some(Planted::ChaseFlapping) => DampingLimits { short_life_ns: 0, ..DAMPING },
             _ => DAMPING,
         };
+        // What it finds may be what one before it has changed, and not known that it did.
+        let found = self.moving().truth();
+        self.scene.set_truth(found);
         KeeperService::new(now, kept, limits).expect("its coordinator is in memory")
     }
 }
