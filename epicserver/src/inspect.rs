@@ -128,6 +128,7 @@ fn node_json(report: &NodeReport, calls_per_s: Option<u64>) -> serde_json::Value
         "batches": report.counters.batches,
         "refused_saves": report.counters.refused_saves,
         "stray_saves": report.counters.stray_saves,
+        "balance_waits_ms": report.counters.balance_waits_ms,
         "links": report.counters.links,
         "frames_sent": report.counters.frames_sent,
         "frames_received": report.counters.frames_received,
@@ -142,6 +143,11 @@ fn print_table(report: &ClusterReport, rates: &BTreeMap<u64, u64>) {
     );
     if report.moving > 0 || report.unowned > 0 {
         println!("{} partitions on the move, {} without an owner", report.moving, report.unowned);
+    }
+    // Only the keeper waits.
+    let waits_ms: u64 = report.nodes.iter().map(|node| node.counters.balance_waits_ms).sum();
+    if waits_ms > 0 {
+        println!("nodes come and go: no objects are moved for balance for {} s", waits_ms.div_ceil(1000));
     }
     println!(
         "{:<28}{:<22}{:>6}{:>11}{:>10}{:>11}{:>7}{:>11}{:>10}{:>7}{:>12}{:>12}",

@@ -77,6 +77,7 @@ async fn nodes_that_are_killed_soon_after_each_start_get_nothing_more() {
     let view = world.view();
     assert!(view.partitions.iter().all(|partition| partition.moving_to.is_none()), "nothing moves");
     assert_eq!(world.partitions_of(fourth.id), 0);
+    assert!(world.balance_waits_ms().await > 0);
     let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
     world.end().await;

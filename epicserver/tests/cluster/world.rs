@@ -207,6 +207,12 @@ impl World {
         tokio::time::timeout(PATIENCE, wait).await.expect("this node keeps the data in time");
     }
 
+    /// How long the keeper moves nothing for balance.
+    pub(crate) async fn balance_waits_ms(&self) -> u64 {
+        let nodes = self.client.inspect(PATIENCE).await.nodes;
+        nodes.iter().map(|node| node.counters.balance_waits_ms).sum()
+    }
+
     /// Saves that any node took, as the keeper, of nodes that were no members.
     pub(crate) async fn stray_saves(&self) -> u64 {
         self.client.inspect(PATIENCE).await.nodes.iter().map(|node| node.counters.stray_saves).sum()

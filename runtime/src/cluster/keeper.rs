@@ -117,6 +117,11 @@ impl KeeperService {
         self.stray_saves
     }
 
+    /// How long no partition will be moved for balance, as nodes come and go; 0: they are.
+    pub fn balance_waits_ns(&self, now: u64) -> u64 {
+        self.damping.poll_timeout().map_or(0, |until| until.saturating_sub(now))
+    }
+
     /// The current view.
     pub fn view(&self) -> &Arc<View> {
         &self.view
@@ -297,8 +302,8 @@ impl KeeperService {
     fn look_for_flapping(&mut self, now: u64, view: &View) {
         let was_restless = self.damping.is_restless();
         self.damping.handle_view(now, view);
-        if let Some(until) = self.damping.poll_timeout().filter(|_| !was_restless) {
-            let wait_s = until.saturating_sub(now) / 1_000_000_000;
+        if self.damping.is_restless() && !was_restless {
+            let wait_s = self.balance_waits_ns(now) / 1_000_000_000;
             tracing::warn!(
                 wait_s,
                 "nodes come and go: no partition is moved for balance until it is calm again"

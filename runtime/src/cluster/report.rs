@@ -43,7 +43,7 @@ pub struct NodeReport {
     pub counters: NodeCounters,
 }
 
-/// Counts of a node beyond those of its cores, ever increasing but for `links`.
+/// Counts of a node beyond those of its cores, ever increasing but for `balance_waits_ms` and `links`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCounters {
     /// Save batches that were committed with something in them.
@@ -52,6 +52,8 @@ pub struct NodeCounters {
     pub refused_saves: u64,
     /// Saves that it has written, as the keeper, for nodes that were no members any more: never above 0.
     pub stray_saves: u64,
+    /// How long it will not move objects for balance, as the keeper, since nodes come and go: in milliseconds from now, 0 if it moves them.
+    pub balance_waits_ms: u64,
     /// Links to other nodes that work now.
     pub links: u64,
     /// Frames sent to other nodes.

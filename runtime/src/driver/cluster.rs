@@ -236,7 +236,7 @@ impl ClusterThread {
             ControlMessage::FoundObject(found) => self.inquiries.handle_found(number, found),
             ControlMessage::FoundSaved(saved) => self.inquiries.handle_saved(number, saved),
             question @ (ControlMessage::Inspect | ControlMessage::FindObject { .. }) => {
-                if let Some(answer) = self.inquiries.answer(&question, self.counters()) {
+                if let Some(answer) = self.inquiries.answer(&question, self.counters(now)) {
                     self.say(now, from, number, answer);
                 }
             }
@@ -300,13 +300,17 @@ impl ClusterThread {
         }
     }
 
-    fn counters(&self) -> NodeCounters {
+    fn counters(&self, now: u64) -> NodeCounters {
         let desk = &self.storage.desk;
         let counts = self.links.counts();
         NodeCounters {
             batches: desk.batches.load(Ordering::Relaxed),
             refused_saves: desk.refused_saves.load(Ordering::Relaxed),
             stray_saves: self.keeper.as_ref().map_or(0, KeeperService::stray_saves),
+            balance_waits_ms: self
+                .keeper
+                .as_ref()
+                .map_or(0, |keeper| keeper.balance_waits_ns(now) / 1_000_000),
             links: self.seeking.links() as u64,
             frames_sent: counts.frames_sent,
             frames_received: counts.frames_received,

@@ -172,7 +172,7 @@ fn a_node_that_comes_and_goes_gets_nothing_for_balance_until_it_is_calm_but_what
         assert!(!moves_of(keeper.view(), ALICE).is_empty(), "life {incarnation} is given its share");
         keeper.handle_proven_dead(SECOND, bob);
     }
-    let calm_at = keeper.poll_timeout().expect("it waits for calm");
+    assert_eq!(keeper.balance_waits_ns(SECOND), LIMITS.short_life_ns);
     let fourth = NodeId { incarnation: 4, ..BOB };
     let carol = NodeId { id: 3, incarnation: 1 };
     join(&mut keeper, SECOND, fourth);
@@ -187,8 +187,10 @@ fn a_node_that_comes_and_goes_gets_nothing_for_balance_until_it_is_calm_but_what
     let alice = NodeId { incarnation: 2, ..ALICE };
     join(&mut keeper, SECOND, alice);
     assert_eq!(moves_of(keeper.view(), carol), []);
+    let calm_at = SECOND + keeper.balance_waits_ns(SECOND);
+    assert_eq!(calm_at, SECOND + 2 * LIMITS.short_life_ns, "the life that ended just now was short too");
     let mut now = SECOND;
-    while now < calm_at + 2 * LIMITS.short_life_ns {
+    while now < calm_at {
         now += WATCH_GAP_NS_MAX / 2;
         for node in [alice, carol, fourth] {
             keeper.handle(now, node, 7, ControlMessage::Renew);

@@ -9,9 +9,11 @@ use crate::saving::SavePolicy;
 pub(super) fn put_inspected(writer: &mut Writer, stats: &Stats, counters: &NodeCounters) {
     let Stats { calls, turns, cross_core_calls, remote_calls, images, activations, objects, .. } = *stats;
     let Stats { calls_from_nodes, idle_dropped, budget_dropped, memory_len, .. } = *stats;
-    let NodeCounters { batches, refused_saves, stray_saves, links, frames_sent, frames_received } = *counters;
+    let NodeCounters { batches, refused_saves, stray_saves, balance_waits_ms, .. } = *counters;
+    let NodeCounters { links, frames_sent, frames_received, .. } = *counters;
     let of_cores = [calls, turns, cross_core_calls, remote_calls, images, activations, objects];
-    let of_others = [batches, refused_saves, stray_saves, links, frames_sent, frames_received];
+    let of_others =
+        [batches, refused_saves, stray_saves, balance_waits_ms, links, frames_sent, frames_received];
     let of_memory = [calls_from_nodes, idle_dropped, budget_dropped, memory_len];
     of_cores.into_iter().chain(of_memory).chain(of_others).for_each(|count| writer.u64(count));
 }
@@ -34,6 +36,7 @@ pub(super) fn read_inspected(reader: &mut Reader<'_>) -> Result<ControlMessage, 
         batches: reader.u64()?,
         refused_saves: reader.u64()?,
         stray_saves: reader.u64()?,
+        balance_waits_ms: reader.u64()?,
         links: reader.u64()?,
         frames_sent: reader.u64()?,
         frames_received: reader.u64()?,

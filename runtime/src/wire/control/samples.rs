@@ -101,6 +101,7 @@ fn counters(random: &mut Rng) -> NodeCounters {
         batches: random.u64(..),
         refused_saves: random.u64(..),
         stray_saves: random.u64(..),
+        balance_waits_ms: random.u64(..),
         links: random.u64(..),
         frames_sent: random.u64(..),
         frames_received: random.u64(..),
