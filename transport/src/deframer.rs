@@ -121,6 +121,7 @@ impl Deframer {
     }
 
     /// Length of the frame at `start`, if its header is complete.
+    #[inline]
     fn announced_len(&self) -> Result<Option<usize>, HeaderError> {
         let filled = self.block.as_ref().map_or(&[][..], ReceiveBlock::filled);
         let rest = &filled[self.start..];

@@ -82,6 +82,7 @@ impl Frame {
 impl Deref for Frame {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: start and len lie within the capacity (checked where a Frame is made), all of it was initialised when
         // the block was allocated, and nobody writes to a range that a Frame covers: a FrameBuf is consumed by `freeze`,
@@ -97,6 +98,7 @@ impl AsRef<[u8]> for Frame {
 }
 
 impl Clone for Frame {
+    #[inline]
     fn clone(&self) -> Self {
         Self { block: self.block.clone(), start: self.start, len: self.len }
     }
@@ -144,6 +146,7 @@ impl FrameBuf {
 
     /// Bytes that the buffer has room for; at least what was asked for.
     #[must_use]
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.block.capacity()
     }
@@ -152,6 +155,7 @@ impl FrameBuf {
     ///
     /// # Panics
     /// If `len` is over the capacity.
+    #[inline]
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
         self.len = len as u32;
@@ -164,10 +168,12 @@ impl FrameBuf {
 
     /// Ends writing: from here on the bytes never change.
     #[must_use]
+    #[inline]
     pub fn freeze(self) -> Frame {
         Frame { block: self.block, start: 0, len: self.len }
     }
 
+    #[inline]
     pub(crate) fn from_free(block: FreeBlock, pool: Arc<PoolShared>, len: usize) -> Self {
         let mut buffer = Self { block: block.into_use(Some(pool)), len: 0 };
         buffer.set_len(len);
@@ -178,6 +184,7 @@ impl FrameBuf {
 impl Deref for FrameBuf {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: len is within the capacity, all of it is initialised, and a FrameBuf holds the only reference.
         unsafe { std::slice::from_raw_parts(self.block.data(), self.len as usize) }
@@ -185,6 +192,7 @@ impl Deref for FrameBuf {
 }
 
 impl DerefMut for FrameBuf {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; the reference is exclusive, so `&mut self` is exclusive access to the data.
         unsafe { std::slice::from_raw_parts_mut(self.block.data(), self.len as usize) }
@@ -208,6 +216,7 @@ pub struct ReceiveBlock {
 impl ReceiveBlock {
     /// Bytes received so far, from the start of the block.
     #[must_use]
+    #[inline]
     pub fn filled(&self) -> &[u8] {
         // SAFETY: below `filled` nobody writes, see `tail_mut` and `rewind`; it is within the capacity.
         unsafe { std::slice::from_raw_parts(self.block.data(), self.filled as usize) }
@@ -233,6 +242,7 @@ impl ReceiveBlock {
     /// A frame over a range of the filled part, without a copy; `None` if it is not inside that or does not start at a
     /// multiple of 16.
     #[must_use]
+    #[inline]
     pub fn frame(&mut self, range: Range<usize>) -> Option<Frame> {
         let len = range.end.checked_sub(range.start)?;
         if range.end > self.filled as usize || !range.start.is_multiple_of(FRAME_ALIGN) {
@@ -264,6 +274,7 @@ impl ReceiveBlock {
 
     /// Length of the block in bytes.
     #[must_use]
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.block.capacity()
     }
@@ -301,6 +312,7 @@ unsafe impl Send for BlockRef {}
 unsafe impl Sync for BlockRef {}
 
 impl BlockRef {
+    #[inline]
     fn head(&self) -> &BlockHead {
         // SAFETY: a block lives until its last reference is dropped; while in use nobody makes a `&mut` to the head.
         unsafe { self.head.as_ref() }
@@ -310,22 +322,26 @@ impl BlockRef {
         self.head().capacity
     }
 
+    #[inline]
     fn data(&self) -> *mut u8 {
         // SAFETY: the allocation is one head followed by `capacity` bytes of data.
         unsafe { self.head.as_ptr().add(1).cast() }
     }
 
+    #[inline]
     fn is_unique(&self) -> bool {
         self.has_references(1)
     }
 
     /// Whether there are exactly these, all of them in the caller's hands.
+    #[inline]
     fn has_references(&self, count: u32) -> bool {
         // Acquire: what other holders read happened before they let go.
         self.head().references.load(Ordering::Acquire) == count
     }
 
     /// Counts references that the caller is about to make.
+    #[inline]
     fn add_references(&self, count: u32) {
         let before = self.head().references.fetch_add(count, Ordering::Relaxed);
         // Only a leak in a loop gets here; going on would end in a use after free.
@@ -341,6 +357,7 @@ impl BlockRef {
 }
 
 impl Clone for BlockRef {
+    #[inline]
     fn clone(&self) -> Self {
         self.add_references(1);
         Self { head: self.head }
@@ -393,6 +410,7 @@ impl FreeBlock {
         unsafe { self.head.as_mut() }
     }
 
+    #[inline]
     fn into_use(mut self, pool: Option<Arc<PoolShared>>) -> BlockRef {
         let head = self.head_mut();
         head.pool = pool;

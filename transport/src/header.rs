@@ -101,6 +101,7 @@ impl FrameHeader {
     ///
     /// # Errors
     /// [`HeaderError`] names the first thing that is wrong.
+    #[inline]
     pub fn parse_bounded(bytes: &[u8], frame_len_max: usize) -> Result<&Self, HeaderError> {
         let header = Self::parse(bytes)?;
         let len = header.total_len();
@@ -128,12 +129,14 @@ impl FrameHeader {
     /// The kind. A header that did not come from `parse` and holds an unknown number reads as [`FrameKind::Close`],
     /// the one kind that asks for nothing.
     #[must_use]
+    #[inline]
     pub fn kind(&self) -> FrameKind {
         FrameKind::from_u8(self.kind_number).unwrap_or(FrameKind::Close)
     }
 
     /// Length of the whole frame in bytes: header, extension and payload, padded to [`FRAME_ALIGN`].
     #[must_use]
+    #[inline]
     pub fn total_len(&self) -> u64 {
         let unpadded = HEADER_LEN as u64 + self.ext_len_bytes() + u64::from(self.payload_len.get());
         unpadded.next_multiple_of(FRAME_ALIGN as u64)
@@ -141,24 +144,28 @@ impl FrameHeader {
 
     /// Length of the extension in bytes.
     #[must_use]
+    #[inline]
     pub fn ext_len_bytes(&self) -> u64 {
         u64::from(self.ext_len.get()) * FRAME_ALIGN as u64
     }
 
     /// The wire form.
     #[must_use]
+    #[inline]
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         zerocopy::transmute!(*self)
     }
 
     /// Writes the header over the first 32 bytes of `frame`. Returns `false`, and writes nothing, if there are fewer.
     #[must_use]
+    #[inline]
     pub fn write_to(&self, frame: &mut [u8]) -> bool {
         self.write_to_prefix(frame).is_ok()
     }
 
     /// The extension of `frame`; `None` if `frame` has no valid header or ends before its extension does.
     #[must_use]
+    #[inline]
     pub fn ext_bytes(frame: &[u8]) -> Option<&[u8]> {
         let header = Self::parse(frame).ok()?;
         let ext_end = HEADER_LEN.checked_add(usize::try_from(header.ext_len_bytes()).ok()?)?;
@@ -168,6 +175,7 @@ impl FrameHeader {
     /// The payload of `frame` without padding; it starts at a multiple of 16. `None` if `frame` has no valid header or
     /// ends before its payload does.
     #[must_use]
+    #[inline]
     pub fn payload_bytes(frame: &[u8]) -> Option<&[u8]> {
         let header = Self::parse(frame).ok()?;
         let start = HEADER_LEN.checked_add(usize::try_from(header.ext_len_bytes()).ok()?)?;

@@ -230,12 +230,14 @@ impl<T> LinkTable<T> {
 
     /// The link, if it is there.
     #[must_use]
+    #[inline]
     pub fn get(&self, link: LinkId) -> Option<&T> {
         let slot = self.slots.get(link.index())?;
         if slot.generation == link.generation() { slot.value.as_ref() } else { None }
     }
 
     /// The link, if it is there, to change.
+    #[inline]
     pub fn get_mut(&mut self, link: LinkId) -> Option<&mut T> {
         let slot = self.slots.get_mut(link.index())?;
         if slot.generation == link.generation() { slot.value.as_mut() } else { None }

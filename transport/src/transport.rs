@@ -144,6 +144,7 @@ impl SendError {
     ///
     /// # Errors
     /// The frame is too long or not exactly one frame.
+    #[inline]
     pub fn check(frame: &[u8], frame_len_max: usize) -> Result<(), Self> {
         if frame.len() > frame_len_max {
             return Err(Self::TooLong { len: frame.len(), frame_len_max });
