@@ -155,6 +155,7 @@ impl Fabric {
 
     /// As [`Self::handle_frame`], but gives the frame back if its node is no member: a core may know of a view whose members this
     /// has not been told yet.
+    #[inline]
     pub fn try_frame(&mut self, now: u64, core: u16, frame: PeerFrame) -> Option<PeerFrame> {
         let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied() else { return None };
         let Some(peer) = self.peers.get_mut(&frame.peer.id).filter(|peer| peer.may_be_called(frame.peer))
@@ -215,6 +216,7 @@ impl Fabric {
     }
 
     /// The next frame or news for a core. Whoever takes it has room for it: this gives the peer its room back.
+    #[inline]
     pub fn poll_output(&mut self, core: u16) -> Option<LinkInput> {
         let output = self.outputs.get_mut(usize::from(core))?.pop_front()?;
         let (is_call, frame) = match output {
@@ -229,6 +231,7 @@ impl Fabric {
     }
 
     /// Copies the frame out of its receive buffer where that is needed.
+    #[inline]
     fn unpin(&self, frame: Frame) -> Frame {
         let is_received = frame.len() <= self.config.session.frame_len_max as usize;
         if self.config.copies && is_received { Frame::copy_from(&frame) } else { frame }
@@ -318,7 +321,9 @@ impl Fabric {
         self.forget_guest(now, id);
     }
 
-    fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
+    /// Takes a frame that came over a link.
+    #[inline]
+    pub(crate) fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
         if let Some(id) = self.links.get(&link).copied() {
             let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
             let Some(passed) = peer.session.pass_frame(now, frame) else { return self.settle(now, id) };

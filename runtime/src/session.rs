@@ -221,7 +221,20 @@ impl Session {
     /// # Errors
     /// Gives the frame back, and says why it was not taken.
     pub fn queue(&mut self, now: u64, frame: Frame) -> Result<(), QueueError> {
-        let Ok(header) = FrameHeader::parse_frame(&frame) else { return Err(QueueError::Kind(frame)) };
+        let Ok(header) = FrameHeader::parse_frame(&frame).copied() else {
+            return Err(QueueError::Kind(frame));
+        };
+        self.queue_read(now, &header, frame)
+    }
+
+    /// As [`Session::queue`], for a frame whose header was read and fits it.
+    #[inline]
+    pub(crate) fn queue_read(
+        &mut self,
+        now: u64,
+        header: &FrameHeader,
+        frame: Frame,
+    ) -> Result<(), QueueError> {
         let Some(lane) = Lane::of(header.kind()) else { return Err(QueueError::Kind(frame)) };
         if header.payload_len.get() > self.config.payload_len_max {
             return Err(QueueError::TooLarge(frame));
@@ -230,21 +243,30 @@ impl Session {
             return Err(QueueError::Closed(frame));
         }
         let handle = header.handle.get();
-        let frame = match (handle, header.kind()) {
-            (0, _) => frame,
-            (_, FrameKind::Request | FrameKind::OneWay) => {
-                self.sent_handles.fit(frame, handle).map_err(|(_, frame)| QueueError::Handle(frame))?
-            }
-            _ => return Err(QueueError::Handle(frame)),
-        };
+        let may_name = matches!(header.kind(), FrameKind::Request | FrameKind::OneWay);
+        match handle {
+            0 => self.push(now, lane, frame),
+            _ if may_name && self.sent_handles.fits(&frame, handle) => self.push(now, lane, frame),
+            _ if may_name => self.queue_to_bind(now, lane, handle, frame),
+            _ => Err(QueueError::Handle(frame)),
+        }
+    }
+
+    /// Queues a frame whose handle the peer does not know yet, with its key.
+    #[cold]
+    fn queue_to_bind(&mut self, now: u64, lane: Lane, handle: u32, frame: Frame) -> Result<(), QueueError> {
+        let frame = self.sent_handles.fit(frame, handle).map_err(|(_, frame)| QueueError::Handle(frame))?;
+        self.push(now, lane, frame)?;
+        self.sent_handles.mark_bound(handle);
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, now: u64, lane: Lane, frame: Frame) -> Result<(), QueueError> {
         if !matches!(self.state, State::Up(..)) {
             self.without_link_since.get_or_insert(now);
         }
-        self.send_lane(lane).push(frame).map_err(QueueError::Full)?;
-        if handle != 0 {
-            self.sent_handles.mark_bound(handle);
-        }
-        Ok(())
+        self.send_lane(lane).push(frame).map_err(QueueError::Full)
     }
 
     /// Gives back the room of `count` requests, one-ways and cancels that [`Session::poll_event`] gave out, once their
@@ -582,17 +604,21 @@ impl Session {
     /// Takes what the lanes have: in turns while several have something, and else whatever the one has.
     fn fill_from_lanes(&mut self, frames: &mut VecDeque<Frame>, len_max: usize) {
         while frames.len() < len_max {
+            // Without a link nothing leaves.
+            let State::Up(link, _) = &self.state else { return };
             let lanes = [&self.calls, &self.answers, &self.controls];
             let has_some = lanes.map(SendLane::may_send_more);
-            let next = match has_some {
+            let (before, frame_len_max) = (frames.len(), link.frame_len_max);
+            match has_some {
                 [false, false, false] => return,
-                [true, false, false] => self.next_of(Lane::Calls),
-                [false, true, false] => self.next_of(Lane::Answers),
-                _ => self.next_of_lanes(),
-            };
-            // Without a link nothing leaves.
-            let Some(frame) = next else { return };
-            frames.push_back(frame);
+                [true, false, false] => self.calls.take_whole(frame_len_max, frames, len_max),
+                [false, true, false] => self.answers.take_whole(frame_len_max, frames, len_max),
+                _ => {}
+            }
+            if frames.len() == before {
+                let Some(frame) = self.next_of_lanes() else { return };
+                frames.push_back(frame);
+            }
         }
     }
 

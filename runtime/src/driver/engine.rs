@@ -118,9 +118,13 @@ impl Engine {
         let worked = !self.events.is_empty();
         for event in self.events.drain(..) {
             match event {
+                TransportEvent::Receive { link, frame } => {
+                    self.counts.frames_received += 1;
+                    self.fabric.receive(now, link, frame);
+                    continue;
+                }
                 TransportEvent::LinkUp { .. } => self.links += 1,
                 TransportEvent::LinkDown { .. } => self.links = self.links.saturating_sub(1),
-                TransportEvent::Receive { .. } => self.counts.frames_received += 1,
                 TransportEvent::Writable { .. } => {}
             }
             self.fabric.handle_event(now, event);
@@ -136,12 +140,14 @@ impl Engine {
     }
 
     /// Takes a frame of a core that has no ring.
+    #[inline]
     pub(crate) fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
         self.is_dirty = true;
         give_frame(&mut self.fabric, self.control.as_ref(), now, core, frame);
     }
 
     /// The next frame or news for a core that has no ring.
+    #[inline]
     pub(crate) fn poll_output(&mut self, core: u16) -> Option<LinkInput> {
         let output = self.fabric.poll_output(core);
         // Its peer may be told of the room.

@@ -91,6 +91,7 @@ impl Peer {
     }
 
     /// Whether calls may come from this life of it.
+    #[inline]
     pub(super) fn may_call(&self) -> bool {
         match self.standing {
             Standing::Listed => true,
@@ -100,6 +101,7 @@ impl Peer {
     }
 
     /// Whether calls and answers for this life of it may be sent or wait for a link.
+    #[inline]
     pub(super) fn may_be_called(&self, node: NodeId) -> bool {
         let is_there = self.present == Some(node);
         match self.standing {
@@ -137,18 +139,19 @@ impl Peer {
     }
 
     /// Takes a frame of a core for this peer.
+    #[inline]
     pub(super) fn queue(&mut self, now: u64, core: u16, header: &FrameHeader, frame: Frame) {
         let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
         match header.kind() {
             FrameKind::Request => self.await_answer(core, name),
             FrameKind::Cancel => self.end_wait(core, name),
             FrameKind::OneWay => {}
-            FrameKind::Probe => return self.queue_probe(now, frame),
-            _ if self.answers.is_empty() => return self.queue_answer(now, frame),
+            FrameKind::Probe => return self.queue_probe(now, header, frame),
+            _ if self.answers.is_empty() => return self.queue_answer(now, header, frame),
             _ => return self.answers.push_back(frame),
         }
         if self.calls.is_empty() {
-            self.queue_call(now, core, frame);
+            self.queue_call(now, core, header, frame);
         } else {
             self.calls.push_back((core, frame));
         }
@@ -157,13 +160,15 @@ impl Peer {
     /// Gives the session what it has room for now.
     pub(super) fn flush(&mut self, now: u64) {
         while let Some((core, frame)) = self.calls.pop_front() {
-            if !self.queue_call(now, core, frame) {
+            let Ok(header) = FrameHeader::parse(&frame).copied() else { continue };
+            if !self.queue_call(now, core, &header, frame) {
                 break;
             }
         }
         while let Some(frame) = self.answers.pop_front() {
             let before = self.answers.len();
-            self.queue_answer(now, frame);
+            let Ok(header) = FrameHeader::parse(&frame).copied() else { continue };
+            self.queue_answer(now, &header, frame);
             if self.answers.len() > before {
                 break;
             }
@@ -174,9 +179,9 @@ impl Peer {
     }
 
     /// Gives the session a call; if it has no room the call waits at the front, and this is `false`.
-    fn queue_call(&mut self, now: u64, core: u16, frame: Frame) -> bool {
-        let Ok(header) = FrameHeader::parse(&frame).copied() else { return true };
-        match self.session.queue(now, frame) {
+    #[inline]
+    fn queue_call(&mut self, now: u64, core: u16, header: &FrameHeader, frame: Frame) -> bool {
+        match self.session.queue_read(now, header, frame) {
             Ok(()) => {}
             Err(QueueError::Full(frame)) => {
                 self.calls.push_front((core, frame));
@@ -201,15 +206,16 @@ impl Peer {
     }
 
     /// A probe leaves at once or not at all: it is asked again in a while, and answers are not to wait for it.
-    fn queue_probe(&mut self, now: u64, frame: Frame) {
+    fn queue_probe(&mut self, now: u64, header: &FrameHeader, frame: Frame) {
         let has_room = self.answers.is_empty() && self.session.answers_waiting() < PROBES_BEHIND_MAX;
         if has_room && self.session.is_up() {
-            self.queue_answer(now, frame);
+            self.queue_answer(now, header, frame);
         }
     }
 
-    fn queue_answer(&mut self, now: u64, frame: Frame) {
-        match self.session.queue(now, frame) {
+    #[inline]
+    fn queue_answer(&mut self, now: u64, header: &FrameHeader, frame: Frame) {
+        match self.session.queue_read(now, header, frame) {
             Ok(()) => {}
             Err(QueueError::Full(frame)) => self.answers.push_front(frame),
             Err(error) => tracing::warn!(%error, "an answer cannot be sent"),
@@ -234,6 +240,7 @@ impl Peer {
     }
 
     /// A core has taken a frame of this peer.
+    #[inline]
     pub(super) fn release(&mut self, is_call: bool) {
         if !is_call {
             return self.session.release_answers(1);
@@ -325,6 +332,7 @@ impl Peer {
         outputs[if core < cores { usize::from(core) } else { 0 }].push_back(output);
     }
 
+    #[inline]
     fn await_answer(&mut self, core: u16, name: CallRef) {
         let Some(asked) = self.asked.get_mut(usize::from(core)) else { return };
         let slot = name.slot as usize;
@@ -334,6 +342,7 @@ impl Peer {
         asked[slot] = u64::from(name.generation) + 1;
     }
 
+    #[inline]
     fn end_wait(&mut self, core: u16, name: CallRef) {
         let asked = self.asked.get_mut(usize::from(core)).and_then(|asked| asked.get_mut(name.slot as usize));
         if let Some(asked) = asked.filter(|asked| **asked == u64::from(name.generation) + 1) {
@@ -401,10 +410,15 @@ impl Peer {
     }
 
     /// Tells the cores which requests the session would not take.
+    #[inline]
     pub(super) fn report_unsent(&mut self, outputs: &mut [VecDeque<Output>]) {
-        if self.unsent.is_empty() && self.unbound.is_empty() {
-            return;
+        if !self.unsent.is_empty() || !self.unbound.is_empty() {
+            self.report_those_unsent(outputs);
         }
+    }
+
+    #[cold]
+    fn report_those_unsent(&mut self, outputs: &mut [VecDeque<Output>]) {
         let node = NodeId { id: self.id, incarnation: 0 };
         for core in std::mem::take(&mut self.unbound) {
             outputs[usize::from(core)].push_back(Output::News(Box::new(LinkNews::Unbound(node))));

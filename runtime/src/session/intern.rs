@@ -143,6 +143,14 @@ struct SentHandle {
 }
 
 impl SentHandles {
+    /// Whether a frame with a handle may be queued as it is: it has no key, and the peer will know the handle by then.
+    #[inline]
+    pub(crate) fn fits(&self, frame: &Frame, number: u32) -> bool {
+        let known = index_of(number).and_then(|index| self.targets.get(index)?.as_ref());
+        known.is_some_and(|known| known.bound_in == Some(self.round))
+            && !FrameHeader::ext_bytes(frame).is_some_and(Extension::may_have_key)
+    }
+
     /// Makes a frame with a handle fit to be queued now: with its full key unless the peer will know the handle by then.
     ///
     /// # Errors

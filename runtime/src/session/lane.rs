@@ -21,6 +21,7 @@ pub(crate) enum Lane {
 
 impl Lane {
     /// The lane of a kind; `None` for what the session itself says.
+    #[inline]
     pub(crate) fn of(kind: FrameKind) -> Option<Lane> {
         match kind {
             FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel => Some(Lane::Calls),
@@ -82,6 +83,7 @@ impl SendLane {
         Self { frames, sent: 0, offset: 0, base: 0, keeps, queue_max, used: 0, granted: 0, window: 0 }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, frame: Frame) -> Result<(), Frame> {
         if self.waiting() >= self.queue_max {
             return Err(frame);
@@ -106,6 +108,18 @@ impl SendLane {
         let is_last = self.offset == frame.len();
         let frame = if is_last { self.take_first()? } else { frame.clone() };
         Some(Part::Piece { frame, offset, len })
+    }
+
+    /// Takes frames that leave whole, up to `len_max` in `frames` with those that are there.
+    pub(crate) fn take_whole(&mut self, frame_len_max: usize, frames: &mut VecDeque<Frame>, len_max: usize) {
+        while frames.len() < len_max
+            && self.may_send()
+            && self.frames.get(self.sent).is_some_and(|frame| frame.len() <= frame_len_max)
+            && let Some(frame) = self.take_first()
+        {
+            self.used += 1;
+            frames.push_back(frame);
+        }
     }
 
     /// The first waiting frame, which has left whole with this.
@@ -184,6 +198,7 @@ impl SendLane {
 
     /// Whether the peer has room. It counts what it gives new room for, so no more is ever kept than it had room for at
     /// first: a peer that gives room and does not count is not to fill our memory.
+    #[inline]
     fn may_send(&self) -> bool {
         self.used < self.granted && self.sent < self.window as usize
     }
