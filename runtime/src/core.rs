@@ -66,7 +66,7 @@ pub(crate) use turn::IN_PLACE_MAX;
 pub(crate) use cycle::Probe;
 pub(crate) use lease::released;
 pub use operations::{EdgeFuture, Work};
-pub(crate) use remote::Settle;
+pub(crate) use remote::{Asked, Settle};
 
 pub use crate::parcel::CoreMessage;
 pub(crate) use turn::InPlaceEnd;
@@ -193,8 +193,9 @@ pub enum Event {
 /// What a core wants done.
 #[derive(Debug)]
 pub enum Action {
-    /// Bring this to another core of the node. In order for each core.
-    Message(u16, CoreMessage),
+    /// Bring this to another core of the node. In order for each core. Boxed, as it is as long as two cache lines, and cores
+    /// that run in threads have rings for it.
+    Message(u16, Box<CoreMessage>),
     /// These images belong to the batch they name; the core has passed it.
     HandOver(Box<BatchImages>),
     /// The core has passed all batches below this number.
@@ -686,6 +687,7 @@ impl CoreState {
         drop(cancelled);
     }
 
+    #[inline]
     fn act(&self, action: Action) {
         self.actions.borrow_mut().push(action);
     }

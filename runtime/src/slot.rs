@@ -216,6 +216,7 @@ pub(crate) struct TaskVtable {
     pub(crate) key: unsafe fn(*mut u8, &mut dyn FnMut(KeyView<'_>)),
     pub(crate) encode_request: unsafe fn(*mut u8, &mut Encoder<'_>) -> Result<usize, CodecError>,
     pub(crate) encode_reply: unsafe fn(*mut u8, &mut Encoder<'_>) -> Result<(Outcome, usize), CodecError>,
+    /// Message to a reply, or to an error.
     pub(crate) decode_reply: unsafe fn(*mut u8, Result<&[u8], CallError>),
 }
 
@@ -392,8 +393,7 @@ impl SlotPtr {
 
     /// Replaces the message by the reply these bytes are, or by an error. This drops the message.
     pub(crate) fn decode_reply(self, bytes: Result<&[u8], CallError>) {
-        self.drop_content(Content::Message);
-        // SAFETY: the body is empty now.
+        // SAFETY: the state says that the body holds a message.
         unsafe { (self.vtable.get().decode_reply)(self.body.get(), bytes) };
         self.state.set(State::Reply);
     }

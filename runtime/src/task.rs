@@ -10,11 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use epicserver_transport::Frame;
-
 use crate::activation::{CatalogEntry, ObjectPtr, Whereabouts};
 use crate::codec::{self, CodecError, Encoder};
-use crate::core::{CoreState, InPlaceEnd, Located};
+use crate::core::{Asked, CoreState, InPlaceEnd, Located};
 use crate::current;
 use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Stored, hold_of, method_id};
 use crate::error::{CallError, Rejection};
@@ -51,8 +49,8 @@ pub(crate) fn method_table<M: Method>() -> MethodEntry {
     }
 }
 
-/// Makes a slot with a message of another node's frame in it.
-pub(crate) type InboundFn = fn(&CoreState, KeyView<'_>, &[u8], &Frame) -> Result<SlotPtr, CallError>;
+/// Takes in a request of another node: runs it at once, or leaves its message for dispatch.
+pub(crate) type InboundFn = fn(&CoreState, &Asked<'_>) -> Result<(), CallError>;
 
 /// The partition of the object with a key; `None` if it is no key of the entity.
 pub(crate) type PartitionFn = fn(KeyView<'_>) -> Option<u16>;
@@ -255,11 +253,13 @@ unsafe fn encode_reply<M: Method>(
 }
 
 /// # Safety
-/// The body is empty.
+/// The body holds a `Message<M>`. If its destructor panics the body is empty then.
 unsafe fn decode_reply<M: Method>(body: *mut u8, bytes: Result<&[u8], CallError>) {
+    // SAFETY: see above.
+    unsafe { body.cast::<Message<M>>().drop_in_place() };
     let reply =
         bytes.and_then(|bytes| codec::decode::<M::Value>(bytes).map_err(|error| unreadable::<M>(&error)));
-    // SAFETY: see above.
+    // SAFETY: the body is empty.
     unsafe { body.cast::<Reply<M>>().write(reply) };
 }
 
@@ -325,7 +325,8 @@ pub(crate) fn make_call<M: Method>(
         && core.may_run_in_place(slot, object, hold_of::<M>())
     {
         let arguments = || message.take().expect(TAKEN_ONCE).arguments;
-        if let Some((value, depends_on)) = run_in_place(core, slot, object, arguments, run::<M>) {
+        if let Some((value, depends_on)) = run_in_place(core, slot, object, arguments, run::<M>, &KnownToSlot)
+        {
             core.adopt(depends_on);
             return Made::Answered(value);
         }
@@ -342,7 +343,10 @@ pub(crate) fn make_call<M: Method>(
         _ => {
             // SAFETY: just allocated with this vtable.
             unsafe { put_message(slot, message()) };
-            core.queue_call(slot);
+            let is_distant = matches!(whereabouts, Whereabouts::Distant(_));
+            if !(is_distant && core.may_be_sent_at_once(slot) && core.send_known_way(slot)) {
+                core.queue_call(slot);
+            }
         }
     }
     Made::UnderWay(slot)
@@ -387,7 +391,7 @@ unsafe fn arrive<M: Method>(core: &CoreState, visit: &Visit, message: *const u8)
     };
     // SAFETY: see above; this is called once.
     let arguments = || unsafe { message.read() }.arguments;
-    if let Some((value, depends_on)) = run_in_place(core, guest, object, arguments, run::<M>) {
+    if let Some((value, depends_on)) = run_in_place(core, guest, object, arguments, run::<M>, &KnownToSlot) {
         answer::<M>(core, visit, depends_on, value);
     }
 }
@@ -411,6 +415,22 @@ fn answer<M: Method>(core: &CoreState, visit: &Visit, depends_on: u64, value: M:
     });
 }
 
+/// Who made a call that runs in place: what a slot has to know of him depends on how the call ends.
+trait Maker {
+    /// The method has its value, and the slot is about to be given back.
+    #[inline]
+    fn gets_value(&self, _: SlotPtr) {}
+
+    /// The slot is to become one like all others.
+    #[inline]
+    fn has_to_wait(&self, _: SlotPtr) {}
+}
+
+/// The slot knows of the caller what there is to know.
+struct KnownToSlot;
+
+impl Maker for KnownToSlot {}
+
 /// Runs a method inside its caller's poll, as far as it goes. A value is handed over as it is, with the batch that it depends
 /// on, and the slot was given back then; without one the slot is what it would be after the method's first turn.
 #[inline]
@@ -420,6 +440,7 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
     object: ObjectPtr,
     arguments: impl FnOnce() -> M,
     run: fn(M, M::Receiver<'static>) -> F,
+    maker: &impl Maker,
 ) -> Option<(M::Value, u64)> {
     let body = slot.body.get();
     let waker = ManuallyDrop::new(crate::waker::of(slot));
@@ -442,22 +463,25 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
     let end = match polled {
         // SAFETY: the body holds the finished future and is made for the reply.
         Ok(Poll::Ready(value)) => match unsafe { drop_finished::<F, M>(body, value) } {
-            Ok(value) => match core.finish_in_place(slot, object, hold_of::<M>()) {
-                Some(depends_on) => {
-                    drop(nested);
-                    return Some((value, if M::UNGATED { 0 } else { depends_on }));
+            Ok(value) => {
+                match core.finish_in_place(slot, object, hold_of::<M>(), |slot| maker.gets_value(slot)) {
+                    Some(depends_on) => {
+                        drop(nested);
+                        return Some((value, if M::UNGATED { 0 } else { depends_on }));
+                    }
+                    None => {
+                        drop_guarded(value);
+                        InPlaceEnd::Outgrown
+                    }
                 }
-                None => {
-                    drop_guarded(value);
-                    InPlaceEnd::Outgrown
-                }
-            },
+            }
             Err(()) => InPlaceEnd::Broken(None),
         },
         Ok(Poll::Pending) => InPlaceEnd::Suspended,
         Err(panic) if started => InPlaceEnd::Broken(Some(panic_text(&*panic))),
         Err(panic) => InPlaceEnd::BrokenAtStart(panic_text(&*panic)),
     };
+    maker.has_to_wait(slot);
     core.leave_place(slot, object, end);
     None
 }
@@ -544,25 +568,55 @@ fn take_error<M: Method>(slot: SlotPtr) -> Poll<Result<M::Value, CallError>> {
     Poll::Ready(reply)
 }
 
-fn inbound<M: Method>(
-    core: &CoreState,
-    key: KeyView<'_>,
-    payload: &[u8],
-    frame: &Frame,
-) -> Result<SlotPtr, CallError> {
+fn inbound<M: Method>(core: &CoreState, asked: &Asked<'_>) -> Result<(), CallError> {
     let layout_error = || {
         CallError::Rejected(Rejection::Layout {
             entity: <M::Entity as Entity>::NAME.into(),
             method: M::NAME.into(),
         })
     };
-    let key = Stored::<M::Entity>::from_view(key).ok_or_else(layout_error)?;
-    let archived = codec::access::<M>(payload).map_err(|_| layout_error())?;
+    let key = Stored::<M::Entity>::from_view(asked.key).ok_or_else(layout_error)?;
+    let archived = codec::access::<M>(asked.payload).map_err(|_| layout_error())?;
     // Code of the user's own may be in there; a request of another node must not end this core.
-    let decoded = catch_unwind(AssertUnwindSafe(|| M::decode(archived, frame)));
+    let decoded =
+        core.while_lending(asked, || catch_unwind(AssertUnwindSafe(|| M::decode(archived, asked.frame))));
     let arguments = decoded.map_err(|_| layout_error())?.map_err(|_| layout_error())?;
-    let message = Message { key, arguments };
-    new_call(&core.slots, message).ok_or(CallError::Rejected(Rejection::Overloaded))
+    let Some(slot) = core.slots.allocate(method_vtable::<M>()) else {
+        return Err(CallError::Rejected(Rejection::Overloaded));
+    };
+    core.take_in(slot, asked);
+    let Some(object) = core.may_run_asked(slot, asked, hold_of::<M>()) else {
+        // SAFETY: just allocated with this vtable.
+        unsafe { put_message(slot, Message { key, arguments }) };
+        core.keep_asked(slot, asked);
+        core.queue_call(slot);
+        return Ok(());
+    };
+    let maker = OtherNode { core, asked };
+    if let Some((value, depends_on)) = run_in_place(core, slot, object, || arguments, run::<M>, &maker) {
+        core.answer_asked(asked, method_vtable::<M>(), depends_on, &mut |encoder| encoder.encode(&value));
+        if std::mem::needs_drop::<M::Value>() {
+            drop_guarded(value);
+        }
+    }
+    Ok(())
+}
+
+/// A call that another node made, which nobody knows of but the frame while it runs in place.
+struct OtherNode<'a> {
+    core: &'a CoreState,
+    asked: &'a Asked<'a>,
+}
+
+impl Maker for OtherNode<'_> {
+    #[inline]
+    fn gets_value(&self, slot: SlotPtr) {
+        self.core.forget_path(slot);
+    }
+
+    fn has_to_wait(&self, slot: SlotPtr) {
+        self.core.keep_asked(slot, self.asked);
+    }
 }
 
 /// A method without arguments that the runtime calls itself.

@@ -119,7 +119,7 @@ impl CoreState {
         let mut ways = self.ways.0.borrow_mut();
         let Some(Some(way)) = ways.get_mut(usize::from(core)) else {
             drop(ways);
-            return self.act(Action::Message(core, message));
+            return self.act(Action::Message(core, Box::new(message)));
         };
         way.told = true;
         let unsent = if way.waiting.is_empty() { way.ring.try_push(message) } else { Err(message) };
@@ -139,6 +139,13 @@ impl CoreState {
             && self.running.get().is_some()
             && self.script.is_none();
         may_leave && slot.deadline.get() > self.admits_after.get() && slot.depth.get() <= DEPTH_MAX
+    }
+
+    /// As [`may_leave_at_once`](Self::may_leave_at_once), for a call to another node: its arguments are serialised at once too, so
+    /// that it may not be made by code that a serialiser runs.
+    #[inline]
+    pub(crate) fn may_be_sent_at_once(&self, slot: SlotPtr) -> bool {
+        self.may_leave_at_once(slot) && self.scratch.try_borrow_mut().is_ok()
     }
 
     /// The call in this slot is about to be sent to another core: the body is lent, everything else stays here.
@@ -188,22 +195,34 @@ impl CoreState {
         hold: Hold,
     ) -> Option<ObjectPtr> {
         let depends_on = guest.depends_on.get();
-        if self.is_moving() || is_traced() || self.saving.is_failed(depends_on) {
+        if !self.may_begin_a_turn() || self.saving.is_failed(depends_on) {
             return None;
         }
         self.pass_to(depends_on);
         let object = self.entry::<E>().and_then(CatalogEntry::typed::<E>)?.find(u32::MAX, key)?;
+        self.may_run_now(guest, object, hold).then_some(object)
+    }
+
+    /// Whether calls may run as soon as they come from elsewhere, but for what is in the way of the single call.
+    #[inline]
+    pub(super) fn may_begin_a_turn(&self) -> bool {
+        !self.is_moving() && !is_traced() && self.outbox.is_empty()
+    }
+
+    /// Whether a call that has come from elsewhere may run on this object now; its turn begins then. What came before it, and waits,
+    /// is first.
+    #[inline]
+    pub(super) fn may_run_now(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> bool {
         let free = object.lock.get() == 0 && object.status.get() == Status::Live && object.waiting.is_empty();
-        // What came before it, and waits, is first.
         let is_next = self.outbox.is_empty() && self.direct_left.get() > 0 && !self.is_save_bound();
-        let in_time = guest.deadline.get() > self.admits_after.get() && guest.depth.get() <= DEPTH_MAX;
+        let in_time = slot.deadline.get() > self.admits_after.get() && slot.depth.get() <= DEPTH_MAX;
         let may_run = free && is_next && in_time && hold != Hold::Serial && !self.keeps_polls_apart();
         if may_run {
             // A turn of its own begins.
             self.in_place_left.set(super::turn::IN_PLACE_MAX);
             self.touched.set(false);
         }
-        may_run.then_some(object)
+        may_run
     }
 
     /// What another core has said.

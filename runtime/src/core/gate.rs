@@ -82,6 +82,7 @@ impl Gate {
 
 impl CoreState {
     /// Runs `action` when batch `number` is durable, in order with what waits already; at `until` its time is over.
+    #[inline]
     pub(super) fn act_gated(&self, number: u64, until: u64, action: Action) {
         if self.lease.is_over() {
             return self.withhold(action);

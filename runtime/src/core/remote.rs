@@ -24,7 +24,7 @@ use crate::codec::{self, CodecError, Encoder};
 use crate::error::{CallError, Executed, Loss, Rejection};
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::intern::{Handle, Handles};
+use crate::session::intern::{Handle, Handles, Way};
 use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr};
 use crate::wire::extension::{
     self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
@@ -37,6 +37,7 @@ mod moved;
 mod pending;
 mod probe;
 
+pub(crate) use inbound::Asked;
 pub(crate) use moved::Settle;
 
 /// The calls of this core that other nodes are to answer, and those of other nodes that it runs.
@@ -76,6 +77,12 @@ impl Peers {
 
     fn known(&mut self, id: u64) -> Option<&mut Window> {
         self.windows.get_mut(*self.by_id.get(&id)? as usize)
+    }
+
+    /// The place of the node that a call goes to, which the number of its way says too.
+    #[inline]
+    fn place_for(&mut self, call: &Outgoing) -> u32 {
+        distant::window_of(call.way).unwrap_or_else(|| self.place(call.node.id))
     }
 }
 
@@ -118,27 +125,58 @@ impl CoreState {
     }
 
     /// Sends the call within the window of its node, behind those that wait already.
-    fn leave(&self, call: Outgoing) {
+    #[inline]
+    fn leave(&self, call: Outgoing, way: Option<(Handle, Way)>) {
         {
             let mut peers = self.remote.peers.borrow_mut();
-            let window = peers.window(call.node.id);
+            let place = peers.place_for(&call);
+            let window = &mut peers.windows[place as usize];
             if !window.waiting.is_empty() || window.in_flight >= self.config.window_max {
                 window.waiting.push_back(call);
                 return self.arm_deadline(call.slot);
             }
             window.in_flight += 1;
         }
-        if !self.transmit(call) {
-            self.free_place(call.node.id);
+        if !self.transmit(call, way) {
+            self.free_place_of(&call);
         }
     }
 
     /// A place in the window of a node is free: the next call takes it.
     fn free_place(&self, node: u64) {
+        let place = self.remote.peers.borrow().by_id.get(&node).copied();
+        if let Some(place) = place {
+            self.free_place_in(place);
+        }
+    }
+
+    /// As [`free_place`](Self::free_place), after this call.
+    #[inline]
+    fn free_place_of(&self, call: &Outgoing) {
+        let place = self.remote.peers.borrow_mut().place_for(call);
+        self.free_place_in(place);
+    }
+
+    #[inline]
+    fn free_place_in(&self, place: u32) {
+        {
+            let mut peers = self.remote.peers.borrow_mut();
+            let window = &mut peers.windows[place as usize];
+            if window.waiting.is_empty() {
+                window.in_flight = window.in_flight.saturating_sub(1);
+                return;
+            }
+        }
+        self.pass_place_on(place);
+    }
+
+    /// Calls wait for this place: it is the first one's that leaves.
+    #[cold]
+    fn pass_place_on(&self, place: u32) {
         loop {
             let next = {
                 let mut peers = self.remote.peers.borrow_mut();
-                let Some(window) = peers.known(node) else { return };
+                let window = &mut peers.windows[place as usize];
                 let next = window.waiting.pop_front();
                 if next.is_none() {
                     window.in_flight = window.in_flight.saturating_sub(1);
@@ -146,14 +184,15 @@ impl CoreState {
                 next
             };
             match next {
-                Some(call) if !self.transmit(call) => {}
+                Some(call) if !self.transmit(call, self.way(call.way)) => {}
                 _ => return,
             }
         }
     }
 
-    /// Encodes a call and hands the frame out; `false` if it ended before that and its place is free.
-    fn transmit(&self, call: Outgoing) -> bool {
+    /// Encodes a call and hands the frame out; `false` if it ended before that and its place is free. `way`: what its number
+    /// stands for now.
+    fn transmit(&self, call: Outgoing, way: Option<(Handle, Way)>) -> bool {
         let slot = call.slot;
         if slot.cancelled.get() {
             self.discard(slot);
@@ -169,7 +208,7 @@ impl CoreState {
         }
         let one_way = slot.reply_to.get() != ReplyTo::Caller;
         let name = (!one_way).then(|| self.remote.pending.borrow_mut().insert(call));
-        let frame = match self.encode_request(call, name) {
+        let frame = match self.encode_request(call, name, way) {
             Ok(frame) => frame,
             Err(error) => {
                 if let Some(name) = name {
@@ -191,12 +230,18 @@ impl CoreState {
         true
     }
 
-    fn encode_request(&self, call: Outgoing, name: Option<CallRef>) -> Result<Frame, CodecError> {
-        let Some(above) = call.slot.path.take() else { return self.encode_below(call, name, &[]) };
+    #[inline]
+    fn encode_request(
+        &self,
+        call: Outgoing,
+        name: Option<CallRef>,
+        way: Option<(Handle, Way)>,
+    ) -> Result<Frame, CodecError> {
+        let Some(above) = call.slot.path.take() else { return self.encode_below(call, name, way, &[]) };
         let result = if above.chain().nth(PATH_LEN_USUAL).is_none() {
-            self.encode_with_path::<PATH_LEN_USUAL>(call, name, &above)
+            self.encode_with_path::<PATH_LEN_USUAL>(call, name, way, &above)
         } else {
-            self.encode_with_path::<PATH_LEN_MAX>(call, name, &above)
+            self.encode_with_path::<PATH_LEN_MAX>(call, name, way, &above)
         };
         call.slot.path.set(Some(above));
         result
@@ -207,11 +252,12 @@ impl CoreState {
         &self,
         call: Outgoing,
         name: Option<CallRef>,
+        way: Option<(Handle, Way)>,
         above: &PathNode,
     ) -> Result<Frame, CodecError> {
         let mut path = [ROOT; N];
         let len = write_path(above, &mut path);
-        self.encode_below(call, name, &path[..len])
+        self.encode_below(call, name, way, &path[..len])
     }
 
     /// Encodes a request of a call below these.
@@ -219,6 +265,7 @@ impl CoreState {
         &self,
         call: Outgoing,
         name: Option<CallRef>,
+        way: Option<(Handle, Way)>,
         path: &[PathEntry],
     ) -> Result<Frame, CodecError> {
         let slot = call.slot;
@@ -235,7 +282,7 @@ impl CoreState {
         let budget_us = Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get())));
         let lens = (vtable.request_len_min, self.config.message_len_max);
         let version = self.routes.borrow().view().version;
-        if let Some((Handle { number, is_known: true }, way)) = self.way(call.way) {
+        if let Some((Handle { number, is_known: true }, way)) = way {
             header.target_core = way.core;
             header.handle.set(number);
             let view = Some(ViewStamp { version, epoch: way.epoch });
@@ -297,10 +344,15 @@ impl CoreState {
     }
 
     /// A request was answered, so that its links have seen what it carried.
+    #[inline]
     fn note_bound(&self, entry: &pending::Entry) {
-        if entry.binds == 0 {
-            return;
+        if entry.binds != 0 {
+            self.note_newly_bound(entry);
         }
+    }
+
+    #[cold]
+    fn note_newly_bound(&self, entry: &pending::Entry) {
         let mut peers = self.remote.peers.borrow_mut();
         let node = entry.call.node;
         let window = peers.known(node.id).filter(|window| window.bound_life == node.incarnation);
@@ -354,17 +406,17 @@ impl CoreState {
 
     /// Takes a frame of another node in.
     pub(super) fn handle_frame(&self, frame: PeerFrame) {
-        let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied() else {
+        let Ok(header) = FrameHeader::parse_frame(&frame.frame) else {
             tracing::warn!(peer = %frame.peer, "a frame is malformed");
             return;
         };
         let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
         match header.kind() {
-            FrameKind::Request | FrameKind::OneWay => self.handle_request(&header, frame),
-            FrameKind::Cancel => self.handle_cancel(&header, frame.peer),
-            FrameKind::Probe => self.handle_probe(&header, &frame),
+            FrameKind::Request | FrameKind::OneWay => self.handle_request(&{ *header }, frame),
+            FrameKind::Cancel => self.handle_cancel(header, frame.peer),
+            FrameKind::Probe => self.handle_probe(header, &frame),
+            FrameKind::Reply => self.handle_reply(header, name, &frame),
             _ if !self.is_pending_at(name, frame.peer) => {}
-            FrameKind::Reply => self.handle_reply(&header, name, &frame.frame),
             FrameKind::Error => self.fail_call(name, read_error(&frame)),
             FrameKind::Moved => self.handle_moved(name, &frame),
             kind => tracing::warn!(peer = %frame.peer, ?kind, "a frame is of no use to a core"),
@@ -376,14 +428,18 @@ impl CoreState {
         self.remote.pending.borrow().get(name).is_some_and(|entry| entry.call.node.id == peer.id)
     }
 
-    fn handle_reply(&self, header: &FrameHeader, name: CallRef, frame: &Frame) {
-        let Some(entry) = self.remote.pending.borrow_mut().take(name) else { return };
+    #[inline]
+    fn handle_reply(&self, header: &FrameHeader, name: CallRef, frame: &PeerFrame) {
+        let Some(entry) = self.remote.pending.borrow_mut().take_of(name, frame.peer) else { return };
         self.note_bound(&entry);
         let slot = entry.call.slot;
         let readable =
             header.codec == codec::CODEC_RKYV && header.layout.get() == slot.vtable.get().layout as u32;
-        let payload = FrameHeader::payload_bytes(frame).filter(|_| readable);
-        let reply = payload.ok_or(CallError::OutcomeUnknown(Loss::LinkLost));
+        let payload = FrameHeader::payload_bytes(&frame.frame).filter(|_| readable);
+        let reply = match payload {
+            Some(payload) => Ok(payload),
+            None => Err(CallError::OutcomeUnknown(Loss::LinkLost)),
+        };
         // Dropping the message runs user code.
         if catch_unwind(AssertUnwindSafe(|| slot.decode_reply(reply))).is_err() {
             slot.fail_in_place(None, CallError::OutcomeUnknown(Loss::LinkLost));
@@ -401,11 +457,12 @@ impl CoreState {
     }
 
     /// The slot of a call that was away holds its reply.
+    #[inline]
     fn finish_remote(&self, entry: &pending::Entry) {
         // What comes from another node is durable there.
         entry.call.slot.depends_on.set(0);
         self.hand_back(entry.call.slot);
-        self.free_place(entry.call.node.id);
+        self.free_place_of(&entry.call);
         self.note_ended(entry.call.partition);
     }
 
@@ -532,7 +589,9 @@ impl Draft {
         self.buffer[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         let end = self.payload_at + self.payload_len;
         let padded = end.next_multiple_of(FRAME_ALIGN);
-        self.buffer[end..padded].fill(0);
+        if end < padded {
+            self.buffer[end..padded].fill(0);
+        }
         self.buffer.set_len(padded);
         self.buffer.freeze()
     }

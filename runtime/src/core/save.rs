@@ -62,6 +62,7 @@ impl Saving {
     }
 
     /// Whether a batch with this number failed.
+    #[inline]
     pub(super) fn is_failed(&self, number: u64) -> bool {
         number > 0 && self.failed.borrow().iter().any(|range| range.contains(&number))
     }
@@ -74,6 +75,7 @@ impl Saving {
     }
 
     /// Whether this batch is durable.
+    #[inline]
     pub(super) fn is_durable(&self, number: u64) -> bool {
         number <= self.durable.get() && !self.is_failed(number)
     }

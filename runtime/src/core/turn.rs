@@ -217,7 +217,13 @@ impl CoreState {
     /// The callee has its value and an empty body. Gives the slot back, and what the value depends on; or says that the
     /// state cannot be saved, and leaves the slot.
     #[inline]
-    pub(crate) fn finish_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> Option<u64> {
+    pub(crate) fn finish_in_place(
+        &self,
+        slot: SlotPtr,
+        object: ObjectPtr,
+        hold: Hold,
+        before_release: impl FnOnce(SlotPtr),
+    ) -> Option<u64> {
         self.unschedule(slot);
         slot.state.set(State::Reply);
         object.lock.set(if hold == Hold::Exclusive { 0 } else { object.lock.get() - 1 });
@@ -229,6 +235,7 @@ impl CoreState {
         if let Some(key) = slot.timer.take() {
             self.cancel_timer(key);
         }
+        before_release(slot);
         self.release(slot);
         self.released(object);
         Some(depends_on)

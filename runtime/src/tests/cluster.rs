@@ -317,7 +317,7 @@ impl Cluster {
 
     fn act(&mut self, core: usize, action: Action) {
         match action {
-            Action::Message(to, message) => self.under_way[usize::from(to)].push_back(message),
+            Action::Message(to, message) => self.under_way[usize::from(to)].push_back(*message),
             Action::HandOver(images) => {
                 if !self.is_failed(images.number) {
                     assert!(self.storage.passed[core] <= images.number, "a core hands over before it passes");

@@ -252,7 +252,7 @@ impl SimNode {
                     return;
                 }
                 let ring = &mut self.rings[usize::from(to)][usize::from(core)];
-                ring.push_back(message);
+                ring.push_back(*message);
                 scene.bounds.queue("a ring between cores", ring.len(), self.ring_len_max);
             }
             Action::HandOver(images) => self.storage.requests.push_back(ToStorage::Images(core, images)),

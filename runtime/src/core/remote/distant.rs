@@ -54,19 +54,20 @@ impl CoreState {
 
     /// Sends a fresh call whose way is known; `false` if it has to be looked up.
     #[inline]
-    pub(in crate::core) fn send_known_way(&self, slot: SlotPtr) -> bool {
+    pub(crate) fn send_known_way(&self, slot: SlotPtr) -> bool {
         let number = slot.object_generation.get();
         // Others have come from elsewhere, and no reference of this core said where to.
         let is_own = matches!(slot.reply_to.get(), ReplyTo::Caller | ReplyTo::Nobody);
         if !is_own || !Hint::is_distant(number) {
             return false;
         }
-        let Some((_, way)) = self.way(number) else { return false };
+        let Some((handle, way)) = self.way(number) else { return false };
         count(&self.counters.remote_calls);
         self.detach_from_parent(slot);
         self.arm_deadline_later(slot);
         let Way { node, partition, .. } = way;
-        self.leave(Outgoing { slot, node, partition, follows: 0, way: number });
+        let call = Outgoing { slot, node, partition, follows: 0, way: number };
+        self.leave(call, Some((handle, way)));
         true
     }
 
@@ -81,6 +82,12 @@ impl CoreState {
         let found = peers.windows.get(window)?.handles.as_ref()?.way(place)?;
         (Some(found.1.views) == self.views_seen()).then_some(found)
     }
+}
+
+/// The place of the peer's window among those of all peers, if the number says it.
+#[inline]
+pub(super) fn window_of(number: u32) -> Option<u32> {
+    Hint::is_distant(number).then(|| split(number).0 as u32)
 }
 
 #[inline]

@@ -1,6 +1,6 @@
 //! The called side: requests of other nodes become slots, and their replies frames.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,16 +10,17 @@ use zerocopy::IntoBytes;
 
 use super::calls_of_others::{CallTable, Name};
 use crate::activation::{CatalogEntry, ObjectPtr};
-use crate::codec::CodecError;
+use crate::codec::{CodecError, Encoder};
 use crate::core::{Action, CoreMessage, CoreState, Timer};
 use crate::entity::MethodEntry;
 use crate::error::{CallError, Rejection};
 use crate::id::{CallId, EntityId, ObjectHash};
+use crate::key::KeyView;
 use crate::path::PathNode;
 use crate::remote::{Inbound, MovedBytes, PeerFrame};
 use crate::routes::Place;
 use crate::session::intern::Target;
-use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPtr, TaskRef};
+use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPtr, TaskRef, TaskVtable, archive};
 use crate::wire::assembly::assemble_bare;
 use crate::wire::extension::{self, Extension, PathEntry, TargetKey};
 
@@ -100,6 +101,22 @@ struct Called<'a> {
     /// There if the request named its object by a handle.
     interned: Option<&'a Target>,
     partition: u16,
+}
+
+/// A request of another node that may run here, for its method's table.
+pub(crate) struct Asked<'a> {
+    /// The key of the object.
+    pub(crate) key: KeyView<'a>,
+    /// The archive of the arguments, and the frame that it lies in.
+    pub(crate) payload: &'a [u8],
+    pub(crate) frame: &'a Frame,
+    from: &'a Inbound,
+    path: &'a [PathEntry],
+    object: Option<ObjectPtr>,
+    deadline: u64,
+    is_one_way: bool,
+    /// Frames that its arguments keep.
+    lent: Cell<u16>,
 }
 
 /// A request whose sender has seen a newer view.
@@ -247,41 +264,94 @@ impl CoreState {
         if self.draining.get() && extension.path.is_empty() {
             return self.answer(from, header, &CallError::Rejected(Rejection::ShuttingDown));
         }
-        let one_way = header.kind() == FrameKind::OneWay;
         super::super::count(&self.counters.calls_from_nodes);
-        // A one-way keeps no record that could count what it borrows.
-        self.remote.lending.set((!one_way).then_some(0));
-        let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();
-        let made = (called.method.inbound)(self, called.target.key, payload, frame);
-        let lent = self.remote.lending.take().unwrap_or(0);
-        let slot = match made {
-            Ok(slot) => slot,
-            Err(error) => {
-                self.return_lent(lent);
-                return self.answer(from, header, &error);
-            }
+        let asked = Asked {
+            key: called.target.key,
+            payload: FrameHeader::payload_bytes(frame).unwrap_or_default(),
+            frame,
+            from,
+            path: extension.path,
+            object: self.find_target(called),
+            deadline,
+            is_one_way: header.kind() == FrameKind::OneWay,
+            lent: Cell::new(0),
         };
-        slot.reply_to.set(if one_way { ReplyTo::Nobody } else { ReplyTo::Node });
-        slot.deadline.set(deadline);
-        slot.depth.set(extension.path.len() as u8 + 1);
-        slot.root_ms.set(root_ms(extension.path).unwrap_or_else(|| self.now_ms()));
+        if let Err(error) = (called.method.inbound)(self, &asked) {
+            self.return_lent(asked.lent.get());
+            self.answer(from, header, &error);
+        }
+    }
+
+    /// Decodes arguments, and counts the frames that they keep.
+    #[inline]
+    pub(crate) fn while_lending<R>(&self, asked: &Asked<'_>, decode: impl FnOnce() -> R) -> R {
+        // A one-way keeps no record that could count what it borrows.
+        self.remote.lending.set((!asked.is_one_way).then_some(0));
+        let decoded = decode();
+        asked.lent.set(self.remote.lending.take().unwrap_or(0));
+        decoded
+    }
+
+    /// Makes a fresh slot that of a request.
+    #[inline]
+    pub(crate) fn take_in(&self, slot: SlotPtr, asked: &Asked<'_>) {
+        slot.reply_to.set(if asked.is_one_way { ReplyTo::Nobody } else { ReplyTo::Node });
+        slot.deadline.set(asked.deadline);
+        slot.depth.set(asked.path.len() as u8 + 1);
+        slot.root_ms.set(root_ms(asked.path).unwrap_or_else(|| self.now_ms()));
         slot.counter.set(self.next_counter());
-        let object = self.find_target(called);
-        slot.object.set(object);
-        slot.object_generation.set(object.map_or(0, |object| object.generation.get()));
+        slot.object.set(asked.object);
+        slot.object_generation.set(asked.object.map_or(0, |object| object.generation.get()));
         slot.parent.set(None);
-        slot.path.set(self.remote.inbound.path_of(extension.path));
+        if !asked.path.is_empty() {
+            slot.path.set(self.remote.inbound.path_of(asked.path));
+        }
         slot.depends_on.set(0);
         slot.cancelled.set(false);
         slot.caller.parent.set(None);
         slot.caller.done.set(false);
         slot.caller.gone.set(false);
         slot.caller.early.set(None);
-        if !one_way {
-            slot.inbound.set(Some(self.remote.inbound.boxed(Inbound { lent, ..*from })));
-            self.remote.inbound.by_name.borrow_mut().insert(name_of(from), slot.task());
+    }
+
+    /// The object that a request may run on at once: as a call in place, but that there is no caller's poll around it.
+    #[inline]
+    pub(crate) fn may_run_asked(&self, slot: SlotPtr, asked: &Asked<'_>, hold: Hold) -> Option<ObjectPtr> {
+        let object = asked.object.filter(|_| !asked.is_one_way && self.may_begin_a_turn())?;
+        self.may_run_now(slot, object, hold).then_some(object)
+    }
+
+    /// A request that does not end at once is known by its name, so that its caller can cancel it.
+    pub(crate) fn keep_asked(&self, slot: SlotPtr, asked: &Asked<'_>) {
+        if asked.is_one_way {
+            return;
         }
-        self.outbox.push_back(slot);
+        let inbound = Inbound { lent: asked.lent.get(), ..*asked.from };
+        slot.inbound.set(Some(self.remote.inbound.boxed(inbound)));
+        self.remote.inbound.by_name.borrow_mut().insert(name_of(asked.from), slot.task());
+    }
+
+    /// A slot that is about to be given back needs its path no more.
+    #[inline]
+    pub(crate) fn forget_path(&self, slot: SlotPtr) {
+        if let Some(path) = slot.path.take() {
+            self.remote.inbound.recycle_path(path);
+        }
+    }
+
+    /// Sends the value of a request that ran at once, as soon as what it depends on is durable.
+    pub(crate) fn answer_asked(
+        &self,
+        asked: &Asked<'_>,
+        vtable: &'static TaskVtable,
+        depends_on: u64,
+        encode: &mut dyn FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
+    ) {
+        self.return_lent(asked.lent.get());
+        let frame = self.frame_of_answer(vtable, asked.from, |encoder| {
+            archive(|| encode(encoder)).map(|len| (Outcome::Value, len))
+        });
+        self.act_gated(depends_on, asked.deadline, Action::Frame(PeerFrame::new(asked.from.peer, frame)));
     }
 
     fn deadline_of(&self, extension: &Extension<'_>) -> u64 {
@@ -321,14 +391,13 @@ impl CoreState {
         };
         self.forget_inbound(&inbound);
         if !slot.cancelled.get() {
-            let frame = self.encode_answer(slot, &inbound);
+            let frame =
+                self.frame_of_answer(slot.vtable.get(), &inbound, |encoder| slot.encode_reply(encoder));
             let answer = Action::Frame(PeerFrame::new(inbound.peer, frame));
             self.act_gated(slot.depends_on.get(), slot.deadline.get(), answer);
         }
         self.remote.inbound.recycle(inbound);
-        if let Some(path) = slot.path.take() {
-            self.remote.inbound.recycle_path(path);
-        }
+        self.forget_path(slot);
         self.drop_safely(slot, Content::Reply);
         self.release(slot);
     }
@@ -338,15 +407,20 @@ impl CoreState {
         self.return_lent(inbound.lent);
     }
 
-    fn encode_answer(&self, slot: SlotPtr, inbound: &Inbound) -> Frame {
-        let vtable = slot.vtable.get();
+    /// The answer to a call that ran, of what `write` says it came to.
+    fn frame_of_answer(
+        &self,
+        vtable: &'static TaskVtable,
+        inbound: &Inbound,
+        mut write: impl FnMut(&mut Encoder<'_>) -> Result<(Outcome, usize), CodecError>,
+    ) -> Frame {
         let mut header = self.answer_header(FrameKind::Reply, inbound);
         header.method.set(vtable.id);
         header.layout.set(vtable.layout as u32);
         let mut outcome = Outcome::Value;
         let lens = (vtable.reply_len_min, self.config.message_len_max);
         let draft = self.write_frame(&Extension::default(), lens, |encoder| {
-            let (what, len) = slot.encode_reply(encoder)?;
+            let (what, len) = write(encoder)?;
             outcome = what;
             Ok(len)
         });

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use epicserver_storage::NodeId;
+
 use super::Outgoing;
 use crate::remote::CallRef;
 
@@ -27,6 +29,7 @@ pub(super) struct Entry {
 
 impl Pending {
     /// Adds a call and names it.
+    #[inline]
     pub(super) fn insert(&mut self, call: Outgoing) -> CallRef {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place { generation: 0, entry: None });
@@ -39,8 +42,19 @@ impl Pending {
 
     /// Takes the call out, if it is this very one.
     pub(super) fn take(&mut self, name: CallRef) -> Option<Entry> {
+        self.take_if(name, |_| true)
+    }
+
+    /// As [`take`](Self::take), if this node was asked.
+    #[inline]
+    pub(super) fn take_of(&mut self, name: CallRef, peer: NodeId) -> Option<Entry> {
+        self.take_if(name, |entry| entry.call.node.id == peer.id)
+    }
+
+    #[inline]
+    fn take_if(&mut self, name: CallRef, is_it: impl FnOnce(&Entry) -> bool) -> Option<Entry> {
         let place = self.places.get_mut(name.slot as usize)?;
-        if place.generation != name.generation {
+        if place.generation != name.generation || !place.entry.as_ref().is_some_and(is_it) {
             return None;
         }
         let entry = place.entry.take()?;

@@ -498,7 +498,7 @@ impl Process {
         let mut moved = false;
         for action in std::mem::take(&mut self.actions) {
             match action {
-                Action::Message(core, message) => self.between.push_back((core, message)),
+                Action::Message(core, message) => self.between.push_back((core, *message)),
                 Action::Frame(frame) => {
                     let core = FrameHeader::parse(&frame.frame).map_or(0, |header| header.source_core);
                     self.fabric.handle_frame(now, u16::from(core), frame);
