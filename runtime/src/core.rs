@@ -509,20 +509,19 @@ impl Core {
         self.advance(now, |core| core.handle_message(message));
     }
 
-    /// Brings what came over the links, one after the other, as [`Event::Frame`] and [`Event::Link`] do.
+    /// Brings what came over the links, which `give` hands over one after the other, as [`Event::Frame`] and [`Event::Link`] do.
+    #[inline]
     pub(crate) fn deliver_inputs(
         &mut self,
         now: u64,
-        inputs: impl Iterator<Item = LinkInput>,
         actions: &mut Vec<Action>,
+        give: impl FnOnce(&mut dyn FnMut(LinkInput)),
     ) {
         self.advance(now, |core| {
-            for input in inputs {
-                match input {
-                    LinkInput::Frame(frame) => core.handle_frame(frame),
-                    LinkInput::News(news) => core.handle_link(*news),
-                }
-            }
+            give(&mut |input| match input {
+                LinkInput::Frame(frame) => core.handle_frame(frame),
+                LinkInput::News(news) => core.handle_link(*news),
+            });
         });
         actions.append(&mut self.state.actions.borrow_mut());
     }

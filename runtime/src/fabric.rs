@@ -40,7 +40,7 @@ use epicserver_transport::{Addr, BufferPool, Direction, Event, Frame, FrameHeade
 use crate::error::Loss;
 pub use crate::remote::LinkInput;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{DownReason, LostReason, SessionConfig, SessionEvent};
+use crate::session::{DownReason, LostReason, Passed, SessionConfig, SessionEvent};
 use crate::wire::handshake::{Handshake, HelloError};
 
 mod config;
@@ -76,6 +76,14 @@ pub struct Fabric {
     outputs: Vec<VecDeque<Output>>,
 }
 
+/// Room of a peer that is to be given back to it.
+#[derive(Default)]
+struct Owed {
+    peer: u64,
+    calls: u32,
+    answers: u32,
+}
+
 enum Output {
     Call(PeerFrame),
     Answer(PeerFrame),
@@ -105,6 +113,53 @@ impl Fabric {
             parting: Vec::new(),
             commands: VecDeque::new(),
             outputs,
+        }
+    }
+
+    /// As [`Self::handle_event`], for all that happened.
+    pub(crate) fn handle_events(&mut self, now: u64, mut events: impl Iterator<Item = Event>) {
+        let mut next = events.next();
+        while let Some(event) = next {
+            next = match event {
+                Event::Receive { link, frame } => self.receive_all(now, link, frame, &mut events),
+                event => {
+                    self.handle_event(now, event);
+                    events.next()
+                }
+            };
+        }
+    }
+
+    /// Takes a frame, and those of the same link that follow it. Gives the event behind them.
+    #[inline]
+    fn receive_all(
+        &mut self,
+        now: u64,
+        link: LinkId,
+        mut frame: Frame,
+        events: &mut impl Iterator<Item = Event>,
+    ) -> Option<Event> {
+        let peer = self.links.get(&link).and_then(|id| self.peers.get_mut(id));
+        let Some(peer) = peer.filter(|peer| peer.link == Some(link)) else {
+            self.receive(now, link, frame);
+            return events.next();
+        };
+        loop {
+            match peer.session.pass_frame(now, frame) {
+                Some(passed) if passed.kind != FrameKind::Control => {
+                    peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
+                }
+                // It may have ended the link, or be for the node: nothing is known to be as before.
+                passed => {
+                    let id = peer.id;
+                    self.handle_passed(now, id, passed);
+                    return events.next();
+                }
+            }
+            frame = match events.next() {
+                Some(Event::Receive { link: of, frame }) if of == link => frame,
+                next => return next,
+            };
         }
     }
 
@@ -224,10 +279,38 @@ impl Fabric {
             Output::Call(frame) => (true, frame),
             Output::Answer(frame) => (false, frame),
         };
-        if let Some(peer) = self.peers.get_mut(&frame.peer.id) {
-            peer.release(is_call);
-        }
+        self.give_back(Owed { peer: frame.peer.id, calls: u32::from(is_call), answers: u32::from(!is_call) });
         Some(LinkInput::Frame(PeerFrame { frame: self.unpin(frame.frame), ..frame }))
+    }
+
+    /// As [`Self::poll_output`], for up to so many. Peers get their room back at the end of it.
+    #[inline]
+    pub(crate) fn take_outputs(&mut self, core: u16, count_max: usize, mut take: impl FnMut(LinkInput)) {
+        let mut owed = Owed::default();
+        for _ in 0..count_max {
+            let output = self.outputs.get_mut(usize::from(core)).and_then(VecDeque::pop_front);
+            let (is_call, frame) = match output {
+                None => break,
+                Some(Output::News(news)) => {
+                    take(LinkInput::News(news));
+                    continue;
+                }
+                Some(Output::Call(frame)) => (true, frame),
+                Some(Output::Answer(frame)) => (false, frame),
+            };
+            if owed.peer != frame.peer.id {
+                self.give_back(std::mem::replace(&mut owed, Owed { peer: frame.peer.id, ..Owed::default() }));
+            }
+            *(if is_call { &mut owed.calls } else { &mut owed.answers }) += 1;
+            take(LinkInput::Frame(PeerFrame { frame: self.unpin(frame.frame), ..frame }));
+        }
+        self.give_back(owed);
+    }
+
+    fn give_back(&mut self, owed: Owed) {
+        if let Some(peer) = self.peers.get_mut(&owed.peer) {
+            peer.release(owed.calls, owed.answers);
+        }
     }
 
     /// Copies the frame out of its receive buffer where that is needed.
@@ -321,18 +404,24 @@ impl Fabric {
         self.forget_guest(now, id);
     }
 
-    /// Takes a frame that came over a link.
-    #[inline]
-    pub(crate) fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
+    fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
         if let Some(id) = self.links.get(&link).copied() {
             let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
-            let Some(passed) = peer.session.pass_frame(now, frame) else { return self.settle(now, id) };
-            if passed.kind == FrameKind::Control {
-                return self.handle_session_event(now, id, SessionEvent::Control(passed.frame));
-            }
-            return peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
+            let passed = peer.session.pass_frame(now, frame);
+            return self.handle_passed(now, id, passed);
         }
         self.receive_of_stranger(now, link, &frame);
+    }
+
+    /// Takes what a session made of a frame.
+    fn handle_passed(&mut self, now: u64, id: u64, passed: Option<Passed>) {
+        let Some(passed) = passed else { return self.settle(now, id) };
+        if passed.kind == FrameKind::Control {
+            return self.handle_session_event(now, id, SessionEvent::Control(passed.frame));
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
+        }
     }
 
     /// Takes what a session has to tell after an input.

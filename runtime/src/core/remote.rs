@@ -582,6 +582,7 @@ struct Draft {
 }
 
 impl Draft {
+    #[inline]
     fn seal(mut self, mut header: FrameHeader) -> Frame {
         header.ext_len.set(((self.payload_at - HEADER_LEN) / FRAME_ALIGN) as u16);
         header.payload_len.set(self.payload_len as u32);

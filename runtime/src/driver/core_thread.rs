@@ -269,8 +269,9 @@ impl CoreThread {
         if !links.has_frames() {
             return worked;
         }
-        let inputs = std::iter::from_fn(|| links.next_input()).take(FRAMES_PER_PASS);
-        self.core.deliver_inputs(now, inputs, &mut self.buffers.actions);
+        self.core.deliver_inputs(now, &mut self.buffers.actions, |take| {
+            links.take_inputs(FRAMES_PER_PASS, take);
+        });
         true
     }
 
@@ -495,8 +496,9 @@ const TURNS_PER_PASS: u32 = 256;
 /// Messages taken from one ring in one pass.
 const MESSAGES_PER_PASS: usize = 256;
 /// Frames taken from the links in one pass. What comes of them leaves before more are taken, so that the node that waits for it
-/// works meanwhile: a write costs as much as some ten calls, and twice as many frames would have both wait for each other.
-const FRAMES_PER_PASS: usize = 64;
+/// works meanwhile: a write costs as much as some twenty calls, and with all that one peer may have under way in one batch both
+/// would wait for each other.
+const FRAMES_PER_PASS: usize = 96;
 /// Passes that did something until the gauge is brought up to date although more comes.
 const PASSES_PER_PUBLISHING: u32 = 64;
 /// Looks at everything between two passes of a core that spins.

@@ -52,7 +52,7 @@ pub(crate) struct LinkPort {
 }
 
 impl Engine {
-    /// An engine with rings to these cores; whoever drives it serves the others by [`poll_output`](Self::poll_output) and
+    /// An engine with rings to these cores; whoever drives it serves the others by [`take_outputs`](Self::take_outputs) and
     /// [`handle_frame`](Self::handle_frame).
     pub(crate) fn new(
         transport: Box<dyn Transport>,
@@ -116,19 +116,14 @@ impl Engine {
     pub(crate) fn receive(&mut self, now: u64) -> bool {
         self.transport.poll(now, &mut self.events);
         let worked = !self.events.is_empty();
-        for event in self.events.drain(..) {
-            match event {
-                TransportEvent::Receive { link, frame } => {
-                    self.counts.frames_received += 1;
-                    self.fabric.receive(now, link, frame);
-                    continue;
-                }
-                TransportEvent::LinkUp { .. } => self.links += 1,
-                TransportEvent::LinkDown { .. } => self.links = self.links.saturating_sub(1),
-                TransportEvent::Writable { .. } => {}
-            }
-            self.fabric.handle_event(now, event);
-        }
+        let (links, counts) = (&mut self.links, &mut self.counts);
+        let events = self.events.drain(..).inspect(|event| match event {
+            TransportEvent::Receive { .. } => counts.frames_received += 1,
+            TransportEvent::LinkUp { .. } => *links += 1,
+            TransportEvent::LinkDown { .. } => *links = links.saturating_sub(1),
+            TransportEvent::Writable { .. } => {}
+        });
+        self.fabric.handle_events(now, events);
         let passed_on = self.control.as_ref().is_some_and(|control| control.pass_on(&mut self.fabric));
         self.is_dirty |= worked | passed_on;
         worked | passed_on | self.deliver()
@@ -146,13 +141,12 @@ impl Engine {
         give_frame(&mut self.fabric, self.control.as_ref(), now, core, frame);
     }
 
-    /// The next frame or news for a core that has no ring.
+    /// Gives the frames and news for a core that has no ring, up to so many.
     #[inline]
-    pub(crate) fn poll_output(&mut self, core: u16) -> Option<LinkInput> {
-        let output = self.fabric.poll_output(core);
-        // Its peer may be told of the room.
-        self.is_dirty |= output.is_some();
-        output
+    pub(crate) fn take_outputs(&mut self, core: u16, count_max: usize, take: impl FnMut(LinkInput)) {
+        // Their peers may be told of the room.
+        self.is_dirty |= self.fabric.has_output(core);
+        self.fabric.take_outputs(core, count_max, take);
     }
 
     /// Whether there is something for a core that has no ring.

@@ -261,16 +261,18 @@ impl CoreLinks {
         }
     }
 
-    /// The next frame or piece of news for this core.
+    /// Gives the frames and pieces of news for this core, up to so many.
     #[inline]
-    pub(crate) fn next_input(&mut self) -> Option<LinkInput> {
+    pub(crate) fn take_inputs(&mut self, count_max: usize, take: impl FnMut(LinkInput)) {
         match self {
-            Self::Rings(links) => links.incoming.try_pop(),
-            Self::Inline(links) => links.engine.poll_output(DRIVER),
+            Self::Rings(links) => {
+                std::iter::from_fn(|| links.incoming.try_pop()).take(count_max).for_each(take);
+            }
+            Self::Inline(links) => links.engine.take_outputs(DRIVER, count_max, take),
         }
     }
 
-    /// Whether [`next_input`](Self::next_input) would give something.
+    /// Whether [`take_inputs`](Self::take_inputs) would give something.
     #[inline]
     pub(crate) fn has_frames(&mut self) -> bool {
         match self {

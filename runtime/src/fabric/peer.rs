@@ -239,14 +239,12 @@ impl Peer {
         self.flush(now);
     }
 
-    /// A core has taken a frame of this peer.
+    /// A core has taken frames of this peer.
     #[inline]
-    pub(super) fn release(&mut self, is_call: bool) {
-        if !is_call {
-            return self.session.release_answers(1);
-        }
-        self.owed_calls += 1;
-        if self.answers.is_empty() {
+    pub(super) fn release(&mut self, calls: u32, answers: u32) {
+        self.session.release_answers(answers);
+        self.owed_calls += calls;
+        if self.owed_calls > 0 && self.answers.is_empty() {
             self.session.release_calls(std::mem::take(&mut self.owed_calls));
         }
     }
