@@ -29,7 +29,7 @@ impl<const N: usize> Bench<N> {
     }
 
     /// Measures the plan's case, with the methods given, and its baselines.
-    pub(crate) async fn run<C, D, E>(
+    pub(crate) async fn run<C, D, E, T>(
         &self,
         read: impl Fn(&Ref<Still>) -> C + Copy + 'static,
         deposit: impl Fn(&Ref<Account>) -> D + Copy + 'static,
@@ -38,7 +38,7 @@ impl<const N: usize> Bench<N> {
     where
         C: Future<Output = Result<u64, CallError>>,
         D: Future<Output = Result<u64, CallError>>,
-        E: Future<Output = Result<u64, CallError>>,
+        E: Future<Output = Result<T, CallError>>,
     {
         match self.plan.case {
             Case::Call | Case::CallMillion => self.measure(self.callees::<Still>().await?, read).await,
@@ -49,14 +49,14 @@ impl<const N: usize> Bench<N> {
         }
     }
 
-    async fn measure<R, C>(
+    async fn measure<R, C, T>(
         &self,
         callees: Vec<R>,
         call: impl Fn(&R) -> C + Copy + 'static,
     ) -> Result<Vec<Measured>, CallError>
     where
         R: 'static,
-        C: Future<Output = Result<u64, CallError>>,
+        C: Future<Output = Result<T, CallError>>,
     {
         let lanes = Lanes::new(callees, self.plan.outstanding as usize, self.clock, call);
         lanes.visit_all().await?;
@@ -86,7 +86,7 @@ impl<const N: usize> Bench<N> {
         Ok(parts.map(Part::into_measured).collect())
     }
 
-    async fn our_round<R, F, C>(
+    async fn our_round<R, F, C, T>(
         &self,
         lanes: &Lanes<R, F>,
         part: &mut Part,
@@ -95,7 +95,7 @@ impl<const N: usize> Bench<N> {
     where
         R: 'static,
         F: Fn(&R) -> C + Copy + 'static,
-        C: Future<Output = Result<u64, CallError>>,
+        C: Future<Output = Result<T, CallError>>,
     {
         let calls = part.calls_of_a_round(self.plan.outstanding);
         let before = allocations_at(far).await?;

@@ -148,32 +148,24 @@ impl Driver {
         match plan.payload {
             0 => {
                 let bench = Bench::<0>::new(plan);
-                bench.run(|o| o.read_0(), |o| o.deposit_0(), |o| first_byte(o.echo_0(), |()| 0)).await
+                bench.run(|o| o.read_0(), |o| o.deposit_0(), |o| o.echo_0()).await
             }
             64 => {
                 let (bench, payload) = (Bench::<64>::new(plan), [PAYLOAD; 64]);
-                let echo = move |o: &Ref<Still>| first_byte(o.echo_64(payload), |bytes| bytes[0]);
+                let echo = move |o: &Ref<Still>| o.echo_64(payload);
                 bench.run(move |o| o.read_64(payload), move |o| o.deposit_64(payload), echo).await
             }
             1024 => {
                 let (bench, payload) = (Bench::<1024>::new(plan), [PAYLOAD; 1024]);
-                let echo = move |o: &Ref<Still>| first_byte(o.echo_1024(payload), |bytes| bytes[0]);
+                let echo = move |o: &Ref<Still>| o.echo_1024(payload);
                 bench.run(move |o| o.read_1024(payload), move |o| o.deposit_1024(payload), echo).await
             }
             4096 => {
                 let (bench, payload) = (Bench::<4096>::new(plan), [PAYLOAD; 4096]);
-                let echo = move |o: &Ref<Still>| first_byte(o.echo_4096(payload), |bytes| bytes[0]);
+                let echo = move |o: &Ref<Still>| o.echo_4096(payload);
                 bench.run(move |o| o.read_4096(payload), move |o| o.deposit_4096(payload), echo).await
             }
             other => Err(CallError::Unavailable(format!("no method takes {other} bytes"))),
         }
     }
-}
-
-/// A call that gives bytes, as one that gives a number: all calls that are measured have one type of answer.
-async fn first_byte<T>(
-    call: impl Future<Output = Result<T, CallError>>,
-    first: impl Fn(T) -> u8,
-) -> Result<u64, CallError> {
-    Ok(u64::from(first(call.await?)))
 }
