@@ -1,5 +1,6 @@
 //! Calls between nodes: cores, fabrics and links together, in one thread and in virtual time.
 
+mod at_once;
 mod faults;
 mod frames;
 mod gate;

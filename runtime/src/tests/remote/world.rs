@@ -36,7 +36,20 @@ entity!(
     u64,
     "test.Post",
     SavePolicy::Never,
-    [Add, Note, Notes, Nap, Echo, Chain, Blow, Fan, Linger, super::lent::Peek]
+    [
+        Add,
+        Note,
+        Notes,
+        Nap,
+        Echo,
+        Chain,
+        Blow,
+        Fan,
+        Linger,
+        super::lent::Peek,
+        super::at_once::Meddle,
+        super::at_once::Glance
+    ]
 );
 
 method!(Add { by: u64 } on Post as &'a mut Post, u64, |this, object| {
