@@ -130,12 +130,14 @@ fn loom(workspace: &Workspace, packages: &[String]) -> Option<Step> {
 
 fn sim(workspace: &Workspace) -> Option<Step> {
     let program = workspace.package("epicserver-sim")?.target("bin")?;
-    let runs = [("fixed", 1000), ("moving", 1000), ("parted", 500)].map(|(kind, seeds)| {
-        let name = &program.name;
-        let line = format!("run --release -p epicserver-sim --bin {name} -- --world {kind} --seeds {seeds}");
+    let worlds = [("fixed", 1000), ("moving", 1000), ("parted", 500)];
+    let worlds = worlds.map(|(kind, seeds)| format!("--world {kind} --seeds {seeds}"));
+    let runs = worlds.into_iter().chain(["--planted".to_owned()]).map(|arguments| {
+        let line = format!("run --release -p epicserver-sim --bin {} -- {arguments}", program.name);
         Invocation::cargo(&line).without_whole_program_optimisation()
     });
-    Some(Step::commands("sim", "the laws hold in the simulator, 2,500 seeds", runs.to_vec()))
+    let what = "the laws hold in the simulator, 2,500 seeds, and planted bugs are found";
+    Some(Step::commands("sim", what, runs.collect()))
 }
 
 /// Fuzz targets are ordinary tests, so a whole run has them in nextest already; this step runs them alone.

@@ -36,8 +36,9 @@ impl Churn {
         self.ended.clear();
     }
 
-    /// A node was asked to leave.
+    /// A node was asked to leave: its life may not be counted.
     pub(crate) fn leaves(&mut self, node: NodeId) {
+        self.came.remove(&node);
         self.leaving.insert(node);
     }
 
