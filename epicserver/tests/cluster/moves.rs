@@ -2,15 +2,15 @@
 
 use crate::ledger::Findings;
 use crate::play::{Game, Outcome};
-use crate::world::{Over, TCP, TIPC, World, play_on, start_game};
+use crate::world::{World, play_on, start_game};
 
 /// Ends a game in which nothing may have gone wrong: not one answer, not one call, not one object that is only in memory.
-async fn end_well(over: Over, game: Game) {
+async fn end_well(game: Game) {
     let Outcome { findings, failed, retried } = game.end().await;
     let Findings { wrong, lost_saves, forgotten, unknown, acknowledged_saves, .. } = findings;
     assert_eq!((wrong, lost_saves, forgotten, unknown), (0, 0, 0, 0), "{findings:?}");
     assert_eq!((failed, retried), (0, 0), "{findings:?}");
-    assert!(acknowledged_saves >= over.saves_min, "{findings:?}");
+    assert!(acknowledged_saves > 100, "{findings:?}");
 }
 
 async fn nodes_join(name: &str, threads: &'static str) {
@@ -23,24 +23,25 @@ async fn nodes_join(name: &str, threads: &'static str) {
     let third = world.start().await;
     world.shared_by(&[first.id, second.id, third.id]).await;
     play_on(&game, 100).await;
-    end_well(TCP, game).await;
+    end_well(game).await;
     world.end().await;
 }
 
-/// Two join, two leave: the first to leave owns objects only, the second keeps the data as well.
-async fn nodes_come_and_leave(over: Over, name: &str) {
-    let (world, first) = World::found_on(over, name, "dedicated").await;
+/// The first to leave owns objects only, the second keeps the data as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_leave_lose_nothing() {
+    let (world, first) = World::found("leave", "dedicated").await;
     let (second, third) = (world.start().await, world.start().await);
     world.shared_by(&[first.id, second.id, third.id]).await;
-    let game = start_game(&world, over.of(50) as usize);
-    play_on(&game, over.of(100)).await;
+    let game = start_game(&world, 50);
+    play_on(&game, 100).await;
     assert!(second.stop().await, "a node that is told to stop ends well");
     world.shared_by(&[first.id, third.id]).await;
-    play_on(&game, over.of(100)).await;
+    play_on(&game, 100).await;
     assert!(first.stop().await, "and so does the keeper");
     world.owned_by(third.id).await;
-    play_on(&game, over.of(100)).await;
-    end_well(over, game).await;
+    play_on(&game, 100).await;
+    end_well(game).await;
     world.end().await;
 }
 
@@ -52,11 +53,6 @@ async fn a_node_that_joins_takes_its_share_dedicated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_joins_takes_its_share_inline() {
     nodes_join("join-inline", "inline").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_leave_lose_nothing() {
-    nodes_come_and_leave(TCP, "leave").await;
 }
 
 /// Each is given its share and killed, until the keeper has seen enough of that.
@@ -81,11 +77,4 @@ async fn nodes_that_are_killed_soon_after_each_start_get_nothing_more() {
     let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, failed), (0, 0, 0), "{findings:?}");
     world.end().await;
-}
-
-mod in_guest {
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn nodes_that_leave_over_tipc_lose_nothing() {
-        super::nodes_come_and_leave(super::TIPC, "leave-tipc").await;
-    }
 }
