@@ -37,7 +37,7 @@ pub struct Settings {
     pub role: Role,
     /// What objects in memory may take, in all cores together, in bytes; `None`: no bound.
     pub memory_budget: Option<u64>,
-    /// A node that is a member for less than this has had a short life: after several, objects stay where they are until it is calm. Zero:
+    /// A node that is a member for less than this, and does not leave in order, has had a short life: after several, objects stay where they are until it is calm. Zero:
     /// objects move to each node that joins, however often they come and go.
     pub short_life: Duration,
     /// How much is logged.
@@ -237,7 +237,7 @@ pub struct Flags {
     /// What objects in memory may take, such as 512MiB; beyond it the least recently used leave [default: no bound]
     #[arg(long, value_name = "BYTES")]
     pub memory_budget: Option<String>,
-    /// A node that is a member for less than so many seconds has had a short life: after several, objects stay where they are until it
+    /// A node that is a member for less than so many seconds, and does not stop in order, has had a short life: after several, objects stay where they are until it
     /// is calm; 0: never [default: 20]
     #[arg(long, value_name = "SECONDS")]
     pub short_life: Option<String>,

@@ -159,6 +159,7 @@ impl KeeperService {
             ControlMessage::ReadView => self.send(from, number, ControlMessage::View(self.view.clone())),
             ControlMessage::Leave => {
                 self.planner.handle_leave(from);
+                self.damping.handle_leave(from);
                 self.plan_at.get_or_insert(now);
             }
             ControlMessage::Handed(handovers) => {

@@ -7,7 +7,7 @@ use epicserver_storage::{NodeId, View};
 /// How much coming and going is borne before moves for balance wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DampingLimits {
-    /// A member that was there for less than this, in nanoseconds, has had a short life. 0: nobody has, and nothing ever waits.
+    /// A member that was there for less than this, in nanoseconds, and did not leave in order, has had a short life. 0: nobody has, and nothing ever waits.
     pub short_life_ns: u64,
     /// Short lives that are borne in a row. Each is forgotten in [`Self::short_life_ns`].
     pub borne: u32,
@@ -33,18 +33,19 @@ impl Default for DampingLimits {
 ///
 /// A node that crashes soon after each start, or that the network cuts off again and again, would be given its share each time, and its
 /// objects would be moved and then be taken over without what was not saved. Lives are counted, and not nodes, as a process that
-/// starts again is a new node. A node that was there for longer costs nothing when it goes, and so do many that go at once.
+/// starts again is a new node. A node that was there for longer costs nothing when it goes, and so do many that go at once; nor does one that
+/// leaves in order, as nothing is lost with it.
 ///
 /// Short lives fill a bucket that leaks at a constant rate (the leaky bucket as a meter, ITU-T I.371): each puts in one measure, which takes
 /// [`DampingLimits::short_life_ns`] to flow out, and moves wait while there is more in it than is borne. So a node whose lives and
 /// absences together are shorter than that is found out, however it is timed.
 ///
-/// Inputs: [`Damping::handle_view`] with every new view, [`Damping::handle_timeout`]. Outputs: [`Damping::is_restless`],
+/// Inputs: [`Damping::handle_view`] with every new view, [`Damping::handle_leave`], [`Damping::handle_timeout`]. Outputs: [`Damping::is_restless`],
 /// [`Damping::poll_timeout`]. Made anew with each reign: whoever is in the first view is taken for one that has been there for long.
 #[derive(Debug)]
 pub struct Damping {
     limits: DampingLimits,
-    /// Since when each member is there; `None`: since before the reign.
+    /// Since when each member is there; `None`: since before the reign, or its life is not counted.
     since: Option<BTreeMap<NodeId, Option<u64>>>,
     /// When the bucket is empty.
     empty_at: u64,
@@ -75,6 +76,13 @@ impl Damping {
         }
         if short_lives > 0 {
             self.fill(now, short_lives);
+        }
+    }
+
+    /// A member leaves in order: its life is not counted.
+    pub fn handle_leave(&mut self, node: NodeId) {
+        if let Some(begin) = self.since.as_mut().and_then(|since| since.get_mut(&node)) {
+            *begin = None;
         }
     }
 

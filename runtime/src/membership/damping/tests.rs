@@ -86,6 +86,18 @@ fn whoever_was_there_for_long_costs_nothing_and_neither_do_many_at_once() {
 }
 
 #[test]
+fn whoever_leaves_in_order_costs_nothing() {
+    let mut cluster = Cluster::of(3);
+    for time in 0..10 {
+        let node = cluster.come(time * SECOND);
+        cluster.damping.handle_leave(node);
+        cluster.go(time * SECOND + 1, node);
+    }
+    assert!(!cluster.is_restless(10 * SECOND));
+    cluster.damping.handle_leave(NodeId { id: 77, incarnation: 1 });
+}
+
+#[test]
 fn several_short_lives_that_end_in_one_view_count_each() {
     let mut cluster = Cluster::of(1);
     let came: Vec<NodeId> = (0..3).map(|_| cluster.come(SECOND)).collect();
