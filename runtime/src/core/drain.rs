@@ -238,6 +238,8 @@ impl CoreState {
         if let Some(drain) = self.drains.open.borrow_mut().get_mut(&partition) {
             let depends_on = object.depends_on.get().max(object.image_batch.get());
             drain.waiting.depends_on = drain.waiting.depends_on.max(depends_on);
+            // It may have come back, changed and been closed again since everything was closed for the first time.
+            drain.settled_by = drain.settled_by.map(|settled_by| settled_by.max(depends_on));
         }
     }
 
