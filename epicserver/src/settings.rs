@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use epicserver_runtime::membership::DampingLimits;
 use epicserver_runtime::{TransportThreads, Wait};
 
 /// What a process was told.
@@ -171,7 +172,7 @@ impl Default for Settings {
             secret_file: None,
             role: Role::App,
             memory_budget: None,
-            short_life: SHORT_LIFE,
+            short_life: Duration::from_nanos(DampingLimits::default().short_life_ns),
             log: tracing::Level::INFO,
         }
     }
@@ -533,7 +534,6 @@ const MEMORY_BUDGET: &str = "memory_budget";
 const KEYS: &str = "cores, wait, threads.transport, transport, rdma.device, tipc.importance, listen, data_dir, seed, peers, secret_file, role, \
                     memory_budget, short_life, log";
 const SHORT_LIFE_KEY: &str = "short_life";
-const SHORT_LIFE: Duration = Duration::from_secs(20);
 const SHORT_LIFE_S_MAX: u64 = 3600;
 
 #[cfg(test)]
@@ -719,8 +719,7 @@ mod tests {
             let refused = load(wrong).expect_err(wrong).to_string();
             assert!(refused.contains("is no time: use seconds"), "{wrong}: {refused}");
         }
-        let limits = epicserver_runtime::membership::DampingLimits::default();
-        assert_eq!(Settings::default().short_life.as_nanos(), u128::from(limits.short_life_ns));
+        assert_eq!(Settings::default().short_life, Duration::from_secs(20), "as the help says");
     }
 
     #[test]

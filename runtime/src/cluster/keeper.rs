@@ -117,7 +117,7 @@ impl KeeperService {
         self.stray_saves
     }
 
-    /// How long no partition will be moved for balance, as nodes come and go; 0: they are.
+    /// How long no partition will be moved for balance, in nanoseconds, as nodes come and go; 0: they are moved.
     pub fn balance_waits_ns(&self, now: u64) -> u64 {
         self.damping.poll_timeout().map_or(0, |until| until.saturating_sub(now))
     }

@@ -7,7 +7,8 @@ use epicserver_storage::{NodeId, View};
 /// How much coming and going is borne before moves for balance wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DampingLimits {
-    /// A member that was there for less than this, in nanoseconds, and did not leave in order, has had a short life. 0: nobody has, and nothing ever waits.
+    /// A member that was there for less than this, in nanoseconds, and did not leave in order, has had a short life. 0: nobody has, and
+    /// nothing ever waits.
     pub short_life_ns: u64,
     /// Short lives that are borne in a row. Each is forgotten in [`Self::short_life_ns`].
     pub borne: u32,
