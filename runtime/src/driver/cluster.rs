@@ -435,7 +435,9 @@ impl ClusterThread {
         self.cores.drop_everything(me);
         self.shipping.clear();
         self.arrivals.clear();
-        self.storage.restart(me);
+        if !self.storage.restart(me) {
+            tracing::error!("the storage thread takes long to start anew");
+        }
         if is_reborn {
             self.shared.set_node(me);
             self.links.rebirth(me);

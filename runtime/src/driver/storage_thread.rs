@@ -254,10 +254,17 @@ impl StorageThread {
             }
         }
         self.take_requests(requests);
-        let committed = match self.restart.take() {
+        let mut committed = match self.restart.take() {
             Some((me, done)) => self.start_anew(me, &done),
             None => self.commit(closed),
         };
+        if matches!(committed, Committed::Unknown(_)) {
+            // Where the node begins anew nobody waits for it any more: the cores have dropped everything before it is asked for.
+            self.take_requests(requests);
+            if let Some((me, done)) = self.restart.take() {
+                committed = self.start_anew(me, &done);
+            }
+        }
         match committed {
             Committed::Durable => {
                 self.clock.set_durable(closed);
@@ -398,8 +405,13 @@ mod tests {
     use epicserver_storage::{Fence, KeyKind, MemoryStore, RecordKey, StoreId};
 
     use super::*;
+    use crate::cluster::remote_store::ClusterStore;
+    use crate::cluster::store_desk::LIMITS_USUAL;
+    use crate::driver::cluster::{LineShared, StorageDoor, StorageLine};
+    use crate::driver::control_port::control_port;
     use crate::key::KeyView;
     use crate::saving::ImageLabel;
+    use crate::wire::control::Announcement;
     use epicserver_sync::batch_clock::batch_clock;
 
     const NODE: NodeId = NodeId { id: 1, incarnation: 1 };
@@ -462,6 +474,37 @@ mod tests {
         assert!(thread.desk.leave(ask(3)).is_ok());
         drop(thread);
         assert!(matches!(outcomes.try_recv(), Ok(Err(StoreError::Failed { .. }))));
+    }
+
+    /// The keeper has got the batch, and does not answer; the node begins anew.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the thread under test")]
+    fn a_keeper_that_does_not_answer_is_not_waited_for_when_the_node_begins_anew() {
+        let line = LineShared::new();
+        let (cluster, _told) = crossbeam_channel::bounded(16);
+        let parker = Parker::new();
+        let (port, links) = control_port(cluster.clone(), line.clone(), parker.unparker());
+        let store = StorageLine { shared: line.clone(), links, clock: Clock::start() };
+        // Longer than the test waits.
+        let store = ClusterStore::new(store, StoreId(1)).with_patience(u64::MAX / 2);
+        let (core_parker, desk) = (Parker::new(), Arc::new(StorageDesk::new(parker.unparker())));
+        let door = StorageDoor { desk: desk.clone(), line, outcomes: cluster };
+        let announcement = Announcement { reign: 1, store: StoreId(1), limits: LIMITS_USUAL };
+        door.find_keeper(NodeId { id: 2, incarnation: 1 }, announcement);
+
+        let (clock, _cores) = batch_clock(1, parker.unparker());
+        let images = vec![(0, image_in_batch(1))];
+        let base = thread(clock, parker, MemoryStore::new(StoreId(1)), &core_parker);
+        let thread = StorageThread { desk: desk.clone(), store: Box::new(store), images, ..base };
+        let running = std::thread::spawn(|| thread.run());
+        while port.is_idle() {
+            std::thread::yield_now();
+        }
+        let again = NodeId { incarnation: 2, ..NODE };
+        assert!(door.restart(again), "it is done in time");
+        assert!(!desk.broken.load(Ordering::Acquire), "the node goes on");
+        desk.stop();
+        running.join().expect("it ends");
     }
 
     #[test]

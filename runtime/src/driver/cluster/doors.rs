@@ -131,13 +131,16 @@ impl StorageDoor {
         self.tell(ToStorage::OpenFences(FencesTicket::new(fences, done)));
     }
 
-    /// Fails everything that is not saved, and saves in the name of another life of this node from then on.
-    pub(crate) fn restart(&self, me: NodeId) {
+    /// Fails everything that is not saved, and saves in the name of another life of this node from then on. `false`: the storage
+    /// thread takes too long for it.
+    pub(crate) fn restart(&self, me: NodeId) -> bool {
         let (done, is_done) = bounded(1);
         self.tell(ToStorage::Restart(me, done));
-        if is_done.recv_timeout(DOOR_PATIENCE).is_err() {
-            tracing::error!("the storage thread takes long to start anew");
-        }
+        // A keeper that does not answer is not waited for: the caller is the very thread that would find another one.
+        self.line.set_abandoned(true);
+        let has_begun = is_done.recv_timeout(DOOR_PATIENCE).is_ok();
+        self.line.set_abandoned(false);
+        has_begun
     }
 
     fn tell(&self, mut request: ToStorage) {
@@ -163,6 +166,8 @@ struct LineState {
     keeping: Keeping,
     is_changed: bool,
     is_closed: bool,
+    /// What the keeper is asked in the name of this life of the node is of use to nobody any more.
+    is_abandoned: bool,
     answer: Option<(u32, StoreAnswer)>,
 }
 
@@ -180,6 +185,11 @@ impl LineShared {
     /// The node stops: whoever waits for the keeper waits no more.
     pub(crate) fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        self.changed.notify_one();
+    }
+
+    fn set_abandoned(&self, is_abandoned: bool) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_abandoned = is_abandoned;
         self.changed.notify_one();
     }
 
@@ -208,7 +218,7 @@ impl KeeperLine for StorageLine {
     fn keeping(&mut self) -> Keeping {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_changed = false;
-        state.keeping.clone()
+        if state.is_abandoned { Keeping::Nobody } else { state.keeping.clone() }
     }
 
     fn send(&mut self, number: u32, request: StoreRequest) {
@@ -226,6 +236,9 @@ impl KeeperLine for StorageLine {
             }
             if state.is_closed {
                 return LineEvent::Closed;
+            }
+            if state.is_abandoned {
+                return LineEvent::Abandoned;
             }
             if std::mem::take(&mut state.is_changed) {
                 return LineEvent::Changed;
