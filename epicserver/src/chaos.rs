@@ -326,7 +326,8 @@ async fn chaos(options: &Options, seed: u64, is_told_to_stop: &AtomicBool) -> Re
     let mut random = fastrand::Rng::with_seed(seed);
     let mut first = possible.clone();
     random.shuffle(&mut first);
-    let mut chaos = Chaos { stage, random, processes, possible, first, report: Report::default() };
+    let mut chaos =
+        Chaos { stage, random, processes, possible, first, mended: None, report: Report::default() };
     let start = Instant::now();
     let time = options.time()?;
     while !is_told_to_stop.load(Ordering::Relaxed)
@@ -351,6 +352,8 @@ struct Chaos {
     possible: Vec<Fault>,
     /// Each fault comes once before any comes by its frequency, so that short runs have all of them.
     first: Vec<Fault>,
+    /// When the network was mended last, if leases can have been at their end then that nobody has waited for.
+    mended: Option<Instant>,
     report: Report,
 }
 
@@ -374,6 +377,7 @@ impl Chaos {
     async fn one_fault(&mut self) -> Result<(), Failure> {
         let levels = self.random.u64(LEVELS);
         self.stage.play(levels, "the game goes on").await?;
+        self.replace_killed().await?;
         let fault = self.first.pop().unwrap_or_else(|| Fault::draw(&mut self.random, &self.possible));
         self.stage.live.phase(fault.to_string());
         if let Some(place) = FAULTS.iter().position(|(other, _)| *other == fault) {
@@ -460,6 +464,7 @@ impl Chaos {
     }
 
     async fn zombie(&mut self) -> Result<(), Failure> {
+        self.leases_are_sure().await?;
         self.stage.shared_out(&self.processes).await?;
         let zombie = self.pick(|_, process| process.is_elsewhere)?;
         let keeper = self.stage.keeper(&self.processes).await?;
@@ -485,6 +490,7 @@ impl Chaos {
     }
 
     async fn rolling_restart(&mut self) -> Result<(), Failure> {
+        self.leases_are_sure().await?;
         // What a kill has made unknown is not to be counted here.
         self.stage.all_play_on().await?;
         let before = self.stage.game.so_far();
@@ -541,24 +547,41 @@ impl Chaos {
         self.mend(&hindered).await
     }
 
-    /// Mends the network of these, and starts others for those that were ended meanwhile: a process of the data node's machine
-    /// whose lease is over is killed before others get its objects.
+    /// Mends the network of these.
+    #[expect(clippy::disallowed_methods, reason = "leases run out in real time")]
     async fn mend(&mut self, cut: &[u64]) -> Result<(), Failure> {
-        let (mut ended, mut living) = (0, Vec::new());
-        for mut process in std::mem::take(&mut self.processes) {
-            if process.is_running()? {
-                living.push(process);
-            } else {
-                ended += 1;
-            }
-        }
-        self.processes = living;
+        self.replace_killed().await?;
         for process in self.processes.iter().filter(|process| cut.contains(&process.id)) {
             process.mend().await?;
         }
-        for _ in 0..ended {
+        self.mended = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Starts others for those that were killed meanwhile: a process of the data node's machine whose lease is over is killed before
+    /// others get its objects. What has cut it off may be mended by then.
+    async fn replace_killed(&mut self) -> Result<(), Failure> {
+        let (mut killed, mut living) = (0, Vec::new());
+        for mut process in std::mem::take(&mut self.processes) {
+            if process.was_killed()? {
+                killed += 1;
+            } else {
+                living.push(process);
+            }
+        }
+        self.processes = living;
+        for _ in 0..killed {
             self.report.killed += 1;
             self.start_shared().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until none is killed any more for what was mended.
+    async fn leases_are_sure(&mut self) -> Result<(), Failure> {
+        if let Some(mended) = self.mended.take() {
+            tokio::time::sleep(LEASE_PATIENCE.saturating_sub(mended.elapsed())).await;
+            self.replace_killed().await?;
         }
         Ok(())
     }
@@ -701,6 +724,8 @@ const BARRELS_EACH: usize = 4;
 const LEVELS: std::ops::Range<u64> = 20..600;
 /// How long a network is cut: in half of the cases for longer than a lease, of 6 s.
 const CUT_MS: std::ops::Range<u64> = 100..12_000;
+/// How long after the network is mended a process may still be killed for what was: a lease, of 6 s, and until the data node sees its end.
+const LEASE_PATIENCE: Duration = Duration::from_secs(8);
 /// How long what a process sends takes: up to where a ping and its answer take as long as a lease may.
 const DELAY_MS: std::ops::Range<u32> = 1..2_000;
 /// Of kilobits in a second, by powers of two: from far too few for the calls of the game to enough for all of them.

@@ -158,13 +158,13 @@ impl Network {
         for address in from {
             rules.push_str(&format!("; add rule ip chaos in ip saddr {address} {verdict}"));
         }
-        run("nsenter", &["-t", &process.to_string(), "-n", "nft", &rules]).await
+        run_inside(process, &["nft", &rules]).await
     }
 
     /// Holds up what a process sends.
     pub(crate) async fn hinder(&self, process: u32, hindrance: Hindrance) -> Result<(), Failure> {
         let line = format!("tc qdisc replace dev {WIRE} root {}", hindrance.discipline());
-        run("nsenter", &["-t", &process.to_string(), "-n", "sh", "-c", &line]).await
+        run_inside(process, &["sh", "-c", &line]).await
     }
 
     /// Lets all packets of a process through again.
@@ -173,7 +173,7 @@ impl Network {
         let line = format!(
             "nft 'add table ip chaos; delete table ip chaos' && (tc qdisc del dev {WIRE} root 2>/dev/null || true)"
         );
-        run("nsenter", &["-t", &process.to_string(), "-n", "sh", "-c", &line]).await
+        run_inside(process, &["sh", "-c", &line]).await
     }
 }
 
@@ -185,6 +185,14 @@ async fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(format!("{program} {}: {}", arguments.join(" "), said.trim()).into())
+}
+
+/// Runs a program in the namespace of a process; of one that has ended nothing is left to be changed.
+async fn run_inside(process: u32, command: &[&str]) -> Result<(), Failure> {
+    let result = run("nsenter", &[&["-t", &process.to_string(), "-n"], command].concat()).await;
+    // It is not another process of the same number: whoever calls this has started it, and has not waited for it.
+    let has_ended = !std::path::Path::new(&format!("/proc/{process}/ns/net")).exists();
+    if has_ended { Ok(()) } else { result }
 }
 
 /// One of everything that a network here is made of.
@@ -245,6 +253,14 @@ mod tests {
         assert_eq!(refusal(address), None, "all is dropped");
         network.mend(id).await.expect("tc and nftables");
         assert!(refusal(address).is_some(), "it is mended");
+
+        child.start_kill().expect("it runs");
+        while std::path::Path::new(&format!("/proc/{id}/ns/net")).exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        network.drop_packets(id, &[OWN], 100).await.expect("nothing to be done for one that was killed");
+        network.hinder(id, Hindrance::Throttle(1000)).await.expect("nothing to be done");
+        network.mend(id).await.expect("nothing to be done");
     }
 
     /// How long it takes until an attempt to connect is refused, as nobody listens; `None`: nothing came back, however often it was tried.

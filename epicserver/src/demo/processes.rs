@@ -1,6 +1,7 @@
 //! The node processes of the demo: this very program, started again.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -167,9 +168,15 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
-    /// Whether it has not ended.
-    pub(crate) fn is_running(&mut self) -> Result<bool, Failure> {
-        Ok(self.child.try_wait()?.is_none())
+    /// Whether it was killed, as members are whose lease is over; an error if it ended in another way.
+    pub(crate) fn was_killed(&mut self) -> Result<bool, Failure> {
+        match self.child.try_wait()? {
+            None => Ok(false),
+            Some(status) if status.signal() == Some(Signal::KILL.as_raw()) => Ok(true),
+            Some(status) => {
+                Err(format!("a node process ended by itself with {status}: see its log above").into())
+            }
+        }
     }
 
     /// Waits until somebody has ended it.
