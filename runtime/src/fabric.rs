@@ -4,7 +4,7 @@
 //!   transport events ──┐                     ┌─ poll_command    connect to, close
 //!   frames of cores ───┼──> Fabric ──────────┼─ poll_transmit   frames for a link
 //!   control, members ──┤   a Session per     ├─ poll_output     frames and news for a core
-//!   time ──────────────┘   peer              └─ poll_control, poll_peer_news
+//!   time ──────────────┘   peer              └─ poll_control
 //! ```
 //! Drive it like this: hand in events, outcomes of connects, frames of cores and time; then drain commands, transmits
 //! and outputs. Of two nodes the one whose address comes first dials, so that a pair has one link; the other end learns
@@ -52,6 +52,7 @@ mod peer;
 mod strangers;
 
 pub use config::{Command, FabricConfig, PeerNews};
+pub use control::ControlInput;
 use control::Controls;
 use dial::Dial;
 pub use fixed::{FixedMembers, MembersError, fingerprint};

@@ -12,7 +12,7 @@ use epicserver_transport::{Addr, Frame};
 
 use super::cluster::{LineShared, ToCluster};
 use super::engine::LinkCounts;
-use crate::fabric::Fabric;
+use crate::fabric::{ControlInput, Fabric};
 use crate::wire::control::ControlMessage;
 use epicserver_sync::parker::Unparker;
 
@@ -143,14 +143,12 @@ impl ControlPort {
     /// Brings on what peers say and who is there; `false` if there was nothing.
     pub(crate) fn pass_on(&self, fabric: &mut Fabric) -> bool {
         let mut worked = false;
-        while self.cluster.len() < INPUTS_WAITING_MAX && fabric.has_control() {
-            // Who is there comes before what they say.
-            if let Some(news) = fabric.poll_peer_news() {
-                self.tell(ToCluster::Peer(news));
-            } else if let Some((from, frame)) = fabric.poll_control() {
-                self.pass_message(from, &frame);
-            } else {
-                break;
+        while self.cluster.len() < INPUTS_WAITING_MAX
+            && let Some(input) = fabric.poll_control()
+        {
+            match input {
+                ControlInput::News(news) => self.tell(ToCluster::Peer(news)),
+                ControlInput::Frame(from, frame) => self.pass_message(from, &frame),
             }
             worked = true;
         }

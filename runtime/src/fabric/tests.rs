@@ -167,13 +167,12 @@ impl TestNode {
 
     fn take(&mut self) -> bool {
         let mut moved = false;
-        while let Some((from, frame)) = self.fabric.poll_control() {
+        while let Some(input) = self.fabric.poll_control() {
             moved = true;
-            self.controls.push((from, slot(&frame)));
-        }
-        while let Some(news) = self.fabric.poll_peer_news() {
-            moved = true;
-            self.news.push(news);
+            match input {
+                ControlInput::News(news) => self.news.push(news),
+                ControlInput::Frame(from, frame) => self.controls.push((from, slot(&frame))),
+            }
         }
         while self.takes_calls
             && let Some(input) = self.fabric.poll_output(0)

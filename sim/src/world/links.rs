@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use epicserver_runtime::core::Event;
-use epicserver_runtime::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
+use epicserver_runtime::fabric::{Command, ControlInput, Fabric, FabricConfig, FixedMembers, LinkInput};
 use epicserver_runtime::remote::PeerFrame;
 use epicserver_storage::{Member, NodeId};
 use epicserver_transport::{
@@ -212,16 +212,13 @@ impl Links {
         take_orders(&mut self.fabric, &mut self.orders, now);
     }
 
-    /// Brings on who is there and what peers say, in that order.
+    /// Brings on who is there and what peers say.
     fn pass_on(&mut self) {
-        while self.fabric.has_control() {
-            if let Some(news) = self.fabric.poll_peer_news() {
-                self.told.push_back(ToCluster::Peer(news));
-            } else if let Some((from, frame)) = self.fabric.poll_control() {
-                self.told.push_back(ToCluster::Control(from, frame));
-            } else {
-                return;
-            }
+        while let Some(input) = self.fabric.poll_control() {
+            self.told.push_back(match input {
+                ControlInput::News(news) => ToCluster::Peer(news),
+                ControlInput::Frame(from, frame) => ToCluster::Control(from, frame),
+            });
         }
     }
 
