@@ -198,6 +198,7 @@ impl ObjectPtr {
     }
 
     /// Writes the state's archive in this version. Nothing may be written while an exclusive method is in progress.
+    #[inline]
     pub(crate) fn image(self, form: Form, encoder: &mut Encoder<'_>) -> Result<usize, CodecError> {
         // Held meanwhile, as an archiver may be user code: whatever that lets go of, nobody gets or resets the state.
         self.lock.set(self.lock.get() + 1);

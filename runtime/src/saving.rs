@@ -63,16 +63,43 @@ pub struct BatchImages {
     used: usize,
     keys: Vec<u8>,
     images: Vec<Image>,
+    /// What changes when an image is replaced, of each: apart from the rest, as objects that are called in turns share this in the
+    /// processor's cache.
+    spots: Vec<Spot>,
 }
 
+/// Whose an image is.
 #[derive(Debug)]
 struct Image {
+    /// But for what its [`Spot`] says.
     header: EnvelopeHeader,
     key: Range<usize>,
     key_kind: KeyKind,
+}
+
+/// Where an image is, and what.
+#[derive(Debug)]
+struct Spot {
     place: usize,
-    len: usize,
-    room: usize,
+    len: u32,
+    room: u32,
+    layout: u64,
+    schema: u32,
+    kind: EnvelopeKind,
+}
+
+/// An image that was written, and is nobody's yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    place: usize,
+    pub(crate) len: usize,
+}
+
+impl Written {
+    /// What an image takes, as each begins at a multiple of 16.
+    fn room(self) -> usize {
+        self.len.next_multiple_of(16)
+    }
 }
 
 /// Whose image it is, and how it is to be labelled.
@@ -107,14 +134,15 @@ impl BatchImages {
     /// # Errors
     /// As [`Batch::push`]; the batch then holds a part of them and must not be committed.
     pub fn append_to(&self, batch: &mut Batch, saved_at_s: u32) -> Result<(), BatchError> {
-        for image in &self.images {
+        for (image, spot) in self.images.iter().zip(&self.spots) {
             let key = RecordKeyRef {
                 entity: image.header.entity,
                 kind: image.key_kind,
                 bytes: &self.keys[image.key.clone()],
             };
-            let header = EnvelopeHeader { saved_at_s, ..image.header };
-            batch.push(key, &header, &self.bytes[image.place..image.place + image.len])?;
+            let Spot { kind, schema, layout, .. } = *spot;
+            let header = EnvelopeHeader { kind, schema, layout, saved_at_s, ..image.header };
+            batch.push(key, &header, &self.bytes[spot.place..spot.place + spot.len as usize])?;
         }
         Ok(())
     }
@@ -125,16 +153,11 @@ impl BatchImages {
         self.used = 0;
         self.keys.clear();
         self.images.clear();
+        self.spots.clear();
     }
 
-    /// Adds an image, written by `write` into the room it is given. Gives its place in the list.
-    pub(crate) fn add<E>(
-        &mut self,
-        label: &ImageLabel,
-        key: crate::key::KeyView<'_>,
-        write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
-    ) -> Result<u32, E> {
-        let (place, len) = self.write_image(write)?;
+    /// Adds an image. Gives its place in the list.
+    pub(crate) fn add(&mut self, label: &ImageLabel, key: crate::key::KeyView<'_>, written: Written) -> u32 {
         let start = self.keys.len();
         self.keys.extend_from_slice(key.bytes);
         let header = EnvelopeHeader {
@@ -149,74 +172,65 @@ impl BatchImages {
             layout: label.layout,
             saved_at_s: 0,
         };
-        let key_range = start..self.keys.len();
-        self.images.push(Image {
-            header,
-            key: key_range,
-            key_kind: key.kind,
-            place,
-            len,
-            room: len.next_multiple_of(16),
+        self.images.push(Image { header, key: start..self.keys.len(), key_kind: key.kind });
+        self.used += written.room();
+        self.spots.push(Spot {
+            place: written.place,
+            len: written.len as u32,
+            room: written.room() as u32,
+            layout: label.layout,
+            schema: label.schema,
+            kind: EnvelopeKind::State,
         });
-        Ok(self.images.len() as u32 - 1)
+        self.spots.len() as u32 - 1
     }
 
     /// Replaces an image of the same batch by a newer one, of this schema and layout.
-    pub(crate) fn replace<E>(
-        &mut self,
-        index: u32,
-        (schema, layout): (u32, u64),
-        write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
-    ) -> Result<(), E> {
-        // Written behind the others first: the older image stays whole if the newer one turns out to be too large.
-        let (fresh, len) = self.write_behind(write)?;
-        let Some(image) = self.images.get_mut(index as usize) else { return Ok(()) };
-        image.header.kind = EnvelopeKind::State;
-        (image.header.schema, image.header.layout) = (schema, layout);
-        image.len = len;
-        if len <= image.room {
+    #[inline]
+    pub(crate) fn replace(&mut self, index: u32, (schema, layout): (u32, u64), written: Written) {
+        let Some(spot) = self.spots.get_mut(index as usize) else { return };
+        (spot.kind, spot.schema, spot.layout) = (EnvelopeKind::State, schema, layout);
+        spot.len = written.len as u32;
+        if written.len <= spot.room as usize {
             // Moved into place where it fits, which is the rule: most states keep their size.
-            self.bytes.copy_within(fresh..fresh + len, image.place);
+            self.bytes.copy_within(written.place..written.place + written.len, spot.place);
         } else {
-            (image.place, image.room) = (fresh, len.next_multiple_of(16));
-            self.used += image.room;
+            (spot.place, spot.room) = (written.place, written.room() as u32);
+            self.used += written.room();
         }
-        Ok(())
     }
 
     /// Marks an image as the record of an object that was forgotten.
     pub(crate) fn make_tombstone(&mut self, index: u32) {
-        if let Some(image) = self.images.get_mut(index as usize) {
-            image.header.kind = EnvelopeKind::Tombstone;
-            image.len = 0;
+        if let Some(spot) = self.spots.get_mut(index as usize) {
+            spot.kind = EnvelopeKind::Tombstone;
+            spot.len = 0;
         }
     }
 
-    fn write_image<E>(
-        &mut self,
-        write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
-    ) -> Result<(usize, usize), E> {
-        let (place, len) = self.write_behind(write)?;
-        self.used += len.next_multiple_of(16);
-        Ok((place, len))
-    }
-
-    /// Writes behind what is in use, without taking the place. Gives place and length.
-    fn write_behind<E>(
+    /// Has an image written behind the others, by `write` into the room it is given. It is one of them when it is
+    /// [added](Self::add) or [replaces](Self::replace) an older one, which stays whole if the newer one turns out to be too large.
+    #[inline]
+    pub(crate) fn write<E>(
         &mut self,
         mut write: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
-    ) -> Result<(usize, usize), E> {
+    ) -> Result<Written, E> {
         let mut room = ROOM_FIRST;
         loop {
             if self.bytes.len() < self.used + room {
-                self.bytes.resize((self.used + room).next_multiple_of(BYTES_STEP), 0);
+                self.grow(room);
             }
             let place = self.used;
             if let Some(len) = write(&mut self.bytes[place..place + room])? {
-                return Ok((place, len));
+                return Ok(Written { place, len });
             }
             room *= 4;
         }
+    }
+
+    #[cold]
+    fn grow(&mut self, room: usize) {
+        self.bytes.resize((self.used + room).next_multiple_of(BYTES_STEP), 0);
     }
 }
 

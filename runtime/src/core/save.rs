@@ -142,35 +142,28 @@ impl CoreState {
         let mut scratch = self.scratch.borrow_mut();
         let len_max = self.config.state_len_max;
         let form = self.form_of(object);
-        let state_len = Cell::new(0);
-        let write = |room: &mut [u8]| {
+        object.dirty.set(false);
+        let written = open.write(|room| {
             let room_len = room.len();
             match image(form, &mut Encoder { buffer: room, scratch: &mut scratch }) {
-                Ok(len) if len <= len_max => {
-                    state_len.set(len);
-                    Ok(Some(len))
-                }
+                Ok(len) if len <= len_max => Ok(Some(len)),
                 Err(CodecError::Full) if room_len < len_max => Ok(None),
                 Ok(_) => Err(CodecError::Full),
                 Err(error) => Err(error),
             }
-        };
-        object.dirty.set(false);
+        })?;
         if object.image_buffer.get() == self.saving.buffer.get() {
-            let replaced = open.replace(object.image.get(), (form.version, form.layout), write);
-            self.saving.open_len.set(open.byte_len());
-            replaced?;
-            self.weigh(object, state_len.get());
-            return Ok(());
+            open.replace(object.image.get(), (form.version, form.layout), written);
+        } else {
+            let label = self.next_label(object, form);
+            let added = object.key(|key| open.add(&label, key, written));
+            object.image.set(added.unwrap_or(u32::MAX));
+            object.image_batch.set(open.number);
+            object.image_buffer.set(self.saving.buffer.get());
+            object.version.set(label.version);
         }
-        let label = self.next_label(object, form);
-        let added = object.key(|key| open.add(&label, key, write)).transpose()?;
         self.saving.open_len.set(open.byte_len());
-        object.image.set(added.unwrap_or(u32::MAX));
-        object.image_batch.set(open.number);
-        object.image_buffer.set(self.saving.buffer.get());
-        object.version.set(label.version);
-        self.weigh(object, state_len.get());
+        self.weigh(object, written.len);
         Ok(())
     }
 

@@ -423,9 +423,8 @@ mod tests {
         let label = ImageLabel { entity: 1, partition, key_hash, epoch: 1, version: 1, schema: 1, layout: 1 };
         let mut images = Box::<BatchImages>::default();
         images.reset(number);
-        images
-            .add(&label, KeyView { kind: KeyKind::U64, bytes: &key }, |_| Ok::<_, ()>(Some(0)))
-            .expect("there is room");
+        let written = images.write(|_| Ok::<_, ()>(Some(0))).expect("there is room");
+        images.add(&label, KeyView { kind: KeyKind::U64, bytes: &key }, written);
         images
     }
 
