@@ -550,12 +550,12 @@ impl Chaos {
     /// Mends the network of these.
     #[expect(clippy::disallowed_methods, reason = "leases run out in real time")]
     async fn mend(&mut self, cut: &[u64]) -> Result<(), Failure> {
-        self.replace_killed().await?;
         for process in self.processes.iter().filter(|process| cut.contains(&process.id)) {
             process.mend().await?;
         }
         self.mended = Some(Instant::now());
-        Ok(())
+        // Only then: whoever is started joins at the data node, which may have been cut off.
+        self.replace_killed().await
     }
 
     /// Starts others for those that were killed meanwhile: a process of the data node's machine whose lease is over is killed before
