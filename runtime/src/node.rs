@@ -620,6 +620,10 @@ impl CoreSeed {
         {
             tracing::warn!(%error, processor, "a core cannot be pinned to its processor");
         }
+        // A core that drives the links drops most of the frames that it makes; those of others are dropped by who drives them.
+        let drives = self.links.as_ref().is_some_and(links::CoreLinks::is_inline);
+        let frames = self.config.frames.clone().filter(|_| drives);
+        let _keeper = frames.as_ref().map(epicserver_transport::BufferPool::keep_here);
         let mut core = Core::new(self.clock.now(), self.config, &self.entities, self.routes);
         let connect = |(neighbour, way): (Neighbour, Producer<CoreMessage>)| {
             core.connect(neighbour.index, way);

@@ -9,8 +9,8 @@
 //! | field of the head | while free (one `FreeBlock`) | while in use |
 //! |---|---|---|
 //! | `references` | not used | atomic, any holder |
-//! | `next` | owner of the chain it is in | nobody |
-//! | `pool` | the owner, `None` | set before it is shared, taken by who drops the last reference |
+//! | `next` | owner of the chain it is in | nobody; the thread that keeps it |
+//! | `pool` | the owner, `None` | set before it is shared, taken by who drops the last reference, unless its thread keeps the block |
 //! | `capacity`, `class`, `in_slab` | constant | constant |
 //! | data | nobody | `FrameBuf`: its owner. `Frame`: read only. `ReceiveBlock`: writer beyond `filled`, all read below it |
 //!
@@ -20,7 +20,9 @@
 use crate::header::FRAME_ALIGN;
 use crate::pool::PoolShared;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -32,8 +34,29 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 /// A transport gives out frames that hold exactly one wire frame; nothing here depends on that.
 pub struct Frame {
     block: BlockRef,
-    start: u32,
-    len: u32,
+    range: Part,
+}
+
+/// Which part of a block a frame is: where it starts, and its length in the upper half. One number, so that a frame is two words,
+/// which travel in registers: what is written in smaller parts and copied as a whole makes the processor wait.
+#[derive(Clone, Copy)]
+struct Part(u64);
+
+impl Part {
+    #[inline]
+    fn new(start: u32, len: u32) -> Self {
+        Self(u64::from(start) | u64::from(len) << 32)
+    }
+
+    #[inline]
+    fn start(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    #[inline]
+    fn len(self) -> usize {
+        (self.0 >> 32) as usize
+    }
 }
 
 impl Frame {
@@ -68,7 +91,15 @@ impl Frame {
             return None;
         }
         // Both fit: they are within the frame, whose end fits.
-        Some(Self { block: self.block.clone(), start: self.start + range.start as u32, len: len as u32 })
+        let range = Part::new((self.range.start() + range.start) as u32, len as u32);
+        Some(Self { block: self.block.clone(), range })
+    }
+
+    /// As a clone, at less cost while this is the only frame of its buffer: then nobody else can count meanwhile.
+    #[must_use]
+    #[inline]
+    pub fn share(&mut self) -> Self {
+        Self { block: self.block.share(), range: self.range }
     }
 
     /// A number that two frames share exactly if they share a buffer, so that dropping one of them alone returns nothing.
@@ -87,7 +118,7 @@ impl Deref for Frame {
         // SAFETY: start and len lie within the capacity (checked where a Frame is made), all of it was initialised when
         // the block was allocated, and nobody writes to a range that a Frame covers: a FrameBuf is consumed by `freeze`,
         // a ReceiveBlock writes only beyond `filled`, which never falls while another reference exists.
-        unsafe { std::slice::from_raw_parts(self.block.data().add(self.start as usize), self.len as usize) }
+        unsafe { std::slice::from_raw_parts(self.block.data().add(self.range.start()), self.range.len()) }
     }
 }
 
@@ -100,7 +131,7 @@ impl AsRef<[u8]> for Frame {
 impl Clone for Frame {
     #[inline]
     fn clone(&self) -> Self {
-        Self { block: self.block.clone(), start: self.start, len: self.len }
+        Self { block: self.block.clone(), range: self.range }
     }
 }
 
@@ -114,7 +145,7 @@ impl Eq for Frame {}
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frame({} bytes)", self.len)
+        write!(f, "Frame({} bytes)", self.len())
     }
 }
 
@@ -170,7 +201,7 @@ impl FrameBuf {
     #[must_use]
     #[inline]
     pub fn freeze(self) -> Frame {
-        Frame { block: self.block, start: 0, len: self.len }
+        Frame { block: self.block, range: Part::new(0, self.len) }
     }
 
     #[inline]
@@ -255,7 +286,7 @@ impl ReceiveBlock {
         self.spare -= 1;
         // One of the spare ones.
         let block = BlockRef { head: self.block.head };
-        Some(Frame { block, start: range.start as u32, len: len as u32 })
+        Some(Frame { block, range: Part::new(range.start as u32, len as u32) })
     }
 
     /// If no frame of this block is in use any more: keeps the filled bytes from `keep_from` on, moves them to the start,
@@ -348,6 +379,18 @@ impl BlockRef {
         assert!(before < REFERENCES_MAX, "more than {REFERENCES_MAX} references to one buffer");
     }
 
+    /// Another reference, counted without an atomic operation if this is the only one.
+    #[inline]
+    fn share(&mut self) -> Self {
+        if self.is_unique() {
+            // Nobody else has a reference to make another one of, and this one is borrowed exclusively.
+            self.head().references.store(2, Ordering::Relaxed);
+        } else {
+            self.add_references(1);
+        }
+        Self { head: self.head }
+    }
+
     /// Takes back references that were counted and not made; this one stays.
     fn drop_references(&self, count: u32) {
         if count > 0 {
@@ -374,11 +417,119 @@ impl Drop for BlockRef {
             }
             fence(Ordering::Acquire);
         }
+        if keep(self.head) {
+            return;
+        }
         let mut block = FreeBlock { head: self.head };
         if let Some(pool) = block.head_mut().pool.take() {
             pool.give_back(block);
         }
     }
+}
+
+thread_local! {
+    /// What this thread keeps; set by a `Keeper` and taken back by it.
+    static KEPT: Cell<*const Kept> = const { Cell::new(ptr::null()) };
+}
+
+/// While it lives, buffers of one pool that were dropped on this thread stay with the thread, up to a bound, and are its next ones:
+/// no atomic operation is needed for that. For the pool they are in use.
+#[derive(Debug)]
+#[must_use = "the thread keeps buffers while this lives"]
+pub struct Keeper {
+    /// None: the thread has a keeper already.
+    kept: Option<Box<Kept>>,
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+/// Blocks that are as those in use are, but that nobody has a reference to.
+struct Kept {
+    pool: Arc<PoolShared>,
+    classes: Box<[KeptClass]>,
+}
+
+struct KeptClass {
+    capacity: usize,
+    /// How many more may be kept.
+    room: Cell<usize>,
+    /// Linked through `next`.
+    top: Cell<*mut BlockHead>,
+}
+
+impl Keeper {
+    /// Keeps up to so many blocks of each class, which have this capacity.
+    pub(crate) fn new(pool: Arc<PoolShared>, classes: impl Iterator<Item = (usize, usize)>) -> Self {
+        if !KEPT.get().is_null() {
+            return Self { kept: None, _of_this_thread: PhantomData };
+        }
+        let class =
+            |(capacity, room)| KeptClass { capacity, room: Cell::new(room), top: Cell::new(ptr::null_mut()) };
+        let kept = Box::new(Kept { pool, classes: classes.map(class).collect() });
+        KEPT.set(&raw const *kept);
+        Self { kept: Some(kept), _of_this_thread: PhantomData }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        KEPT.set(ptr::null());
+        for class in &kept.classes {
+            while let Some(head) = class.pop() {
+                // The last reference of it, as far as the pool knows: this gives it back.
+                drop(BlockRef { head });
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("classes", &self.classes.len()).finish_non_exhaustive()
+    }
+}
+
+impl KeptClass {
+    #[inline]
+    fn pop(&self) -> Option<NonNull<BlockHead>> {
+        let head = NonNull::new(self.top.get())?;
+        // SAFETY: kept blocks are live and this thread's own, and each `next` is the rest of the list.
+        unsafe {
+            self.top.set(head.as_ref().next);
+            // Whoever dropped it did not always count down.
+            head.as_ref().references.store(1, Ordering::Relaxed);
+        }
+        self.room.set(self.room.get() + 1);
+        Some(head)
+    }
+}
+
+/// A buffer that this thread has kept of this pool, of the smallest class that is long enough.
+#[inline]
+pub(crate) fn take_kept(pool: &Arc<PoolShared>, len: usize) -> Option<FrameBuf> {
+    let kept = KEPT.get();
+    // SAFETY: set from a box that lives until its keeper takes the pointer back, on this thread.
+    let kept = unsafe { kept.as_ref() }.filter(|kept| Arc::ptr_eq(&kept.pool, pool))?;
+    let class = kept.classes.iter().find(|class| class.capacity >= len)?;
+    let block = BlockRef { head: class.pop()? };
+    Some(FrameBuf { block, len: len as u32 })
+}
+
+/// Whether this thread keeps the block, of which the last reference goes.
+#[inline]
+fn keep(mut head: NonNull<BlockHead>) -> bool {
+    // SAFETY: as in `take_kept`.
+    let Some(kept) = (unsafe { KEPT.get().as_ref() }) else { return false };
+    // SAFETY: the last reference to a live block is the caller's.
+    let block = unsafe { head.as_mut() };
+    let is_its = block.pool.as_ref().is_some_and(|pool| Arc::ptr_eq(&kept.pool, pool));
+    let Some(class) = kept.classes.get(block.class as usize).filter(|class| is_its && class.room.get() > 0)
+    else {
+        return false;
+    };
+    block.next = class.top.replace(head.as_ptr());
+    class.room.set(class.room.get() - 1);
+    true
 }
 
 /// A block that nobody uses: the only pointer to it.

@@ -71,7 +71,7 @@ mod wake;
 pub use deframer::Deframer;
 pub use discovery::Discovery;
 pub use faulty::{FaultCounts, FaultPlan, Faulty};
-pub use frame::{Frame, FrameBuf, ReceiveBlock};
+pub use frame::{Frame, FrameBuf, Keeper, ReceiveBlock};
 pub use header::{FRAME_ALIGN, FrameHeader, FrameKind, HEADER_LEN, HeaderError, flags};
 pub use link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
 pub use loopback::{LoopbackNetwork, LoopbackOptions, LoopbackRaw, LoopbackTransport};

@@ -96,41 +96,45 @@ impl fmt::Display for DownReason {
 }
 
 /// Names one link of one transport, for all time: the index is reused, with another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId {
-    index: u32,
-    generation: u32,
-}
+// One number: a struct of two is written in halves and copied as a whole, for which the processor waits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(u64);
 
 impl LinkId {
     /// Only transports make ids; [`LinkTable`] does it for them.
     #[must_use]
     pub const fn new(index: u32, generation: u32) -> Self {
-        Self { index, generation }
+        Self((index as u64) << 32 | generation as u64)
     }
 
     /// Small number to index an array of [`Caps::links_max`](crate::Caps::links_max) with.
     #[must_use]
     pub const fn index(self) -> usize {
-        self.index as usize
+        (self.0 >> 32) as usize
     }
 
     /// Which use of the index this is.
     #[must_use]
     pub const fn generation(self) -> u32 {
-        self.generation
+        self.0 as u32
     }
 
     /// Both numbers in one, to travel through an operating system interface.
     #[must_use]
     pub const fn to_u64(self) -> u64 {
-        (self.generation as u64) << 32 | self.index as u64
+        self.0
     }
 
     /// The reverse of [`LinkId::to_u64`].
     #[must_use]
     pub const fn from_u64(number: u64) -> Self {
-        Self { index: number as u32, generation: (number >> 32) as u32 }
+        Self(number)
+    }
+}
+
+impl fmt::Debug for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkId({}, {})", self.index(), self.generation())
     }
 }
 
@@ -223,7 +227,7 @@ impl<T> LinkTable<T> {
         // An index that has used up its generations is left out: an id never comes twice.
         if let Some(next) = slot.generation.checked_add(1) {
             slot.generation = next;
-            self.free.push(link.index);
+            self.free.push(link.index() as u32);
         }
         Some(value)
     }

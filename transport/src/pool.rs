@@ -1,6 +1,6 @@
 //! Bounded pools of frame buffers. Memory itself and its rules are in [`frame`](crate::frame).
 
-use crate::frame::{CAPACITY_MAX, FrameBuf, FreeBlock, FreeChain, FreeStack, Slab};
+use crate::frame::{CAPACITY_MAX, FrameBuf, FreeBlock, FreeChain, FreeStack, Keeper, Slab, take_kept};
 use crate::wake::Wake;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,10 +63,26 @@ impl BufferPool {
     /// A buffer of `len` bytes and unspecified content from the smallest class that has one; `None` if there is none free
     /// that is long enough: wait, this is back-pressure.
     #[must_use]
+    #[inline]
     pub fn alloc(&self, len: usize) -> Option<FrameBuf> {
+        take_kept(&self.shared, len).or_else(|| self.alloc_shared(len))
+    }
+
+    fn alloc_shared(&self, len: usize) -> Option<FrameBuf> {
         let mut fitting = self.shared.classes.iter().filter(|class| class.options.buffer_len >= len);
         let block = fitting.find_map(Class::take)?;
         Some(FrameBuf::from_free(block, Arc::clone(&self.shared), len))
+    }
+
+    /// Lets this thread keep buffers that are dropped on it, and use them again, without telling other threads, until what this
+    /// returns is dropped: for a thread that both allocates and drops the most. They count as in use, and their return wakes nobody.
+    /// A thread keeps buffers of one pool at a time: for a second one nothing changes.
+    pub fn keep_here(&self) -> Keeper {
+        let room = |class: &Class| {
+            let SizeClass { buffer_len, buffers_max } = class.options;
+            (buffer_len, KEPT_MAX.min(KEPT_LEN_MAX / buffer_len.max(1)).min(buffers_max / KEPT_PART))
+        };
+        Keeper::new(Arc::clone(&self.shared), self.shared.classes.iter().map(room))
     }
 
     /// Buffers in use now. Exact when no other thread allocates or drops at the same time.
@@ -201,6 +217,12 @@ impl Class {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Buffers of each size that a thread keeps at most: as many as a burst of calls takes, in number, in bytes, and as one part in so
+/// many of all there are.
+const KEPT_MAX: usize = 512;
+const KEPT_LEN_MAX: usize = 256 << 10;
+const KEPT_PART: usize = 4;
 
 fn check(classes: &[SizeClass]) {
     assert!(!classes.is_empty(), "a pool without size classes");
@@ -360,6 +382,46 @@ mod tests {
         assert_eq!(block.filled()[..9], [1, 1, 1, 1, 1, 1, 1, 1, 2]);
         assert_eq!(block.tail_mut().len(), 32);
         drop(block);
+        assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    fn a_thread_that_keeps_buffers_gives_them_back() {
+        let (pool, other) = (pool(8), pool(8));
+        let keeper = pool.keep_here();
+        let first = pool.alloc(10).expect("free");
+        let at = first.as_ptr();
+        drop(first.freeze());
+        assert_eq!(pool.outstanding(), 1, "not kept");
+        let again = pool.alloc(20).expect("kept");
+        assert_eq!((again.as_ptr(), again.len(), pool.outstanding()), (at, 20, 1));
+        // Those of another pool are not kept, nor are more than a part of all.
+        drop(other.keep_here());
+        drop(other.alloc(10));
+        assert_eq!(other.outstanding(), 0);
+        let all: Vec<_> = (0..7).map(|_| pool.alloc(256).expect("free")).collect();
+        drop((again, all));
+        assert_eq!(pool.outstanding(), 2);
+        // Dropped where nobody keeps any.
+        let frame = pool.alloc(1).expect("kept").freeze();
+        let copy = frame.clone();
+        std::thread::scope(|scope| drop(scope.spawn(move || drop(frame))));
+        drop(copy);
+        assert_eq!(pool.outstanding(), 2);
+        drop(keeper);
+        assert_eq!(pool.outstanding(), 0);
+        drop(pool.alloc(1));
+        assert_eq!(pool.outstanding(), 0);
+    }
+
+    #[test]
+    fn what_is_shared_is_counted() {
+        let pool = pool(1);
+        let mut first = pool.alloc(16).expect("free").freeze();
+        let (second, third) = (first.share(), first.share());
+        drop((first, third));
+        assert_eq!((pool.outstanding(), second.len()), (1, 16));
+        drop(second);
         assert_eq!(pool.outstanding(), 0);
     }
 

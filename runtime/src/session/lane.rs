@@ -128,7 +128,7 @@ impl SendLane {
         self.offset = 0;
         if self.keeps {
             self.sent += 1;
-            return self.frames.get(self.sent - 1).cloned();
+            return self.frames.get_mut(self.sent - 1).map(Frame::share);
         }
         self.base += 1;
         self.frames.pop_front()

@@ -4,6 +4,7 @@ use super::LinkSocket;
 use super::bounds::Bounds;
 use super::outbox::{Outbox, SCRATCH_LEN_MAX, Written};
 use crate::deframer::Deframer;
+use crate::frame::Frame;
 use crate::link::{Addr, DownReason, Event, LinkId};
 use crate::pool::{BufferPool, SizeClass};
 use crate::wake::Wake;
@@ -121,7 +122,7 @@ impl<S: LinkSocket> Connection<S> {
     ) -> Option<Progress> {
         while events.len() < events_max {
             match self.deframer.next_frame() {
-                Ok(Some(frame)) => events.push(Event::Receive { link, frame }),
+                Ok(Some(frame)) => push_received(events, link, frame),
                 Ok(None) if self.in_packets => {
                     return self.deframer.cut_off().map(|error| Progress::Down(DownReason::Garbage(error)));
                 }
@@ -208,6 +209,13 @@ impl<S: LinkSocket> Connection<S> {
     pub(super) fn socket(&self) -> &S {
         &self.socket
     }
+}
+
+/// Apart, so that link and frame come in registers and are written where the event lies: one that is made in parts and then copied as
+/// a whole would have to wait for them.
+#[inline(never)]
+fn push_received(events: &mut Vec<Event>, link: LinkId, frame: Frame) {
+    events.push(Event::Receive { link, frame });
 }
 
 /// What an error of a socket says about the peer.
