@@ -48,8 +48,10 @@ use crate::task::Polled;
 use crate::timer::TimerKey;
 
 /// The sizes of bodies that are recycled; larger ones are boxed.
-pub(crate) const BODY_LENS: [usize; 6] = [96, 224, 480, 992, 2016, 4064];
+pub(crate) const BODY_LENS: [usize; 8] = [96, 224, 480, 992, 2016, 4064, 8672, 17376];
 const SLOTS_PER_CHUNK: usize = 64;
+/// A chunk of long bodies has fewer slots, so that it is not longer than this.
+const CHUNK_LEN_MAX: usize = 256 << 10;
 const BODY_ALIGN: usize = 16;
 
 /// The number of no core: that of a slot which no core has taken yet.
@@ -541,12 +543,12 @@ fn refill(list: &Cell<Option<SlotPtr>>, class: u8, home: u32, taken: &mut Vec<Sl
 fn grow(spare: &mut Vec<SlotPtr>, class: u8) {
     let body_len = BODY_LENS.get(usize::from(class)).copied().unwrap_or(0);
     let stride = (size_of::<Slot>() + body_len).next_multiple_of(align_of::<Slot>());
-    let layout =
-        Layout::from_size_align(stride * SLOTS_PER_CHUNK, align_of::<Slot>()).expect("a few hundred KiB");
+    let slots = SLOTS_PER_CHUNK.min(CHUNK_LEN_MAX / stride);
+    let layout = Layout::from_size_align(stride * slots, align_of::<Slot>()).expect("a few hundred KiB");
     // SAFETY: the layout is not empty.
     let chunk = unsafe { std::alloc::alloc(layout) };
     assert!(!chunk.is_null(), "out of memory for {} bytes of call slots", layout.size());
-    for index in 0..SLOTS_PER_CHUNK {
+    for index in 0..slots {
         // SAFETY: inside the chunk, aligned because the stride is a multiple of the alignment; the memory is written
         // here for the first time and never freed.
         spare.push(unsafe {
@@ -558,6 +560,13 @@ fn grow(spare: &mut Vec<SlotPtr>, class: u8) {
 }
 
 impl Slot {
+    /// Whether the call has ancestors that are elsewhere.
+    #[inline]
+    pub(crate) fn has_path(&self) -> bool {
+        // SAFETY: nothing borrows what is in the cell beyond a read like this one.
+        unsafe { (*self.path.as_ptr()).is_some() }
+    }
+
     /// Lets go of what few calls have. Looking is cheaper than replacing.
     #[inline]
     pub(crate) fn clear_extras(&self) {
