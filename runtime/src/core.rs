@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use epicserver_storage::NodeId;
+use epicserver_transport::Frame;
 use rkyv::ser::allocator::Arena;
 
 use crate::activation::{CatalogEntry, ObjectPtr};
@@ -31,10 +32,11 @@ use crate::entity::{BoundEntity, NodeTag};
 use crate::error::CallError;
 use crate::id::CallId;
 use crate::registry::Desk;
-use crate::remote::LinkInput;
+use crate::remote::{LinkNews, PeerFrame};
 use crate::routes::Routes;
 use crate::saving::{BatchImages, LoadAnswer, LoadTicket, SaveNews};
 use crate::script::Tape;
+use crate::session::intern::Target;
 use crate::slot::{SlotList, SlotPool, SlotPtr, SlotQueue, State, TaskRef};
 use crate::timer::{TimerKey, TimerWheel};
 use epicserver_sync::ring::{Producer, Taken};
@@ -171,9 +173,9 @@ pub enum Event {
     /// A buffer that was handed over comes back.
     Recycled(Box<BatchImages>),
     /// Another node sent this frame: a request, a reply, or what else concerns calls.
-    Frame(crate::remote::PeerFrame),
+    Frame(PeerFrame),
     /// What the links say of calls that were under way.
-    Link(crate::remote::LinkNews),
+    Link(LinkNews),
     /// The cluster's view changed.
     View(Arc<Routes>),
     /// The objects of a partition that the next view gives to this core.
@@ -207,7 +209,7 @@ pub enum Action {
     /// Run this on the edge runtime.
     Edge(EdgeFuture),
     /// Put this frame on the link to a node. In order for each node.
-    Frame(crate::remote::PeerFrame),
+    Frame(PeerFrame),
     /// A partition that moves is empty: bring its objects to the next owner.
     Drained(Box<crate::shipment::Drained>),
 }
@@ -304,6 +306,30 @@ fn count(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
+/// Frames for other nodes, in order. Peers and frames lie apart, as each of them travels in registers: a struct of both is written in
+/// parts and copied as a whole, for which the processor would have to wait.
+#[derive(Default)]
+struct Sends {
+    peers: Vec<NodeId>,
+    frames: Vec<Frame>,
+}
+
+/// Where the driver of a core's links hands over what came over them.
+pub(crate) struct Inputs<'a>(&'a CoreState);
+
+impl Inputs<'_> {
+    /// Brings a frame of a peer, as [`Event::Frame`] does.
+    #[inline]
+    pub(crate) fn frame(&mut self, peer: NodeId, frame: Frame, target: Option<Arc<Target>>) {
+        self.0.handle_frame(PeerFrame { peer, frame, target });
+    }
+
+    /// Brings what the links say, as [`Event::Link`] does.
+    pub(crate) fn news(&mut self, news: LinkNews) {
+        self.0.handle_link(news);
+    }
+}
+
 /// One execution thread's world. See the module's documentation.
 pub struct Core {
     state: Rc<CoreState>,
@@ -351,6 +377,7 @@ pub(crate) struct CoreState {
     random: RefCell<fastrand::Rng>,
     chaos: Option<RefCell<fastrand::Rng>>,
     actions: RefCell<Vec<Action>>,
+    sends: RefCell<Sends>,
     ways: away::Ways,
     saving: save::Saving,
     probes: cycle::ProbeLog,
@@ -457,6 +484,7 @@ impl Core {
             unarmed: RefCell::new(Vec::new()),
             arm_at: Cell::new(u64::MAX),
             actions: RefCell::new(Vec::new()),
+            sends: RefCell::new(Sends::default()),
             ways: away::Ways::default(),
             saving: save::Saving::default(),
             probes: cycle::ProbeLog::default(),
@@ -483,6 +511,12 @@ impl Core {
     /// Events are handled at once; turns of user code run only on [`Event::Turns`], and on an [`Event::Message`] that is a call
     /// with nothing in its way. `now` must not fall.
     pub fn step(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
+        self.step_apart(now, event, actions);
+        self.take_sends(|peer, frame| actions.push(Action::Frame(PeerFrame::new(peer, frame))));
+    }
+
+    /// As [`step`](Self::step), but that frames are left for [`take_sends`](Self::take_sends).
+    pub(crate) fn step_apart(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
         self.state.note_lease(&event);
         // Once a pass, and not for each message of it: a look goes over all objects that are to move.
         let looks = !matches!(event, Event::Message(_) | Event::Frame(_) | Event::Link(_));
@@ -509,21 +543,36 @@ impl Core {
         self.advance(now, |core| core.handle_message(message));
     }
 
-    /// Brings what came over the links, which `give` hands over one after the other, as [`Event::Frame`] and [`Event::Link`] do.
+    /// Lets `give` bring what came over the links. What comes of it is left as by [`step_apart`](Self::step_apart).
     #[inline]
     pub(crate) fn deliver_inputs(
         &mut self,
         now: u64,
         actions: &mut Vec<Action>,
-        give: impl FnOnce(&mut dyn FnMut(LinkInput)),
+        give: impl FnOnce(&mut Inputs<'_>),
     ) {
         self.advance(now, |core| {
-            give(&mut |input| match input {
-                LinkInput::Frame(frame) => core.handle_frame(frame),
-                LinkInput::News(news) => core.handle_link(*news),
-            });
+            // A pass begins: as many calls as in one may be answered directly, turns or not.
+            core.direct_left.set(core.config.direct_max);
+            give(&mut Inputs(core));
         });
-        actions.append(&mut self.state.actions.borrow_mut());
+        let mut acted = self.state.actions.borrow_mut();
+        if !acted.is_empty() {
+            actions.append(&mut acted);
+        }
+    }
+
+    /// Whether there are frames for other nodes.
+    #[inline]
+    pub(crate) fn has_sends(&self) -> bool {
+        !self.state.sends.borrow().frames.is_empty()
+    }
+
+    /// Gives the frames for other nodes, in order.
+    #[inline]
+    pub(crate) fn take_sends(&mut self, mut send: impl FnMut(NodeId, Frame)) {
+        let sends = &mut *self.state.sends.borrow_mut();
+        sends.peers.drain(..).zip(sends.frames.drain(..)).for_each(|(peer, frame)| send(peer, frame));
     }
 
     /// Whether messages to other cores wait for room.
@@ -688,7 +737,18 @@ impl CoreState {
 
     #[inline]
     fn act(&self, action: Action) {
-        self.actions.borrow_mut().push(action);
+        match action {
+            // All of them the same way, so that they stay in order.
+            Action::Frame(PeerFrame { peer, frame, .. }) => self.send_frame(peer, frame),
+            action => self.actions.borrow_mut().push(action),
+        }
+    }
+
+    #[inline]
+    fn send_frame(&self, peer: NodeId, frame: Frame) {
+        let sends = &mut *self.sends.borrow_mut();
+        sends.peers.push(peer);
+        sends.frames.push(frame);
     }
 
     #[inline]

@@ -37,10 +37,11 @@ use std::collections::{BTreeMap, VecDeque};
 use epicserver_storage::NodeId;
 use epicserver_transport::{Addr, BufferPool, Direction, Event, Frame, FrameHeader, FrameKind, LinkId};
 
+use crate::core::Inputs;
 use crate::error::Loss;
 pub use crate::remote::LinkInput;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{DownReason, LostReason, Passed, SessionConfig, SessionEvent};
+use crate::session::{DownReason, LostReason, Marks, Passed, SessionConfig, SessionEvent};
 use crate::wire::handshake::{Handshake, HelloError};
 
 mod config;
@@ -117,12 +118,20 @@ impl Fabric {
         }
     }
 
-    /// As [`Self::handle_event`], for all that happened.
-    pub(crate) fn handle_events(&mut self, now: u64, mut events: impl Iterator<Item = Event>) {
+    /// As [`Self::handle_event`], for all that happened. Frames for the core that these are the inputs of go straight there, unless
+    /// others wait for it.
+    pub(crate) fn handle_events(
+        &mut self,
+        now: u64,
+        mut events: impl Iterator<Item = Event>,
+        mut inputs: Option<(u16, &mut Inputs<'_>)>,
+    ) {
         let mut next = events.next();
         while let Some(event) = next {
             next = match event {
-                Event::Receive { link, frame } => self.receive_all(now, link, frame, &mut events),
+                Event::Receive { link, frame } => {
+                    self.receive_all(now, link, frame, &mut events, &mut inputs)
+                }
                 event => {
                     self.handle_event(now, event);
                     events.next()
@@ -139,29 +148,45 @@ impl Fabric {
         link: LinkId,
         mut frame: Frame,
         events: &mut impl Iterator<Item = Event>,
+        inputs: &mut Option<(u16, &mut Inputs<'_>)>,
     ) -> Option<Event> {
         let peer = self.links.get(&link).and_then(|id| self.peers.get_mut(id));
         let Some(peer) = peer.filter(|peer| peer.link == Some(link)) else {
             self.receive(now, link, frame);
             return events.next();
         };
-        loop {
+        let mut owed = Owed { peer: peer.id, ..Owed::default() };
+        let next = loop {
             match peer.session.pass_frame(now, frame) {
                 Some(passed) if passed.kind != FrameKind::Control => {
-                    peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
+                    let is_call = passed.is_call();
+                    match inputs {
+                        Some((core, inputs))
+                            if peer.may_call()
+                                && self.outputs[usize::from(*core)].is_empty()
+                                && peer.core_of(&passed, self.config.cores) == *core =>
+                        {
+                            *(if is_call { &mut owed.calls } else { &mut owed.answers }) += 1;
+                            let (there, frame, target) = peer.accept(passed);
+                            inputs.frame(there, unpin(&self.config, frame), target);
+                        }
+                        _ => peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs),
+                    }
                 }
                 // It may have ended the link, or be for the node: nothing is known to be as before.
                 passed => {
                     let id = peer.id;
                     self.handle_passed(now, id, passed);
-                    return events.next();
+                    break events.next();
                 }
             }
             frame = match events.next() {
                 Some(Event::Receive { link: of, frame }) if of == link => frame,
-                next => return next,
+                next => break next,
             };
-        }
+        };
+        self.give_back(owed);
+        next
     }
 
     /// Takes what happened on the transport.
@@ -202,23 +227,24 @@ impl Fabric {
 
     /// Takes a frame that core `core` of this node has for a peer. One for a node that is no member is refused.
     pub fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
-        if let Some(frame) = self.try_frame(now, core, frame)
-            && let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied()
+        let peer = frame.peer;
+        if let Some(frame) = self.try_frame(now, core, peer, frame.frame)
+            && let Ok(header) = FrameHeader::parse_frame(&frame).copied()
         {
-            self.refuse(core, &header, frame.peer);
+            self.refuse(core, &header, peer);
         }
     }
 
     /// As [`Self::handle_frame`], but gives the frame back if its node is no member: a core may know of a view whose members this
     /// has not been told yet.
     #[inline]
-    pub fn try_frame(&mut self, now: u64, core: u16, frame: PeerFrame) -> Option<PeerFrame> {
-        let Ok(header) = FrameHeader::parse_frame(&frame.frame).copied() else { return None };
-        let Some(peer) = self.peers.get_mut(&frame.peer.id).filter(|peer| peer.may_be_called(frame.peer))
-        else {
+    pub fn try_frame(&mut self, now: u64, core: u16, peer: NodeId, frame: Frame) -> Option<Frame> {
+        // By its fields: a copy of what was just written in parts would have to wait for them.
+        let Ok(marks) = FrameHeader::parse_frame(&frame).map(Marks::of) else { return None };
+        let Some(peer) = self.peers.get_mut(&peer.id).filter(|its| its.may_be_called(peer)) else {
             return Some(frame);
         };
-        peer.queue(now, core, &header, frame.frame);
+        peer.queue(now, core, marks, frame);
         peer.report_unsent(&mut self.outputs);
         None
     }
@@ -281,19 +307,22 @@ impl Fabric {
             Output::Answer(frame) => (false, frame),
         };
         self.give_back(Owed { peer: frame.peer.id, calls: u32::from(is_call), answers: u32::from(!is_call) });
-        Some(LinkInput::Frame(PeerFrame { frame: self.unpin(frame.frame), ..frame }))
+        Some(LinkInput::Frame(PeerFrame { frame: unpin(&self.config, frame.frame), ..frame }))
     }
 
-    /// As [`Self::poll_output`], for up to so many. Peers get their room back at the end of it.
+    /// As [`Self::poll_output`], for up to so many. Peers get their room back at the end of it. Gives how many there were.
     #[inline]
-    pub(crate) fn take_outputs(&mut self, core: u16, count_max: usize, mut take: impl FnMut(LinkInput)) {
+    pub(crate) fn give_outputs(&mut self, core: u16, count_max: usize, inputs: &mut Inputs<'_>) -> usize {
         let mut owed = Owed::default();
-        for _ in 0..count_max {
+        for given in 0..count_max {
             let output = self.outputs.get_mut(usize::from(core)).and_then(VecDeque::pop_front);
             let (is_call, frame) = match output {
-                None => break,
+                None => {
+                    self.give_back(owed);
+                    return given;
+                }
                 Some(Output::News(news)) => {
-                    take(LinkInput::News(news));
+                    inputs.news(*news);
                     continue;
                 }
                 Some(Output::Call(frame)) => (true, frame),
@@ -303,22 +332,16 @@ impl Fabric {
                 self.give_back(std::mem::replace(&mut owed, Owed { peer: frame.peer.id, ..Owed::default() }));
             }
             *(if is_call { &mut owed.calls } else { &mut owed.answers }) += 1;
-            take(LinkInput::Frame(PeerFrame { frame: self.unpin(frame.frame), ..frame }));
+            inputs.frame(frame.peer, unpin(&self.config, frame.frame), frame.target);
         }
         self.give_back(owed);
+        count_max
     }
 
     fn give_back(&mut self, owed: Owed) {
         if let Some(peer) = self.peers.get_mut(&owed.peer) {
             peer.release(owed.calls, owed.answers);
         }
-    }
-
-    /// Copies the frame out of its receive buffer where that is needed.
-    #[inline]
-    fn unpin(&self, frame: Frame) -> Frame {
-        let is_received = frame.len() <= self.config.session.frame_len_max as usize;
-        if self.config.copies && is_received { Frame::copy_from(&frame) } else { frame }
     }
 
     /// Whether a core has something to take.
@@ -408,7 +431,7 @@ impl Fabric {
     fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
         if let Some(id) = self.links.get(&link).copied() {
             let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
-            let passed = peer.session.pass_frame(now, frame);
+            let passed = peer.pass_frame(now, frame);
             return self.handle_passed(now, id, passed);
         }
         self.receive_of_stranger(now, link, &frame);
@@ -488,6 +511,13 @@ impl std::fmt::Debug for Fabric {
             .field("peers", &self.peers.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Copies the frame out of its receive buffer where that is needed.
+#[inline]
+fn unpin(config: &FabricConfig, frame: Frame) -> Frame {
+    let is_received = frame.len() <= config.session.frame_len_max as usize;
+    if config.copies && is_received { Frame::copy_from(&frame) } else { frame }
 }
 
 fn push_all(outputs: &mut [VecDeque<Output>], news: impl Fn() -> LinkNews) {

@@ -26,6 +26,7 @@ pub struct PeerFrame {
 
 impl PeerFrame {
     /// A frame that says itself what it is for.
+    #[inline]
     pub fn new(peer: NodeId, frame: Frame) -> Self {
         Self { peer, frame, target: None }
     }

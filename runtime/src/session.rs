@@ -38,6 +38,7 @@ use crate::session::fragment::{Reassembly, fragment};
 use crate::session::intern::{BoundHandles, SentHandles};
 use crate::session::lane::{Lane, Part, ReceiveLane, SendLane};
 use crate::session::link::Link;
+pub(crate) use crate::session::link::Marks;
 use crate::wire::extension::EXTENSION_LEN_MAX;
 use crate::wire::handshake::{Established, Handshake};
 use crate::wire::hello::{Agreement, CloseReason, Identity, KnownStream, Terms, close_frame};
@@ -221,29 +222,24 @@ impl Session {
     /// # Errors
     /// Gives the frame back, and says why it was not taken.
     pub fn queue(&mut self, now: u64, frame: Frame) -> Result<(), QueueError> {
-        let Ok(header) = FrameHeader::parse_frame(&frame).copied() else {
+        let Ok(marks) = FrameHeader::parse_frame(&frame).map(Marks::of) else {
             return Err(QueueError::Kind(frame));
         };
-        self.queue_read(now, &header, frame)
+        self.queue_read(now, marks, frame)
     }
 
     /// As [`Session::queue`], for a frame whose header was read and fits it.
     #[inline]
-    pub(crate) fn queue_read(
-        &mut self,
-        now: u64,
-        header: &FrameHeader,
-        frame: Frame,
-    ) -> Result<(), QueueError> {
-        let Some(lane) = Lane::of(header.kind()) else { return Err(QueueError::Kind(frame)) };
-        if header.payload_len.get() > self.config.payload_len_max {
+    pub(crate) fn queue_read(&mut self, now: u64, marks: Marks, frame: Frame) -> Result<(), QueueError> {
+        let Marks { kind, handle, payload_len, .. } = marks;
+        let Some(lane) = Lane::of(kind) else { return Err(QueueError::Kind(frame)) };
+        if payload_len > self.config.payload_len_max {
             return Err(QueueError::TooLarge(frame));
         }
         if matches!(self.state, State::Closed) {
             return Err(QueueError::Closed(frame));
         }
-        let handle = header.handle.get();
-        let may_name = matches!(header.kind(), FrameKind::Request | FrameKind::OneWay);
+        let may_name = matches!(kind, FrameKind::Request | FrameKind::OneWay);
         match handle {
             0 => self.push(now, lane, frame),
             _ if may_name && self.sent_handles.fits(&frame, handle) => self.push(now, lane, frame),
@@ -316,7 +312,8 @@ impl Session {
 
     /// As [`Session::handle_frame`], for a driver that has drained [`Session::poll_event`]: a call or an answer that came whole
     /// is given at once. What else happened is to be drained.
-    #[inline]
+    // In place, as is what follows: what this gives is written in parts, and to copy it as a whole would have to wait for them.
+    #[inline(always)]
     pub fn pass_frame(&mut self, now: u64, frame: Frame) -> Option<Passed> {
         debug_assert!(self.events.is_empty(), "what waits would be overtaken");
         self.take_frame(now, frame)
@@ -423,7 +420,7 @@ impl Session {
         matches!(self.state, State::Up(..))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_frame(&mut self, now: u64, frame: Frame) -> Option<Passed> {
         match &mut self.state {
             State::Up(..) => match self.receive(now, frame) {

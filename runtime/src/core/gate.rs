@@ -18,9 +18,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use epicserver_storage::NodeId;
+use epicserver_transport::Frame;
+
 use super::{Action, CoreState, Timer};
 use crate::call::BUDGET_DEFAULT;
 use crate::error::{CallError, Loss, Rejection};
+use crate::remote::PeerFrame;
 use crate::slot::{SlotPtr, State};
 use crate::timer::TimerKey;
 
@@ -82,7 +86,6 @@ impl Gate {
 
 impl CoreState {
     /// Runs `action` when batch `number` is durable, in order with what waits already; at `until` its time is over.
-    #[inline]
     pub(super) fn act_gated(&self, number: u64, until: u64, action: Action) {
         if self.lease.is_over() {
             return self.withhold(action);
@@ -91,6 +94,15 @@ impl CoreState {
             return self.act(action);
         }
         self.hold_back(Gated { number, until, what: Held::Action(action) });
+    }
+
+    /// As [`act_gated`](Self::act_gated) for a frame, which mostly leaves at once.
+    #[inline]
+    pub(super) fn send_gated(&self, number: u64, until: u64, peer: NodeId, frame: Frame) {
+        if self.lease.is_over() || !self.saving.is_durable(number) {
+            return self.act_gated(number, until, Action::Frame(PeerFrame::new(peer, frame)));
+        }
+        self.send_frame(peer, frame);
     }
 
     /// Whether what the running task has seen may leave the node; otherwise it is woken when that is known, or at `until`.

@@ -24,7 +24,7 @@ use crate::codec::{self, CodecError, Encoder};
 use crate::error::{CallError, Executed, Loss, Rejection};
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::intern::{Handle, Handles, Way};
+use crate::session::intern::{Handle, Handles};
 use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr};
 use crate::wire::extension::{
     self, Extension, PATH_LEN_MAX, PathEntry, TargetKey, ViewStamp, budget_us_from_ns,
@@ -36,6 +36,8 @@ mod inbound;
 mod moved;
 mod pending;
 mod probe;
+
+use distant::Known;
 
 pub(crate) use inbound::Asked;
 pub(crate) use moved::Settle;
@@ -125,20 +127,26 @@ impl CoreState {
     }
 
     /// Sends the call within the window of its node, behind those that wait already.
-    #[inline]
-    fn leave(&self, call: Outgoing, way: Option<(Handle, Way)>) {
+    fn leave(&self, call: &Outgoing, known: Option<&Known>) {
+        self.leave_now(call, known);
+    }
+
+    /// As [`leave`](Self::leave), in place. What is known and the call go by reference on the way: they were written a moment ago, and
+    /// copies of them as a whole would have to wait for their parts.
+    #[inline(always)]
+    fn leave_now(&self, call: &Outgoing, known: Option<&Known>) {
         {
             let mut peers = self.remote.peers.borrow_mut();
-            let place = peers.place_for(&call);
+            let place = peers.place_for(call);
             let window = &mut peers.windows[place as usize];
             if !window.waiting.is_empty() || window.in_flight >= self.config.window_max {
-                window.waiting.push_back(call);
+                window.waiting.push_back(*call);
                 return self.arm_deadline(call.slot);
             }
             window.in_flight += 1;
         }
-        if !self.transmit(call, way) {
-            self.free_place_of(&call);
+        if !self.transmit_now(call, known) {
+            self.free_place_of(call);
         }
     }
 
@@ -184,7 +192,7 @@ impl CoreState {
                 next
             };
             match next {
-                Some(call) if !self.transmit(call, self.way(call.way)) => {}
+                Some(call) if !self.transmit(&call, self.way(call.way).as_ref()) => {}
                 _ => return,
             }
         }
@@ -192,7 +200,12 @@ impl CoreState {
 
     /// Encodes a call and hands the frame out; `false` if it ended before that and its place is free. `way`: what its number
     /// stands for now.
-    fn transmit(&self, call: Outgoing, way: Option<(Handle, Way)>) -> bool {
+    fn transmit(&self, call: &Outgoing, known: Option<&Known>) -> bool {
+        self.transmit_now(call, known)
+    }
+
+    #[inline(always)]
+    fn transmit_now(&self, call: &Outgoing, known: Option<&Known>) -> bool {
         let slot = call.slot;
         if slot.cancelled.get() {
             self.discard(slot);
@@ -207,8 +220,11 @@ impl CoreState {
             return false;
         }
         let one_way = slot.reply_to.get() != ReplyTo::Caller;
-        let name = (!one_way).then(|| self.remote.pending.borrow_mut().insert(call));
-        let frame = match self.encode_request(call, name, way) {
+        let Outgoing { node, partition, follows, way, .. } = *call;
+        let mut pending = self.remote.pending.borrow_mut();
+        let name = if one_way { None } else { Some(pending.insert(slot, node, partition, follows, way)) };
+        drop(pending);
+        let frame = match self.encode_request(call, name, known) {
             Ok(frame) => frame,
             Err(error) => {
                 if let Some(name) = name {
@@ -218,8 +234,7 @@ impl CoreState {
                 return false;
             }
         };
-        let request = Action::Frame(PeerFrame::new(call.node, frame));
-        self.act_gated(slot.depends_on.get(), slot.deadline.get(), request);
+        self.send_gated(slot.depends_on.get(), slot.deadline.get(), node, frame);
         match name {
             Some(name) => slot.caller.away.set(Away::Node(name.slot)),
             None => {
@@ -230,18 +245,33 @@ impl CoreState {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     fn encode_request(
         &self,
-        call: Outgoing,
+        call: &Outgoing,
         name: Option<CallRef>,
-        way: Option<(Handle, Way)>,
+        known: Option<&Known>,
     ) -> Result<Frame, CodecError> {
-        let Some(above) = call.slot.path.take() else { return self.encode_below(call, name, way, &[]) };
+        match known {
+            Some(known) if known.is_bound && !call.slot.has_path() => {
+                self.encode_known(call.slot, name, known, &[])
+            }
+            _ => self.encode_any(call, name, known),
+        }
+    }
+
+    #[inline(never)]
+    fn encode_any(
+        &self,
+        call: &Outgoing,
+        name: Option<CallRef>,
+        known: Option<&Known>,
+    ) -> Result<Frame, CodecError> {
+        let Some(above) = call.slot.path.take() else { return self.encode_below(call, name, known, &[]) };
         let result = if above.chain().nth(PATH_LEN_USUAL).is_none() {
-            self.encode_with_path::<PATH_LEN_USUAL>(call, name, way, &above)
+            self.encode_with_path::<PATH_LEN_USUAL>(call, name, known, &above)
         } else {
-            self.encode_with_path::<PATH_LEN_MAX>(call, name, way, &above)
+            self.encode_with_path::<PATH_LEN_MAX>(call, name, known, &above)
         };
         call.slot.path.set(Some(above));
         result
@@ -250,25 +280,61 @@ impl CoreState {
     /// Encodes a request of a call below these, which are `N` at most.
     fn encode_with_path<const N: usize>(
         &self,
-        call: Outgoing,
+        call: &Outgoing,
         name: Option<CallRef>,
-        way: Option<(Handle, Way)>,
+        known: Option<&Known>,
         above: &PathNode,
     ) -> Result<Frame, CodecError> {
         let mut path = [ROOT; N];
         let len = write_path(above, &mut path);
-        self.encode_below(call, name, way, &path[..len])
+        self.encode_below(call, name, known, &path[..len])
     }
 
     /// Encodes a request of a call below these.
     fn encode_below(
         &self,
-        call: Outgoing,
+        call: &Outgoing,
         name: Option<CallRef>,
-        way: Option<(Handle, Way)>,
+        known: Option<&Known>,
         path: &[PathEntry],
     ) -> Result<Frame, CodecError> {
-        let slot = call.slot;
+        match known {
+            Some(known) if known.is_bound => self.encode_known(call.slot, name, known, path),
+            _ => self.encode_with_key(call, name, path),
+        }
+    }
+
+    /// Encodes a request for an object whose handle the links know.
+    #[inline(always)]
+    fn encode_known(
+        &self,
+        slot: SlotPtr,
+        name: Option<CallRef>,
+        known: &Known,
+        path: &[PathEntry],
+    ) -> Result<Frame, CodecError> {
+        let mut header = self.header_of(slot, name);
+        header.target_core = known.core;
+        header.handle.set(known.number);
+        let version = self.routes.borrow().view().version;
+        let view = ViewStamp { version, epoch: known.epoch };
+        let budget_us = self.budget_of(slot);
+        let lens = (slot.vtable.get().request_len_min, self.config.message_len_max);
+        if let Some(plain) = extension::plain(budget_us, view).filter(|_| path.is_empty()) {
+            let at = HEADER_LEN + plain.len();
+            let mut draft = self.write_payload(at, lens, |encoder| slot.encode_request(encoder))?;
+            draft.buffer[HEADER_LEN..at].copy_from_slice(&plain);
+            return Ok(draft.seal(header));
+        }
+        let (budget_us, view) = (Some(budget_us), Some(view));
+        let extension = Extension { budget_us, view, path, ..Extension::default() };
+        let draft = self.write_frame(&extension, lens, |encoder| slot.encode_request(encoder))?;
+        Ok(draft.seal(header))
+    }
+
+    /// What every request says in its header.
+    #[inline(always)]
+    fn header_of(&self, slot: SlotPtr, name: Option<CallRef>) -> FrameHeader {
         let vtable = slot.vtable.get();
         let kind = if name.is_some() { FrameKind::Request } else { FrameKind::OneWay };
         let mut header = FrameHeader::new(kind);
@@ -279,21 +345,29 @@ impl CoreState {
             header.slot.set(name.slot);
             header.generation.set(name.generation);
         }
-        let budget_us = Some(budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get())));
+        header
+    }
+
+    #[inline(always)]
+    fn budget_of(&self, slot: SlotPtr) -> u32 {
+        budget_us_from_ns(slot.deadline.get().saturating_sub(self.now.get()))
+    }
+
+    /// Encodes a request with the key of its object, unless the links know its handle.
+    fn encode_with_key(
+        &self,
+        call: &Outgoing,
+        name: Option<CallRef>,
+        path: &[PathEntry],
+    ) -> Result<Frame, CodecError> {
+        let slot = call.slot;
+        let vtable = slot.vtable.get();
+        let mut header = self.header_of(slot, name);
         let lens = (vtable.request_len_min, self.config.message_len_max);
-        let version = self.routes.borrow().view().version;
-        if let Some((Handle { number, is_known: true }, way)) = way {
-            header.target_core = way.core;
-            header.handle.set(number);
-            let view = Some(ViewStamp { version, epoch: way.epoch });
-            let extension = Extension { budget_us, view, path, ..Extension::default() };
-            let draft = self.write_frame(&extension, lens, |encoder| slot.encode_request(encoder))?;
-            return Ok(draft.seal(header));
-        }
-        let epoch = {
+        let (version, epoch) = {
             let routes = self.routes.borrow();
             header.target_core = routes.core_at(call.node, call.partition);
-            self.epoch_for(&routes, call.partition)
+            (routes.view().version, self.epoch_for(&routes, call.partition))
         };
         let mut result = Err(CodecError::Full);
         slot.key(|key| {
@@ -301,7 +375,7 @@ impl CoreState {
             let handle = self.handle_for(call.node, target);
             header.handle.set(handle.map_or(0, |handle| handle.number));
             let extension = Extension {
-                budget_us,
+                budget_us: Some(self.budget_of(slot)),
                 view: Some(ViewStamp { version, epoch }),
                 path,
                 key: (!handle.is_some_and(|handle| handle.is_known)).then_some(target),
@@ -375,18 +449,30 @@ impl CoreState {
     fn write_frame(
         &self,
         extension: &Extension<'_>,
+        lens: (usize, usize),
+        write: impl FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
+    ) -> Result<Draft, CodecError> {
+        let measured = extension.measure().map_err(unspeakable)?;
+        let mut draft = self.write_payload(HEADER_LEN + measured.len, lens, write)?;
+        let place = &mut draft.buffer[HEADER_LEN..draft.payload_at];
+        extension.write_measured(measured, place).map_err(unspeakable)?;
+        Ok(draft)
+    }
+
+    /// Writes a payload at this place of a buffer.
+    #[inline(always)]
+    fn write_payload(
+        &self,
+        payload_at: usize,
         (len_min, len_max): (usize, usize),
         mut write: impl FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
     ) -> Result<Draft, CodecError> {
-        let measured = extension.measure().map_err(unspeakable)?;
-        let payload_at = HEADER_LEN + measured.len;
         let mut room = ROOM_FIRST.max(len_min).min(len_max);
         let mut scratch = self.scratch.borrow_mut();
         loop {
             let mut buffer = self.buffer(payload_at + room.next_multiple_of(FRAME_ALIGN));
             // Whatever the class of the buffer has beyond what was asked for is worth trying before a larger one.
             room = (buffer.len() - payload_at).min(len_max);
-            extension.write_measured(measured, &mut buffer[HEADER_LEN..payload_at]).map_err(unspeakable)?;
             let place = &mut buffer[payload_at..payload_at + room];
             match write(&mut Encoder { buffer: place, scratch: &mut scratch }) {
                 Ok(payload_len) => return Ok(Draft { buffer, payload_at, payload_len }),
@@ -397,6 +483,7 @@ impl CoreState {
     }
 
     /// A buffer of at least `len` bytes, with all the room that its class has.
+    #[inline]
     fn buffer(&self, len: usize) -> FrameBuf {
         let pooled = self.config.frames.as_ref().and_then(|pool| pool.alloc(len));
         let mut buffer = pooled.unwrap_or_else(|| FrameBuf::unpooled(len));
@@ -582,7 +669,7 @@ struct Draft {
 }
 
 impl Draft {
-    #[inline]
+    #[inline(always)]
     fn seal(mut self, mut header: FrameHeader) -> Frame {
         header.ext_len.set(((self.payload_at - HEADER_LEN) / FRAME_ALIGN) as u16);
         header.payload_len.set(self.payload_len as u32);

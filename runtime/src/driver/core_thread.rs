@@ -121,7 +121,7 @@ impl CoreThread {
                 self.publish();
             }
             if self.wait == Wait::Spin || now - busy_at < self.spin_ns {
-                self.look_out();
+                self.look_out(now);
             } else if !worked || !self.sees_input() {
                 self.sleep(now);
                 now = self.clock.now();
@@ -136,17 +136,26 @@ impl CoreThread {
     ///
     /// Most looks are at the rings, where a message is seen the sooner the shorter the way round is; and without a pause, which
     /// takes longer than it takes a message to come.
-    fn look_out(&mut self) {
+    fn look_out(&mut self, now: u64) {
         if self.links.as_ref().is_some_and(CoreLinks::is_inline) {
-            // To look at the sockets is a pass.
-            if self.yields {
-                std::thread::yield_now();
-            }
-            return;
+            return self.look_out_at_links(now);
         }
         for _ in 0..LOOKS_MAX {
             let mut looks = 0..RING_LOOKS;
             if looks.any(|_| self.sees_messages()) || self.sees_input() {
+                return;
+            }
+            if self.yields {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// As [`look_out`](Self::look_out) of a core that drives the links: a look at these is a system call, and a pass around each would
+    /// take as long again.
+    fn look_out_at_links(&mut self, now: u64) {
+        for _ in 0..LINK_LOOKS {
+            if self.links.as_mut().is_some_and(|links| links.poll(now)) || self.sees_messages() {
                 return;
             }
             if self.yields {
@@ -210,6 +219,7 @@ impl CoreThread {
     /// Whether something of earlier passes is still to be handed out, or the links have something to send.
     fn has_unsent(&mut self) -> bool {
         !self.buffers.actions.is_empty()
+            || self.core.has_sends()
             || !self.buffers.storage.is_empty()
             || !self.buffers.drained.is_empty()
             || self.core.has_waiting()
@@ -218,7 +228,7 @@ impl CoreThread {
     }
 
     fn step(&mut self, now: u64, event: Event) {
-        self.core.step(now, event, &mut self.buffers.actions);
+        self.core.step_apart(now, event, &mut self.buffers.actions);
     }
 
     /// Takes in what other cores said; `false` if there was nothing.
@@ -269,8 +279,8 @@ impl CoreThread {
         if !links.has_frames() {
             return worked;
         }
-        self.core.deliver_inputs(now, &mut self.buffers.actions, |take| {
-            links.take_inputs(FRAMES_PER_PASS, take);
+        self.core.deliver_inputs(now, &mut self.buffers.actions, |inputs| {
+            links.give_inputs(now, FRAMES_PER_PASS, inputs);
         });
         true
     }
@@ -321,14 +331,18 @@ impl CoreThread {
                 Action::Blocking(work) => self.edge.run(work),
                 Action::Edge(future) => self.edge.spawn(future),
                 Action::Drained(drained) => self.buffers.drained.push_back(drained),
-                Action::Frame(frame) => {
-                    if let Some(links) = &mut self.links {
-                        links.send(now, frame);
-                    }
-                }
+                Action::Frame(_) => unreachable!("frames are taken apart"),
             }
         }
         self.buffers.actions = actions;
+        if self.core.has_sends() {
+            let links = &mut self.links;
+            self.core.take_sends(|peer, frame| {
+                if let Some(links) = links {
+                    links.send(now, peer, frame);
+                }
+            });
+        }
         if to_storage || !self.buffers.storage.is_empty() {
             self.flush_storage();
         }
@@ -503,6 +517,8 @@ const FRAMES_PER_PASS: usize = 96;
 const PASSES_PER_PUBLISHING: u32 = 64;
 /// Looks at everything between two passes of a core that spins.
 const LOOKS_MAX: u32 = 32;
+/// Looks at the links between two passes of a core that drives them and spins.
+const LINK_LOOKS: u32 = 8;
 /// Looks at the rings between two looks at everything.
 const RING_LOOKS: u32 = 32;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.

@@ -12,9 +12,11 @@
 
 use std::time::Duration;
 
-use epicserver_transport::{Event as TransportEvent, Transport};
+use epicserver_storage::NodeId;
+use epicserver_transport::{Event as TransportEvent, Frame, Transport};
 
 use super::control_port::ControlPort;
+use crate::core::Inputs;
 use crate::fabric::{Command, Fabric, LinkInput};
 use crate::remote::PeerFrame;
 use epicserver_sync::parker::Unparker;
@@ -52,7 +54,7 @@ pub(crate) struct LinkPort {
 }
 
 impl Engine {
-    /// An engine with rings to these cores; whoever drives it serves the others by [`take_outputs`](Self::take_outputs) and
+    /// An engine with rings to these cores; whoever drives it serves the others by [`give_inputs`](Self::give_inputs) and
     /// [`handle_frame`](Self::handle_frame).
     pub(crate) fn new(
         transport: Box<dyn Transport>,
@@ -114,19 +116,42 @@ impl Engine {
 
     /// Takes in what came over links; `false` if there was nothing.
     pub(crate) fn receive(&mut self, now: u64) -> bool {
+        let worked = self.poll(now);
+        let count = self.events.len();
+        if count > 0 {
+            self.handle_events(now, count, None);
+        }
+        worked | self.deliver()
+    }
+
+    /// Looks for what came over links, and leaves it for [`give_inputs`](Self::give_inputs); `false` if there was nothing.
+    #[inline]
+    pub(crate) fn poll(&mut self, now: u64) -> bool {
         self.transport.poll(now, &mut self.events);
-        let worked = !self.events.is_empty();
+        let passed_on = self.pass_on();
+        !self.events.is_empty() | passed_on
+    }
+
+    /// Brings the cluster thread what there is for it and room for.
+    #[inline]
+    fn pass_on(&mut self) -> bool {
+        let passed_on = self.control.as_ref().is_some_and(|control| control.pass_on(&mut self.fabric));
+        self.is_dirty |= passed_on;
+        passed_on
+    }
+
+    /// Takes in the first of what came over links. Frames for the core that these are the inputs of go straight there.
+    fn handle_events(&mut self, now: u64, count: usize, inputs: Option<(u16, &mut Inputs<'_>)>) {
         let (links, counts) = (&mut self.links, &mut self.counts);
-        let events = self.events.drain(..).inspect(|event| match event {
+        let events = self.events.drain(..count).inspect(|event| match event {
             TransportEvent::Receive { .. } => counts.frames_received += 1,
             TransportEvent::LinkUp { .. } => *links += 1,
             TransportEvent::LinkDown { .. } => *links = links.saturating_sub(1),
             TransportEvent::Writable { .. } => {}
         });
-        self.fabric.handle_events(now, events);
-        let passed_on = self.control.as_ref().is_some_and(|control| control.pass_on(&mut self.fabric));
-        self.is_dirty |= worked | passed_on;
-        worked | passed_on | self.deliver()
+        self.fabric.handle_events(now, events, inputs);
+        self.is_dirty = true;
+        self.pass_on();
     }
 
     /// One round of all of it; `false` if there was nothing. What a link is to hear of what came leaves at its end.
@@ -136,22 +161,28 @@ impl Engine {
 
     /// Takes a frame of a core that has no ring.
     #[inline]
-    pub(crate) fn handle_frame(&mut self, now: u64, core: u16, frame: PeerFrame) {
+    pub(crate) fn handle_frame(&mut self, now: u64, core: u16, peer: NodeId, frame: Frame) {
         self.is_dirty = true;
-        give_frame(&mut self.fabric, self.control.as_ref(), now, core, frame);
+        give_frame(&mut self.fabric, self.control.as_ref(), now, core, peer, frame);
     }
 
-    /// Gives the frames and news for a core that has no ring, up to so many.
-    #[inline]
-    pub(crate) fn take_outputs(&mut self, core: u16, count_max: usize, take: impl FnMut(LinkInput)) {
+    /// Gives the frames and news for a core that has no ring: what is left of earlier, then so much of what came over links that
+    /// there are up to so many frames altogether.
+    pub(crate) fn give_inputs(&mut self, now: u64, core: u16, count_max: usize, inputs: &mut Inputs<'_>) {
         // Their peers may be told of the room.
         self.is_dirty |= self.fabric.has_output(core);
-        self.fabric.take_outputs(core, count_max, take);
+        let given = self.fabric.give_outputs(core, count_max, inputs);
+        let count = self.events.len().min(count_max - given);
+        if count > 0 {
+            self.handle_events(now, count, Some((core, inputs)));
+            self.deliver();
+        }
     }
 
-    /// Whether there is something for a core that has no ring.
-    pub(crate) fn has_output(&self, core: u16) -> bool {
-        self.fabric.has_output(core)
+    /// Whether there is something for a core that has no ring, or something that came over links and was not looked at.
+    #[inline]
+    pub(crate) fn has_input(&self, core: u16) -> bool {
+        !self.events.is_empty() || self.fabric.has_output(core)
     }
 
     /// Whether nothing is there; asks cores and transport to end the [`sleep`](Self::sleep) for what comes from now on. To
@@ -195,7 +226,8 @@ impl Engine {
         for port in &mut self.ports {
             for _ in 0..FRAMES_PER_PASS {
                 let Some(frame) = port.outgoing.try_pop() else { break };
-                give_frame(&mut self.fabric, self.control.as_ref(), now, port.core, frame);
+                let PeerFrame { peer, frame, .. } = frame;
+                give_frame(&mut self.fabric, self.control.as_ref(), now, port.core, peer, frame);
                 worked = true;
             }
             if port.outgoing.room_wanted() {
@@ -263,12 +295,19 @@ impl Engine {
 /// Gives the fabric a core's frame. It may be for a member of a view that the core was shown a moment ago, and that the fabric was
 /// told of before that: such an order is looked for before the frame is refused.
 #[inline]
-fn give_frame(fabric: &mut Fabric, control: Option<&ControlPort>, now: u64, core: u16, frame: PeerFrame) {
-    if let Some(frame) = fabric.try_frame(now, core, frame) {
+fn give_frame(
+    fabric: &mut Fabric,
+    control: Option<&ControlPort>,
+    now: u64,
+    core: u16,
+    peer: NodeId,
+    frame: Frame,
+) {
+    if let Some(frame) = fabric.try_frame(now, core, peer, frame) {
         if let Some(control) = control {
             control.take_orders(now, fabric);
         }
-        fabric.handle_frame(now, core, frame);
+        fabric.handle_frame(now, core, PeerFrame::new(peer, frame));
     }
 }
 

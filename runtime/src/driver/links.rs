@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use epicserver_storage::{NodeId, StoreId, View};
-use epicserver_transport::{Addr, Transport};
+use epicserver_transport::{Addr, Frame, Transport};
 
 use super::clock::Clock;
 use super::control_port::ControlPort;
 use super::engine::{Engine, LinkPort};
-use crate::core::CoreConfig;
+use crate::core::{CoreConfig, Inputs};
 use crate::fabric::{Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::node::StartError;
 use crate::remote::PeerFrame;
@@ -256,28 +256,44 @@ impl CoreLinks {
         match self {
             Self::Rings(_) => false,
             // What is there already comes first.
-            Self::Inline(links) if links.engine.has_output(DRIVER) => true,
-            Self::Inline(links) => links.engine.gather(now) | links.engine.receive(now),
+            Self::Inline(links) if links.engine.has_input(DRIVER) => true,
+            Self::Inline(links) => links.engine.gather(now) | links.engine.poll(now),
         }
     }
 
-    /// Gives the frames and pieces of news for this core, up to so many.
+    /// Looks for what came over the links, if this core drives them; `false` if there is nothing.
     #[inline]
-    pub(crate) fn take_inputs(&mut self, count_max: usize, take: impl FnMut(LinkInput)) {
+    pub(crate) fn poll(&mut self, now: u64) -> bool {
+        match self {
+            Self::Rings(_) => false,
+            Self::Inline(links) => links.engine.poll(now),
+        }
+    }
+
+    /// Gives the frames and pieces of news for this core, about so many at most.
+    #[inline]
+    pub(crate) fn give_inputs(&mut self, now: u64, count_max: usize, inputs: &mut Inputs<'_>) {
         match self {
             Self::Rings(links) => {
-                std::iter::from_fn(|| links.incoming.try_pop()).take(count_max).for_each(take);
+                for input in std::iter::from_fn(|| links.incoming.try_pop()).take(count_max) {
+                    match input {
+                        LinkInput::Frame(PeerFrame { peer, frame, target }) => {
+                            inputs.frame(peer, frame, target);
+                        }
+                        LinkInput::News(news) => inputs.news(*news),
+                    }
+                }
             }
-            Self::Inline(links) => links.engine.take_outputs(DRIVER, count_max, take),
+            Self::Inline(links) => links.engine.give_inputs(now, DRIVER, count_max, inputs),
         }
     }
 
-    /// Whether [`take_inputs`](Self::take_inputs) would give something.
+    /// Whether [`give_inputs`](Self::give_inputs) would give something.
     #[inline]
     pub(crate) fn has_frames(&mut self) -> bool {
         match self {
             Self::Rings(links) => !links.incoming.is_empty(),
-            Self::Inline(links) => links.engine.has_output(DRIVER),
+            Self::Inline(links) => links.engine.has_input(DRIVER),
         }
     }
 
@@ -291,10 +307,11 @@ impl CoreLinks {
     }
 
     /// Sends a frame, or leaves it for the one who does.
-    pub(crate) fn send(&mut self, now: u64, frame: PeerFrame) {
+    #[inline]
+    pub(crate) fn send(&mut self, now: u64, peer: NodeId, frame: Frame) {
         match self {
-            Self::Rings(links) => links.send(frame),
-            Self::Inline(links) => links.engine.handle_frame(now, DRIVER, frame),
+            Self::Rings(links) => links.send(PeerFrame::new(peer, frame)),
+            Self::Inline(links) => links.engine.handle_frame(now, DRIVER, peer, frame),
         }
     }
 
@@ -311,7 +328,7 @@ impl CoreLinks {
     pub(crate) fn has_input(&mut self) -> bool {
         match self {
             Self::Rings(links) => links.has_input(),
-            Self::Inline(links) => links.engine.has_output(DRIVER),
+            Self::Inline(links) => links.engine.has_input(DRIVER),
         }
     }
 
@@ -319,7 +336,7 @@ impl CoreLinks {
     pub(crate) fn may_sleep(&mut self) -> bool {
         match self {
             Self::Rings(links) => !links.has_input(),
-            Self::Inline(links) => !links.engine.has_output(DRIVER) && links.engine.may_sleep(),
+            Self::Inline(links) => !links.engine.has_input(DRIVER) && links.engine.may_sleep(),
         }
     }
 

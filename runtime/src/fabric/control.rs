@@ -100,7 +100,7 @@ impl Fabric {
             let Some(peer) = self.peers.get_mut(&from.id) else { continue };
             peer.session.release_controls(1);
             if is_told && peer.present == Some(from) {
-                return Some(ControlInput::Frame(from, self.unpin(frame)));
+                return Some(ControlInput::Frame(from, super::unpin(&self.config, frame)));
             }
         }
     }

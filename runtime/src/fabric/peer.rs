@@ -1,6 +1,7 @@
 //! One peer: its session, its link, who waits for its answers, and when to dial it again.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use epicserver_storage::NodeId;
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind, LinkId};
@@ -10,7 +11,8 @@ use super::members::Removed;
 use super::{Output, push_all};
 use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{DownReason, Passed, QueueError, Session, SessionConfig};
+use crate::session::intern::Target;
+use crate::session::{DownReason, Marks, Passed, QueueError, Session, SessionConfig};
 use crate::wire::hello::{CloseReason, Identity};
 
 /// What a peer is to this node.
@@ -140,18 +142,17 @@ impl Peer {
 
     /// Takes a frame of a core for this peer.
     #[inline]
-    pub(super) fn queue(&mut self, now: u64, core: u16, header: &FrameHeader, frame: Frame) {
-        let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
-        match header.kind() {
-            FrameKind::Request => self.await_answer(core, name),
-            FrameKind::Cancel => self.end_wait(core, name),
+    pub(super) fn queue(&mut self, now: u64, core: u16, marks: Marks, frame: Frame) {
+        match marks.kind {
+            FrameKind::Request => self.await_answer(core, marks.call),
+            FrameKind::Cancel => self.end_wait(core, marks.call),
             FrameKind::OneWay => {}
-            FrameKind::Probe => return self.queue_probe(now, header, frame),
-            _ if self.answers.is_empty() => return self.queue_answer(now, header, frame),
+            FrameKind::Probe => return self.queue_probe(now, marks, frame),
+            _ if self.answers.is_empty() => return self.queue_answer(now, marks, frame),
             _ => return self.answers.push_back(frame),
         }
         if self.calls.is_empty() {
-            self.queue_call(now, core, header, frame);
+            self.queue_call(now, core, marks, frame);
         } else {
             self.calls.push_back((core, frame));
         }
@@ -160,15 +161,15 @@ impl Peer {
     /// Gives the session what it has room for now.
     pub(super) fn flush(&mut self, now: u64) {
         while let Some((core, frame)) = self.calls.pop_front() {
-            let Ok(header) = FrameHeader::parse(&frame).copied() else { continue };
-            if !self.queue_call(now, core, &header, frame) {
+            let Ok(marks) = FrameHeader::parse(&frame).map(Marks::of) else { continue };
+            if !self.queue_call(now, core, marks, frame) {
                 break;
             }
         }
         while let Some(frame) = self.answers.pop_front() {
             let before = self.answers.len();
-            let Ok(header) = FrameHeader::parse(&frame).copied() else { continue };
-            self.queue_answer(now, &header, frame);
+            let Ok(marks) = FrameHeader::parse(&frame).map(Marks::of) else { continue };
+            self.queue_answer(now, marks, frame);
             if self.answers.len() > before {
                 break;
             }
@@ -180,24 +181,23 @@ impl Peer {
 
     /// Gives the session a call; if it has no room the call waits at the front, and this is `false`.
     #[inline]
-    fn queue_call(&mut self, now: u64, core: u16, header: &FrameHeader, frame: Frame) -> bool {
-        match self.session.queue_read(now, header, frame) {
+    fn queue_call(&mut self, now: u64, core: u16, marks: Marks, frame: Frame) -> bool {
+        match self.session.queue_read(now, marks, frame) {
             Ok(()) => {}
             Err(QueueError::Full(frame)) => {
                 self.calls.push_front((core, frame));
                 return false;
             }
-            Err(error) if header.kind() == FrameKind::Request => {
+            Err(error) if marks.kind == FrameKind::Request => {
                 if matches!(error, QueueError::Handle(_)) {
                     self.unbound.insert(core);
                 }
                 tracing::warn!(%error, "a request cannot be sent");
-                let name = CallRef { slot: header.slot.get(), generation: header.generation.get() };
-                self.unsent.push((core, name));
+                self.unsent.push((core, marks.call));
             }
             Err(error) => tracing::warn!(%error, "a one-way call or a cancel cannot be sent"),
         }
-        if header.kind() != FrameKind::Request
+        if marks.kind != FrameKind::Request
             && let Some(taken) = self.taken.get_mut(usize::from(core))
         {
             *taken += 1;
@@ -206,16 +206,16 @@ impl Peer {
     }
 
     /// A probe leaves at once or not at all: it is asked again in a while, and answers are not to wait for it.
-    fn queue_probe(&mut self, now: u64, header: &FrameHeader, frame: Frame) {
+    fn queue_probe(&mut self, now: u64, marks: Marks, frame: Frame) {
         let has_room = self.answers.is_empty() && self.session.answers_waiting() < PROBES_BEHIND_MAX;
         if has_room && self.session.is_up() {
-            self.queue_answer(now, header, frame);
+            self.queue_answer(now, marks, frame);
         }
     }
 
     #[inline]
-    fn queue_answer(&mut self, now: u64, header: &FrameHeader, frame: Frame) {
-        match self.session.queue_read(now, header, frame) {
+    fn queue_answer(&mut self, now: u64, marks: Marks, frame: Frame) {
+        match self.session.queue_read(now, marks, frame) {
             Ok(()) => {}
             Err(QueueError::Full(frame)) => self.answers.push_front(frame),
             Err(error) => tracing::warn!(%error, "an answer cannot be sent"),
@@ -283,6 +283,12 @@ impl Peer {
         }
     }
 
+    /// Hands the session a frame that does not come in a row of them.
+    #[cold]
+    pub(super) fn pass_frame(&mut self, now: u64, frame: Frame) -> Option<Passed> {
+        self.session.pass_frame(now, frame)
+    }
+
     /// Takes a call or an answer that came.
     #[inline]
     pub(super) fn take_frame(
@@ -319,15 +325,28 @@ impl Peer {
     #[inline]
     fn deliver(&mut self, passed: Passed, cores: u16, outputs: &mut [VecDeque<Output>]) {
         let is_call = passed.is_call();
-        let Passed { kind, core, call, frame, target } = passed;
-        let core = u16::from(core);
-        if !is_call && kind != FrameKind::Probe {
-            self.end_wait(core, call);
-        }
-        let peer = self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 });
+        let outputs = &mut outputs[usize::from(self.core_of(&passed, cores))];
+        let (peer, frame, target) = self.accept(passed);
         let frame = PeerFrame { peer, frame, target };
-        let output = if is_call { Output::Call(frame) } else { Output::Answer(frame) };
-        outputs[if core < cores { usize::from(core) } else { 0 }].push_back(output);
+        outputs.push_back(if is_call { Output::Call(frame) } else { Output::Answer(frame) });
+    }
+
+    /// The core of this node that something is for.
+    #[inline]
+    pub(super) fn core_of(&self, passed: &Passed, cores: u16) -> u16 {
+        let core = u16::from(passed.core);
+        if core < cores { core } else { 0 }
+    }
+
+    /// What a core gets of a call or an answer, with who sent it.
+    #[inline]
+    pub(super) fn accept(&mut self, passed: Passed) -> (NodeId, Frame, Option<Arc<Target>>) {
+        let is_call = passed.is_call();
+        let Passed { kind, core, call, frame, target } = passed;
+        if !is_call && kind != FrameKind::Probe {
+            self.end_wait(u16::from(core), call);
+        }
+        (self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 }), frame, target)
     }
 
     #[inline]

@@ -97,9 +97,9 @@ impl Handles {
 
     /// The handle of what is in a place of the table, and the way to it.
     #[inline]
-    pub(crate) fn way(&self, index: u32) -> Option<(Handle, Way)> {
+    pub(crate) fn way(&self, index: u32) -> Option<(Handle, &Way)> {
         let entry = self.entries.get(index as usize)?;
-        Some((Handle { number: self.number(index), is_known: entry.is_known }, entry.way?))
+        Some((Handle { number: self.number(index), is_known: entry.is_known }, entry.way.as_ref()?))
     }
 
     /// Notes the way to what is in a place of the table.

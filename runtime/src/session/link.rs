@@ -106,19 +106,27 @@ impl Link {
     }
 }
 
-/// What the session wants of a header.
-struct Marks {
-    kind: FrameKind,
-    core: u8,
-    call: CallRef,
-    handle: u32,
+/// What fabric and session want of a header.
+#[derive(Clone, Copy)]
+pub(crate) struct Marks {
+    pub(crate) kind: FrameKind,
+    /// The core that the frame is for.
+    pub(crate) core: u8,
+    pub(crate) call: CallRef,
+    pub(crate) handle: u32,
+    pub(crate) payload_len: u32,
 }
 
 impl Marks {
     #[inline]
-    fn of(header: &FrameHeader) -> Self {
-        let call = CallRef { slot: header.slot.get(), generation: header.generation.get() };
-        Self { kind: header.kind(), core: header.target_core, call, handle: header.handle.get() }
+    pub(crate) fn of(header: &FrameHeader) -> Self {
+        Self {
+            kind: header.kind(),
+            core: header.target_core,
+            call: CallRef { slot: header.slot.get(), generation: header.generation.get() },
+            handle: header.handle.get(),
+            payload_len: header.payload_len.get(),
+        }
     }
 }
 
@@ -154,7 +162,7 @@ impl Session {
     }
 
     /// Takes a frame of the link that is up; gives what came with it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn receive(&mut self, now: u64, frame: Frame) -> Result<Option<Passed>, LinkError> {
         let State::Up(link, _) = &mut self.state else { return Ok(None) };
         link.received_at = now;
@@ -176,6 +184,8 @@ impl Session {
     }
 
     /// Takes what the other session has to say itself, or a fragment.
+    #[cold]
+    #[inline(never)]
     fn receive_own(&mut self, now: u64, kind: FrameKind, frame: &Frame) -> Result<Option<Passed>, LinkError> {
         match kind {
             FrameKind::Fragment => self.receive_fragment(frame),
@@ -198,12 +208,12 @@ impl Session {
         if self.receive_lane(lane).take() { Ok(()) } else { Err(LinkError::CreditBreach) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn deliver(&mut self, lane: Lane, marks: Marks, frame: Frame) -> Result<Passed, LinkError> {
         if self.partials[lane as usize].is_partial() {
             return Err(LinkError::Fragment(FragmentError::Order));
         }
-        let Marks { kind, core, call, handle } = marks;
+        let Marks { kind, core, call, handle, .. } = marks;
         let target = if handle == 0 { None } else { self.target(kind, handle, &frame)? };
         if lane == Lane::Calls {
             self.received += 1;

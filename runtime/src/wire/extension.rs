@@ -305,6 +305,17 @@ impl<'a> Extension<'a> {
     }
 }
 
+/// The block of budget and view alone, if both numbers of the view take a byte: as most requests have it.
+#[inline]
+pub(crate) fn plain(budget_us: u32, view: ViewStamp) -> Option<[u8; UNIT]> {
+    let ViewStamp { version, epoch } = view;
+    let block = u128::from(BUDGET | VIEW)
+        | u128::from(budget_us) << 16
+        | u128::from(version) << 48
+        | u128::from(epoch) << 56;
+    ((version | epoch) < 0x80).then(|| block.to_le_bytes())
+}
+
 /// How an extension is going to be spelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {

@@ -226,12 +226,12 @@ impl Links {
         let mut taken = 0;
         for (core, queue) in (0..).zip(&mut self.outgoing) {
             let len = scene.tape.some_of(queue.len());
-            for frame in queue.drain(..len) {
+            for PeerFrame { peer, frame, .. } in queue.drain(..len) {
                 taken += 1;
                 // As the driver's engine does.
-                if let Some(frame) = self.fabric.try_frame(scene.now, core, frame) {
+                if let Some(frame) = self.fabric.try_frame(scene.now, core, peer, frame) {
                     take_orders(&mut self.fabric, &mut self.orders, scene.now);
-                    self.fabric.handle_frame(scene.now, core, frame);
+                    self.fabric.handle_frame(scene.now, core, PeerFrame::new(peer, frame));
                 }
             }
         }

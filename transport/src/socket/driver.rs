@@ -127,6 +127,40 @@ impl<N: Network> SocketTransport<N> {
         Ok(link)
     }
 
+    /// Whether there is nothing to look at but the links that are in use.
+    #[inline]
+    fn is_calm(&self) -> bool {
+        self.hot[0].is_some()
+            && self.looks < LOOKS_PER_EDGES
+            && self.readable.is_empty()
+            && self.pending.is_empty()
+            && self.edges.is_empty()
+            && self.timed.is_empty()
+            && self.starved.is_empty()
+            && self.accept_at.is_none()
+    }
+
+    /// Reads from the links that are in use, when there is nothing else to look at.
+    fn read_hot(&mut self, events: &mut Vec<Event>, events_max: usize) {
+        self.looks += 1;
+        for place in 0..HOT_LINKS {
+            let Some(id) = self.hot[place] else { continue };
+            match self.links.get_mut(id).filter(|connection| connection.stage == Stage::Up) {
+                Some(connection) => {
+                    connection.readable = true;
+                    match receive(connection, id, events, events_max) {
+                        Progress::Drained => {}
+                        progress => {
+                            connection.queued = true;
+                            self.note_progress(id, progress, events);
+                        }
+                    }
+                }
+                None => self.hot[place] = None,
+            }
+        }
+    }
+
     /// Learns what there is to do. While few links are in use these are simply read: to ask the kernel first is a second system
     /// call in front of every frame. What edges alone can tell waits for a few looks, or until the driver sleeps.
     fn look(&mut self) {
@@ -272,16 +306,24 @@ impl<N: Network> SocketTransport<N> {
             if events.len() > before {
                 self.heat(id);
             }
-            let Some(connection) = self.links.get_mut(id) else { continue };
-            match progress {
-                Progress::Down(reason) => {
-                    self.links.remove(id);
-                    events.push(Event::LinkDown { link: id, reason });
-                }
-                Progress::Starved => self.starved.push(id),
-                Progress::Drained => connection.queued = false,
-                Progress::Again => self.readable.push_back(id),
+            self.note_progress(id, progress, events);
+        }
+    }
+
+    /// Takes note of what became of a link in the list of those to read from.
+    fn note_progress(&mut self, id: LinkId, progress: Progress, events: &mut Vec<Event>) {
+        match progress {
+            Progress::Down(reason) => {
+                self.links.remove(id);
+                events.push(Event::LinkDown { link: id, reason });
             }
+            Progress::Starved => self.starved.push(id),
+            Progress::Drained => {
+                if let Some(connection) = self.links.get_mut(id) {
+                    connection.queued = false;
+                }
+            }
+            Progress::Again => self.readable.push_back(id),
         }
     }
 
@@ -393,6 +435,9 @@ impl<N: Network> Transport for SocketTransport<N> {
     fn poll(&mut self, now: u64, events: &mut Vec<Event>) {
         self.now = self.now.max(now);
         let events_max = events.len() + EVENTS_PER_POLL_MAX;
+        if self.is_calm() {
+            return self.read_hot(events, events_max);
+        }
         self.look();
         self.handle_edges();
         self.accept();
@@ -495,7 +540,8 @@ const HOT_LINKS: usize = 4;
 const LOOKS_PER_EDGES: u32 = 31;
 const ACCEPTS_PER_POLL_MAX: usize = 64;
 const ACCEPT_RETRY_NS: u64 = 10_000_000;
-const SEND_BUFFER_LENS: [usize; 3] = [256, 2 << 10, 16 << 10];
+/// Lengths of send buffers: one of them is for a payload of a page with what goes before it.
+const SEND_BUFFER_LENS: [usize; 4] = [256, 2 << 10, 4608, 16 << 10];
 
 #[cfg(test)]
 mod tests;

@@ -61,27 +61,44 @@ impl CoreState {
         if !is_own || !Hint::is_distant(number) {
             return false;
         }
-        let Some((handle, way)) = self.way(number) else { return false };
+        let Some(known) = self.way(number) else { return false };
         count(&self.counters.remote_calls);
         self.detach_from_parent(slot);
         self.arm_deadline_later(slot);
-        let Way { node, partition, .. } = way;
+        let Known { node, partition, .. } = known;
         let call = Outgoing { slot, node, partition, follows: 0, way: number };
-        self.leave(call, Some((handle, way)));
+        self.leave_now(&call, Some(&known));
         true
     }
 
     /// The way behind a number and the handle there, if it still holds.
-    #[inline]
-    pub(super) fn way(&self, number: u32) -> Option<(Handle, Way)> {
+    #[inline(always)]
+    pub(super) fn way(&self, number: u32) -> Option<Known> {
         if !Hint::is_distant(number) {
             return None;
         }
         let peers = self.remote.peers.borrow();
         let (window, place) = split(number);
-        let found = peers.windows.get(window)?.handles.as_ref()?.way(place)?;
-        (Some(found.1.views) == self.views_seen()).then_some(found)
+        let (Handle { number, is_known }, way) = peers.windows.get(window)?.handles.as_ref()?.way(place)?;
+        if Some(way.views) != self.views_seen() {
+            return None;
+        }
+        let Way { node, epoch, partition, core, .. } = *way;
+        Some(Known { node, epoch, number, partition, core, is_bound: is_known })
     }
+}
+
+/// The way to an object, for one call.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub(super) node: NodeId,
+    pub(super) epoch: u64,
+    /// The handle of the object there.
+    pub(super) number: u32,
+    pub(super) partition: u16,
+    pub(super) core: u8,
+    /// Whether the links know the handle.
+    pub(super) is_bound: bool,
 }
 
 /// The place of the peer's window among those of all peers, if the number says it.

@@ -351,7 +351,7 @@ impl CoreState {
         let frame = self.frame_of_answer(vtable, asked.from, |encoder| {
             archive(|| encode(encoder)).map(|len| (Outcome::Value, len))
         });
-        self.act_gated(depends_on, asked.deadline, Action::Frame(PeerFrame::new(asked.from.peer, frame)));
+        self.send_gated(depends_on, asked.deadline, asked.from.peer, frame);
     }
 
     fn deadline_of(&self, extension: &Extension<'_>) -> u64 {
@@ -393,8 +393,7 @@ impl CoreState {
         if !slot.cancelled.get() {
             let frame =
                 self.frame_of_answer(slot.vtable.get(), &inbound, |encoder| slot.encode_reply(encoder));
-            let answer = Action::Frame(PeerFrame::new(inbound.peer, frame));
-            self.act_gated(slot.depends_on.get(), slot.deadline.get(), answer);
+            self.send_gated(slot.depends_on.get(), slot.deadline.get(), inbound.peer, frame);
         }
         self.remote.inbound.recycle(inbound);
         self.forget_path(slot);

@@ -66,11 +66,11 @@ impl CoreState {
     /// Sends a call to where its partition is known to be.
     pub(super) fn route(&self, mut call: Outgoing) {
         let known = self.remote.moves.known.borrow().get(&call.partition).copied();
-        let Some(known) = known else { return self.leave(call, self.way(call.way)) };
+        let Some(known) = known else { return self.leave(&call, self.way(call.way).as_ref()) };
         match known.owner {
             Some(owner) if owner.id != self.routes.borrow().me().id => {
                 (call.node, call.way) = (owner, 0);
-                self.leave(call, None);
+                self.leave(&call, None);
             }
             _ => self.refuse(call.slot, CallError::Rejected(Rejection::Moving)),
         }

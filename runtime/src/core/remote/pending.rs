@@ -6,6 +6,7 @@ use epicserver_storage::NodeId;
 
 use super::Outgoing;
 use crate::remote::CallRef;
+use crate::slot::SlotPtr;
 
 /// The table. An index is used again, with another generation.
 #[derive(Default)]
@@ -28,16 +29,27 @@ pub(super) struct Entry {
 }
 
 impl Pending {
-    /// Adds a call and names it.
-    #[inline]
-    pub(super) fn insert(&mut self, call: Outgoing) -> CallRef {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: 0, entry: None });
-            self.places.len() as u32 - 1
-        });
+    /// Adds a call and names it. It comes by its fields, in registers: they were written a moment ago, and a copy of the whole would
+    /// have to wait for them.
+    #[inline(never)]
+    pub(super) fn insert(
+        &mut self,
+        call: SlotPtr,
+        node: NodeId,
+        partition: u16,
+        follows: u8,
+        way: u32,
+    ) -> CallRef {
+        let slot = self.free.pop().unwrap_or_else(|| self.grow());
         let place = &mut self.places[slot as usize];
-        place.entry = Some(Entry { call, binds: 0 });
+        place.entry = Some(Entry { call: Outgoing { slot: call, node, partition, follows, way }, binds: 0 });
         CallRef { slot, generation: place.generation }
+    }
+
+    #[cold]
+    fn grow(&mut self) -> u32 {
+        self.places.push(Place { generation: 0, entry: None });
+        self.places.len() as u32 - 1
     }
 
     /// Takes the call out, if it is this very one.
