@@ -91,19 +91,10 @@ impl<M: Method> Future for Call<M> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Output> {
-        // Value and error go separate ways, as in `take_reply`: a result that is moved as a whole is read as a whole.
-        match self.raw.poll_reply(context) {
-            Poll::Ready(Ok(value)) => Poll::Ready(M::output(Ok(value))),
-            Poll::Ready(Err(error)) => failed::<M>(error),
-            Poll::Pending => Poll::Pending,
-        }
+        // The result gets its form where it is first made: one that is moved as a whole is read as a whole, right after its parts
+        // were written.
+        self.raw.poll_as(context, M::output)
     }
-}
-
-#[cold]
-#[inline(never)]
-fn failed<M: Method>(error: CallError) -> Poll<M::Output> {
-    Poll::Ready(M::output(Err(error)))
 }
 
 impl<M: Method> std::fmt::Debug for Call<M> {
@@ -176,46 +167,59 @@ impl<M: Method> RawCall<M> {
         std::mem::replace(&mut self.state, CallState::Ended)
     }
 
-    #[inline]
     pub(crate) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
+        self.poll_as(context, |result| result)
+    }
+
+    /// Polls for the reply, in this form.
+    #[inline]
+    fn poll_as<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        form: impl Fn(Result<M::Value, CallError>) -> T,
+    ) -> Poll<T> {
         match &mut self.state {
-            CallState::Fresh(_) => self.poll_fresh(context),
+            CallState::Fresh(_) => self.poll_fresh(context, form),
             CallState::Local(slot, home) => {
                 let (slot, home) = (*slot, *home);
                 match current::with(|core| core.poll_slot(slot, home, context)) {
                     Some(SlotPoll::Done) => {
                         self.state = CallState::Ended;
-                        take_reply::<M>(slot)
+                        take_reply::<M, T>(slot, form)
                     }
                     Some(SlotPoll::Pending) => Poll::Pending,
-                    Some(SlotPoll::Early(early)) => self.end_early(slot, early),
-                    Some(SlotPoll::Away) | None => self.poll_away(slot, home, context),
+                    Some(SlotPoll::Early(early)) => self.end_early(slot, early).map(form),
+                    Some(SlotPoll::Away) | None => self.poll_away(slot, home, context).map(form),
                 }
             }
-            CallState::Entered(entered) => entered.poll_reply(context),
+            CallState::Entered(entered) => entered.poll_reply(context).map(form),
             CallState::Ended => panic!("a call was polled after it had given its result"),
         }
     }
 
     /// Makes the call on the core that this thread steps; without one it enters a node.
     #[inline]
-    fn poll_fresh(&mut self, context: &mut Context<'_>) -> Poll<Result<M::Value, CallError>> {
+    fn poll_fresh<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        form: impl Fn(Result<M::Value, CallError>) -> T,
+    ) -> Poll<T> {
         let CallState::Fresh(fresh) = &mut self.state else { unreachable!("checked by the caller") };
         match current::with(|core| (make(core, fresh, context.waker()), core.number())) {
             Some((Made::Answered(value), _)) => {
                 self.state = CallState::Ended;
-                Poll::Ready(Ok(value))
+                Poll::Ready(form(Ok(value)))
             }
             Some((Made::Replied(slot), _)) => {
                 self.state = CallState::Ended;
-                take_reply::<M>(slot)
+                take_reply::<M, T>(slot, form)
             }
             Some((Made::UnderWay(slot), home)) => {
                 self.state = CallState::Local(slot, home);
                 Poll::Pending
             }
-            Some((Made::NoRoom, _)) => self.refuse(),
-            None => self.enter(context),
+            Some((Made::NoRoom, _)) => self.refuse().map(form),
+            None => self.enter(context).map(form),
         }
     }
 

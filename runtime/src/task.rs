@@ -542,21 +542,24 @@ impl CoreState {
     }
 }
 
-/// Takes the reply out of a slot of the current core that is `Done`, and gives the slot back.
+/// Takes the reply out of a slot of the current core that is `Done`, in this form, and gives the slot back.
 ///
 /// Value and error go separate ways on purpose: a reply that is moved as a whole right after one part of it was written
 /// stalls the processor for longer than the rest of the call takes.
 #[inline(always)]
-pub(crate) fn take_reply<M: Method>(slot: SlotPtr) -> Poll<Result<M::Value, CallError>> {
+pub(crate) fn take_reply<M: Method, T>(
+    slot: SlotPtr,
+    form: impl Fn(Result<M::Value, CallError>) -> T,
+) -> Poll<T> {
     assert!(slot.caller.done.get());
     let reply = slot.body.get().cast::<Reply<M>>();
     // SAFETY: `done` says that the body holds the reply, and only a call of `M` asks for it, with the slot that was
     // allocated for it.
-    let Ok(value) = (unsafe { &*reply }) else { return take_error::<M>(slot) };
+    let Ok(value) = (unsafe { &*reply }) else { return take_error::<M>(slot).map(form) };
     // SAFETY: as above; `release` counts the body as empty.
     let value = unsafe { std::ptr::from_ref(value).read() };
     current::with(|core| core.take_back(slot));
-    Poll::Ready(Ok(value))
+    Poll::Ready(form(Ok(value)))
 }
 
 #[cold]
