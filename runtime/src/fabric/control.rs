@@ -82,13 +82,14 @@ impl Fabric {
         if peer.present != Some(node) || !peer.session.is_up() {
             return false;
         }
-        match peer.session.queue(now, frame) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(peer = %node, %error, "a control frame cannot be sent");
-                false
-            }
+        let queued = peer.session.queue(now, frame);
+        let was_refused = std::mem::replace(&mut peer.refuses_control, queued.is_err());
+        if let Err(error) = &queued
+            && !was_refused
+        {
+            tracing::warn!(peer = %node, %error, "control frames cannot be sent");
         }
+        queued.is_ok()
     }
 
     /// The next control frame that came, and from whom, or change of who is there. Taking a frame gives the peer its room back. Only

@@ -59,6 +59,8 @@ pub(super) struct Peer {
     unbound: BTreeSet<u16>,
     /// Room of calls that is not given back while answers pile up.
     owed_calls: u32,
+    /// The last control frame found no room: that is logged once, until one finds some again.
+    pub(super) refuses_control: bool,
 }
 
 impl Peer {
@@ -89,6 +91,7 @@ impl Peer {
             unsent: Vec::new(),
             unbound: BTreeSet::new(),
             owed_calls: 0,
+            refuses_control: false,
         }
     }
 
@@ -190,9 +193,12 @@ impl Peer {
             }
             Err(error) if marks.kind == FrameKind::Request => {
                 if matches!(error, QueueError::Handle(_)) {
+                    // It was made before the core heard that handles stand for nothing any more: it is made anew.
                     self.unbound.insert(core);
+                    tracing::debug!(%error, "a request is made anew");
+                } else {
+                    tracing::warn!(%error, "a request cannot be sent");
                 }
-                tracing::warn!(%error, "a request cannot be sent");
                 self.unsent.push((core, marks.call));
             }
             Err(error) => tracing::warn!(%error, "a one-way call or a cancel cannot be sent"),
