@@ -285,9 +285,16 @@ impl Cluster {
 
     /// Shows all cores a view in which the partition of this key is on its way to another node, or stays.
     pub(crate) fn show_move(&mut self, key: u64, to: Option<NodeId>) {
-        let partition = Partition::new(key.canonical(|key| key.partition())).expect("a partition");
+        self.show_moves(&[key], to);
+    }
+
+    /// As [`show_move`](Self::show_move), of the partitions of these keys.
+    pub(crate) fn show_moves(&mut self, keys: &[u64], to: Option<NodeId>) {
         let mut view = (**Routes::solo(NODE, 1).view()).clone();
-        view.move_to(partition, to);
+        for key in keys {
+            let partition = Partition::new(key.canonical(|key| key.partition())).expect("a partition");
+            view.move_to(partition, to);
+        }
         let routes = Arc::new(Routes::new(NODE, self.cores.len() as u16, Arc::new(view)));
         (0..self.cores.len()).for_each(|core| self.step(core, Event::View(routes.clone())));
     }
