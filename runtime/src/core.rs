@@ -636,6 +636,12 @@ impl Core {
         self.state.counters.read()
     }
 
+    /// How many calls ran as soon as they were made or came.
+    #[cfg(test)]
+    pub(crate) fn calls_in_place(&self) -> u64 {
+        self.state.counters.in_place.get()
+    }
+
     /// How many objects are in memory.
     pub fn activations(&self) -> usize {
         self.state.entities.iter().flatten().map(|entry| entry.any().len()).sum()

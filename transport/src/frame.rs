@@ -494,14 +494,27 @@ impl KeptClass {
     fn pop(&self) -> Option<NonNull<BlockHead>> {
         let head = NonNull::new(self.top.get())?;
         // SAFETY: kept blocks are live and this thread's own, and each `next` is the rest of the list.
-        unsafe {
-            self.top.set(head.as_ref().next);
-            // Whoever dropped it did not always count down.
-            head.as_ref().references.store(1, Ordering::Relaxed);
-        }
+        let block = unsafe { head.as_ref() };
+        self.top.set(block.next);
+        fetch_ahead(block.next);
+        // Whoever dropped it did not always count down.
+        block.references.store(1, Ordering::Relaxed);
         self.room.set(self.room.get() + 1);
         Some(head)
     }
+}
+
+/// Has the processor fetch the beginning of a block, which is the next that somebody will want.
+#[inline]
+fn fetch_ahead(head: *const BlockHead) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..3 {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has it, and it may be given any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(head.wrapping_byte_add(line * 64).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = head;
 }
 
 /// A buffer that this thread has kept of this pool, of the smallest class that is long enough.

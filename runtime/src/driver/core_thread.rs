@@ -510,9 +510,9 @@ const TURNS_PER_PASS: u32 = 256;
 /// Messages taken from one ring in one pass.
 const MESSAGES_PER_PASS: usize = 256;
 /// Frames taken from the links in one pass. What comes of them leaves before more are taken, so that the node that waits for it
-/// works meanwhile: a write costs as much as some twenty calls, and with all that one peer may have under way in one batch both
+/// works meanwhile: a write costs as much as some thirty calls, and with all that one peer may have under way in one batch both
 /// would wait for each other.
-const FRAMES_PER_PASS: usize = 96;
+const FRAMES_PER_PASS: usize = 128;
 /// Passes that did something until the gauge is brought up to date although more comes.
 const PASSES_PER_PUBLISHING: u32 = 64;
 /// Looks at everything between two passes of a core that spins.

@@ -128,27 +128,32 @@ impl Handles {
 }
 
 /// The handles that passed through a session, and what they stand for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SentHandles {
-    targets: Vec<Option<SentHandle>>,
+    targets: Vec<Option<Target>>,
+    /// The round in which each of them was sent with its key; 0: none. Apart, as it is looked at for every frame.
+    bound_in: Vec<u64>,
     /// Grows when the peer forgets all handles.
     round: u64,
 }
 
-#[derive(Debug)]
-struct SentHandle {
-    target: Target,
-    /// The round in which it was sent with its key.
-    bound_in: Option<u64>,
+impl Default for SentHandles {
+    fn default() -> Self {
+        Self { targets: Vec::new(), bound_in: Vec::new(), round: 1 }
+    }
 }
 
 impl SentHandles {
     /// Whether a frame with a handle may be queued as it is: it has no key, and the peer will know the handle by then.
     #[inline]
     pub(crate) fn fits(&self, frame: &Frame, number: u32) -> bool {
-        let known = index_of(number).and_then(|index| self.targets.get(index)?.as_ref());
-        known.is_some_and(|known| known.bound_in == Some(self.round))
+        index_of(number).is_some_and(|index| self.is_bound(index))
             && !FrameHeader::ext_bytes(frame).is_some_and(Extension::may_have_key)
+    }
+
+    #[inline]
+    fn is_bound(&self, index: usize) -> bool {
+        self.bound_in.get(index) == Some(&self.round)
     }
 
     /// Makes a frame with a handle fit to be queued now: with its full key unless the peer will know the handle by then.
@@ -159,36 +164,32 @@ impl SentHandles {
         let Some(index) = index_of(number) else { return Err((InternError::Range(number), frame)) };
         let bytes = FrameHeader::ext_bytes(&frame).unwrap_or_default();
         let known = self.targets.get(index).and_then(Option::as_ref);
-        if !Extension::may_have_key(bytes) && known.is_some_and(|known| known.bound_in == Some(self.round)) {
+        if !Extension::may_have_key(bytes) && self.is_bound(index) {
             return Ok(frame);
         }
         let Ok(extension) = Extension::parse(bytes) else {
             return Err((InternError::Unbound(number), frame));
         };
         match (extension.key, known) {
-            (Some(key), Some(known)) if known.target.borrow() != key => {
-                Err((InternError::Bound(number), frame))
-            }
+            (Some(key), Some(known)) if known.borrow() != key => Err((InternError::Bound(number), frame)),
             (Some(_), Some(_)) => Ok(frame),
             (Some(key), None) => {
-                let target = Target::from(key);
                 if index >= self.targets.len() {
                     self.targets.resize_with(index + 1, || None);
+                    self.bound_in.resize(index + 1, 0);
                 }
-                self.targets[index] = Some(SentHandle { target, bound_in: None });
+                self.targets[index] = Some(Target::from(key));
                 Ok(frame)
             }
-            (None, Some(known)) => Ok(spelled_out(&frame, &known.target, number)),
+            (None, Some(known)) => Ok(spelled_out(&frame, known, number)),
             (None, None) => Err((InternError::Unbound(number), frame)),
         }
     }
 
     /// Takes note that a frame with this handle was queued, behind one with its full key or with the key itself.
     pub(crate) fn mark_bound(&mut self, number: u32) {
-        let round = self.round;
-        let sent = index_of(number).and_then(|index| self.targets.get_mut(index)?.as_mut());
-        if let Some(sent) = sent {
-            sent.bound_in = Some(round);
+        if let Some(bound_in) = index_of(number).and_then(|index| self.bound_in.get_mut(index)) {
+            *bound_in = self.round;
         }
     }
 
@@ -207,7 +208,7 @@ impl SentHandles {
             return None;
         }
         let sent = index_of(number).and_then(|index| self.targets.get(index)?.as_ref());
-        Some(spelled_out(frame, &sent.expect("checked when it was queued").target, 0))
+        Some(spelled_out(frame, sent.expect("checked when it was queued"), 0))
     }
 }
 

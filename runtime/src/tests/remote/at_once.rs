@@ -97,3 +97,18 @@ fn a_request_that_ends_as_it_comes_gives_back_the_buffer_that_it_was_lent() {
     }
     world.end();
 }
+
+/// The bound on calls that are answered directly is that of a pass, whether turns run in it or not.
+#[test]
+fn requests_run_as_they_come_in_every_pass() {
+    let core = CoreConfig { direct_max: 2, ..CoreConfig::default() };
+    let mut world = World::with(2, Options { core, ..Options::default() });
+    let key = world.key_on(1, 0);
+    assert_eq!(world.call(0, async move { post(key).call(Add { by: 1 }).await }), Ok(1));
+    let before = world.process(1).cores[0].calls_in_place();
+    for count in 0..9 {
+        assert_eq!(world.call(0, async move { post(key).call(Add { by: 1 }).await }), Ok(count + 2));
+    }
+    assert_eq!(world.process(1).cores[0].calls_in_place() - before, 9);
+    world.end();
+}

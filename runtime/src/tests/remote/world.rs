@@ -13,7 +13,7 @@ use epicserver_transport::{
 use crate::core::{Action, Core, CoreConfig, CoreMessage, Event};
 use crate::entity::{Entities, RawRef};
 use crate::error::CallError;
-use crate::fabric::{Command, Fabric, FabricConfig, FixedMembers, LinkInput};
+use crate::fabric::{Command, Fabric, FabricConfig, FixedMembers};
 use crate::field::Field;
 use crate::key::StoredKey;
 use crate::membership::Handover;
@@ -475,15 +475,14 @@ impl Process {
 
     fn deliver(&mut self, now: u64) -> bool {
         let mut moved = false;
-        for index in 0..self.cores.len() {
-            while let Some(input) = self.fabric.poll_output(index as u16) {
-                moved = true;
-                let event = match input {
-                    LinkInput::Frame(frame) => Event::Frame(frame),
-                    LinkInput::News(news) => Event::Link(*news),
-                };
-                self.cores[index].step(now, event, &mut self.actions);
-            }
+        for (index, core) in self.cores.iter_mut().enumerate() {
+            // As core threads do, once a pass.
+            let mut given = 0;
+            core.deliver_inputs(now, &mut self.actions, |inputs| {
+                given = self.fabric.give_outputs(index as u16, INPUTS_MAX, inputs);
+            });
+            core.take_sends(|peer, frame| self.actions.push(Action::Frame(PeerFrame::new(peer, frame))));
+            moved |= given > 0;
         }
         moved
     }
@@ -528,6 +527,9 @@ impl Process {
         moved
     }
 }
+
+/// Frames and pieces of news that a core gets in a pass.
+const INPUTS_MAX: usize = 1024;
 
 /// The result of a future that was started on a core.
 pub(crate) struct Started<T>(tokio::sync::oneshot::Receiver<T>);
