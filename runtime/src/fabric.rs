@@ -41,7 +41,7 @@ use crate::core::Inputs;
 use crate::error::Loss;
 pub use crate::remote::LinkInput;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{DownReason, LostReason, Marks, Passed, SessionConfig, SessionEvent};
+use crate::session::{DownReason, LostReason, Marks, Passed, SessionConfig, SessionEvent, is_call};
 use crate::wire::handshake::{Handshake, HelloError};
 
 mod config;
@@ -158,19 +158,24 @@ impl Fabric {
         let mut owed = Owed { peer: peer.id, ..Owed::default() };
         let next = loop {
             match peer.session.pass_frame(now, frame) {
-                Some(passed) if passed.kind != FrameKind::Control => {
-                    let is_call = passed.is_call();
+                // Taken apart where it is made, as a copy of the whole would have to wait for its parts.
+                Some(Passed { kind, core, call, frame, target }) if kind != FrameKind::Control => {
+                    let here = peer.core_of(core, self.config.cores);
                     match inputs {
-                        Some((core, inputs))
-                            if peer.may_call()
-                                && self.outputs[usize::from(*core)].is_empty()
-                                && peer.core_of(&passed, self.config.cores) == *core =>
+                        Some((own, inputs))
+                            if *own == here
+                                && peer.may_call()
+                                && self.outputs[usize::from(here)].is_empty() =>
                         {
+                            let is_call = is_call(kind);
                             *(if is_call { &mut owed.calls } else { &mut owed.answers }) += 1;
-                            let (there, frame, target) = peer.accept(passed);
+                            let there = peer.note_taken(kind, core, call);
                             inputs.frame(there, unpin(&self.config, frame), target);
                         }
-                        _ => peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs),
+                        _ => {
+                            let passed = Passed { kind, core, call, frame, target };
+                            peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
+                        }
                     }
                 }
                 // It may have ended the link, or be for the node: nothing is known to be as before.

@@ -34,6 +34,7 @@ use epicserver_transport::{BufferPool, Caps, Frame, FrameHeader, FrameKind, HEAD
 pub use event::{DownReason, LinkError, Lost, LostReason, Passed, QueueError, SessionEvent};
 pub use fragment::FragmentError;
 
+pub(crate) use crate::session::event::is_call;
 use crate::session::fragment::{Reassembly, fragment};
 use crate::session::intern::{BoundHandles, SentHandles};
 use crate::session::lane::{Lane, Part, ReceiveLane, SendLane};

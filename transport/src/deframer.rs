@@ -54,12 +54,16 @@ impl Deframer {
     /// Where to write the next bytes of the stream: never empty. `None` if the pool has no block: do not read until frames
     /// were dropped. Only after [`Deframer::next_frame`] returned `Ok(None)`.
     pub fn space(&mut self) -> Option<&mut [u8]> {
-        if self.partial_len() == 0 {
-            // The start of the block is what the processor's cache still knows.
-            self.rewind();
-        }
-        if !self.has_useful_space() {
-            self.move_to_space()?;
+        // A look that found nothing is followed by many more: a block without a byte in it is all space.
+        let is_fresh = self.block.as_ref().is_some_and(|block| block.filled().is_empty());
+        if !is_fresh {
+            if self.partial_len() == 0 {
+                // The start of the block is what the processor's cache still knows.
+                self.rewind();
+            }
+            if !self.has_useful_space() {
+                self.move_to_space()?;
+            }
         }
         self.block.as_mut().map(ReceiveBlock::tail_mut)
     }

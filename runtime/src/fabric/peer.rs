@@ -1,7 +1,6 @@
 //! One peer: its session, its link, who waits for its answers, and when to dial it again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use epicserver_storage::NodeId;
 use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind, LinkId};
@@ -11,8 +10,7 @@ use super::members::Removed;
 use super::{Output, push_all};
 use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::intern::Target;
-use crate::session::{DownReason, Marks, Passed, QueueError, Session, SessionConfig};
+use crate::session::{DownReason, Marks, Passed, QueueError, Session, SessionConfig, is_call};
 use crate::wire::hello::{CloseReason, Identity};
 
 /// What a peer is to this node.
@@ -331,28 +329,26 @@ impl Peer {
     #[inline]
     fn deliver(&mut self, passed: Passed, cores: u16, outputs: &mut [VecDeque<Output>]) {
         let is_call = passed.is_call();
-        let outputs = &mut outputs[usize::from(self.core_of(&passed, cores))];
-        let (peer, frame, target) = self.accept(passed);
-        let frame = PeerFrame { peer, frame, target };
+        let Passed { kind, core, call, frame, target } = passed;
+        let outputs = &mut outputs[usize::from(self.core_of(core, cores))];
+        let frame = PeerFrame { peer: self.note_taken(kind, core, call), frame, target };
         outputs.push_back(if is_call { Output::Call(frame) } else { Output::Answer(frame) });
     }
 
-    /// The core of this node that something is for.
+    /// The core of this node that something is for, of which the peer says this.
     #[inline]
-    pub(super) fn core_of(&self, passed: &Passed, cores: u16) -> u16 {
-        let core = u16::from(passed.core);
+    pub(super) fn core_of(&self, said: u8, cores: u16) -> u16 {
+        let core = u16::from(said);
         if core < cores { core } else { 0 }
     }
 
-    /// What a core gets of a call or an answer, with who sent it.
+    /// A core gets a call or an answer. Gives who sent it.
     #[inline]
-    pub(super) fn accept(&mut self, passed: Passed) -> (NodeId, Frame, Option<Arc<Target>>) {
-        let is_call = passed.is_call();
-        let Passed { kind, core, call, frame, target } = passed;
-        if !is_call && kind != FrameKind::Probe {
+    pub(super) fn note_taken(&mut self, kind: FrameKind, core: u8, call: CallRef) -> NodeId {
+        if !is_call(kind) && kind != FrameKind::Probe {
             self.end_wait(u16::from(core), call);
         }
-        (self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 }), frame, target)
+        self.present.unwrap_or(NodeId { id: self.id, incarnation: 0 })
     }
 
     #[inline]

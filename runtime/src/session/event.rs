@@ -60,10 +60,16 @@ pub struct Passed {
     pub target: Option<Arc<Target>>,
 }
 
+/// Whether frames of a kind take up room of calls.
+#[inline]
+pub(crate) fn is_call(kind: FrameKind) -> bool {
+    matches!(kind, FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel)
+}
+
 impl Passed {
     /// Whether it takes up room of calls.
     pub fn is_call(&self) -> bool {
-        matches!(self.kind, FrameKind::Request | FrameKind::OneWay | FrameKind::Cancel)
+        is_call(self.kind)
     }
 
     /// As an event; `None` for what is none of these.

@@ -211,11 +211,11 @@ impl<S: LinkSocket> Connection<S> {
     }
 }
 
-/// Apart, so that link and frame come in registers and are written where the event lies: one that is made in parts and then copied as
-/// a whole would have to wait for them.
+/// Apart, so that link and frame come in registers; and by what makes room first and then writes the event where it is to lie: one that
+/// is made elsewhere in parts and copied as a whole would have to wait for them.
 #[inline(never)]
 fn push_received(events: &mut Vec<Event>, link: LinkId, frame: Frame) {
-    events.push(Event::Receive { link, frame });
+    events.extend(Some(frame).into_iter().map(|frame| Event::Receive { link, frame }));
 }
 
 /// What an error of a socket says about the peer.
