@@ -29,7 +29,8 @@ use thiserror::Error;
 /// * What a peer sends can end its own link only. Nothing is kept or allocated for a length that was not checked.
 /// * Where receives are counted ([`Caps::receive_window_frames`]), buffers of dropped frames are receive buffers again when the next
 ///   call of `poll`, `send` or `flush` returns, so a credit sent after a drop is never a promise that is not kept.
-/// * When the transport and all frames are dropped, every buffer is back in [`pool`](Self::pool).
+/// * When the transport and all frames are dropped, every buffer is back in [`pool`](Self::pool), but for those that a thread keeps
+///   which asked for that ([`BufferPool::keep_here`]).
 ///
 /// `now` is nanoseconds on the driver's monotonic clock, never falling from call to call.
 pub trait Transport: Send {
