@@ -41,7 +41,7 @@ use crate::core::Inputs;
 use crate::error::Loss;
 pub use crate::remote::LinkInput;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{DownReason, LostReason, Marks, Passed, SessionConfig, SessionEvent, is_call};
+use crate::session::{DownReason, LostReason, Marks, Passed, Session, SessionConfig, SessionEvent, is_call};
 use crate::wire::handshake::{Handshake, HelloError};
 
 mod config;
@@ -99,7 +99,8 @@ impl Fabric {
         let peer = |(id, addr): &(u64, Addr)| {
             let session = SessionConfig { stream: rng.u64(..), ..config.session };
             let dial = (config.address < *addr).then(|| Dial::new(now, addr.clone()));
-            (*id, Peer::new(*id, Standing::Listed, session, pool.cloned(), dial, config.cores))
+            let session = new_session(session, pool, config.bulk.as_ref());
+            (*id, Peer::new(*id, Standing::Listed, session, dial, config.cores))
         };
         let peers = config.peers.iter().map(peer).collect();
         let outputs = (0..config.cores).map(|_| VecDeque::new()).collect();
@@ -204,6 +205,7 @@ impl Fabric {
             Event::Writable { link } => {
                 if let Some(peer) = self.links.get(&link).and_then(|id| self.peers.get_mut(id)) {
                     peer.blocked = false;
+                    peer.session.handle_writable();
                 }
             }
         }
@@ -523,6 +525,15 @@ impl std::fmt::Debug for Fabric {
 fn unpin(config: &FabricConfig, frame: Frame) -> Frame {
     let is_received = frame.len() <= config.session.frame_len_max as usize;
     if config.copies && is_received { Frame::copy_from(&frame) } else { frame }
+}
+
+/// A session whose own frames and fragments lie in these buffers.
+fn new_session(config: SessionConfig, pool: Option<&BufferPool>, bulk: Option<&BufferPool>) -> Session {
+    let mut session = Session::new(config, pool.cloned());
+    if let Some(bulk) = bulk {
+        session.use_bulk(bulk.clone());
+    }
+    session
 }
 
 fn push_all(outputs: &mut [VecDeque<Output>], news: impl Fn() -> LinkNews) {

@@ -49,6 +49,8 @@ use crate::wire::hello::{Agreement, CloseReason, Identity, KnownStream, Terms, c
 pub struct Session {
     config: SessionConfig,
     pool: Option<BufferPool>,
+    /// Where long fragments are made.
+    bulk: Option<BufferPool>,
     state: State,
     /// Names what this end remembers of the peer; changes when it forgets.
     stream: u64,
@@ -94,6 +96,9 @@ pub struct SessionConfig {
     pub count_after: u32,
     /// Longest frame the link carries, in bytes; longer ones go in fragments.
     pub frame_len_max: u32,
+    /// Longest fragment that this end takes, in bytes. It may be longer than other frames, since its bytes are copied and its buffer is free
+    /// at once: so the windows, which count frames, bound what is held.
+    pub fragment_len_max: u32,
     /// Longest payload of a call or answer, in bytes.
     pub payload_len_max: u32,
     /// Calls that may wait for credits or a link. Those sent and not counted come on top: at most the peer's window.
@@ -122,6 +127,7 @@ impl SessionConfig {
             window_controls: 16,
             count_after: 64,
             frame_len_max,
+            fragment_len_max: frame_len_max,
             payload_len_max: PAYLOAD_LEN_MAX,
             queue_calls_max: 4096,
             queue_answers_max: 4096,
@@ -140,6 +146,7 @@ impl SessionConfig {
     /// If a link has fewer receives than [`LINK_RECEIVES`] and one for each lane.
     pub fn for_transport(stream: u64, caps: &Caps) -> Self {
         let mut config = Self::new(stream, caps.frame_len_max as u32);
+        config.fragment_len_max = caps.bulk_len_max as u32;
         if let Some(receives) = caps.receive_window_frames {
             let of_controls = config.window_controls.min(receives as u32 / 8).max(1);
             config.window_controls = of_controls;
@@ -184,10 +191,12 @@ impl Session {
         let windows = [config.window_calls, config.window_answers, config.window_controls];
         assert!(windows.into_iter().all(|window| window > 0), "a window of no frames");
         assert!(config.frame_len_max >= FRAME_LEN_MIN, "frames of {} bytes", config.frame_len_max);
+        assert!(config.fragment_len_max >= config.frame_len_max, "fragments shorter than frames");
         assert!(config.payload_len_max <= PAYLOAD_LEN_MAX, "payloads of {} bytes", config.payload_len_max);
         Self {
             config,
             pool,
+            bulk: None,
             state: State::Down,
             stream: config.stream,
             peer: None,
@@ -208,6 +217,11 @@ impl Session {
             events: VecDeque::new(),
             without_link_since: None,
         }
+    }
+
+    /// Makes fragments in buffers of the link's for long frames, as far as the peer takes such and there are any.
+    pub fn use_bulk(&mut self, pool: BufferPool) {
+        self.bulk = Some(pool);
     }
 
     /// Takes a frame to send: a request, one-way, cancel, reply, error, `Moved`, control frame or probe.
@@ -302,6 +316,13 @@ impl Session {
         if matches!(self.state, State::Up(..) | State::Opening(_)) {
             self.lose_link(now, DownReason::LinkDown);
             self.parting.clear();
+        }
+    }
+
+    /// Takes note that the link has room again, or is done with a long fragment.
+    pub fn handle_writable(&mut self) {
+        if let State::Up(link, _) = &mut self.state {
+            link.has_bulk_under_way = false;
         }
     }
 
@@ -454,7 +475,7 @@ impl Session {
         match self.establish(now, &established) {
             Ok(link) => self.state = State::Up(link, agreement),
             Err(error) => {
-                self.state = State::Up(Link::new(now, &self.config, 0), agreement);
+                self.state = State::Up(Link::new(now, &self.config, 0, 0), agreement);
                 self.break_link(now, error);
             }
         }
@@ -479,6 +500,7 @@ impl Session {
             window_controls: self.config.window_controls,
             granted_controls: self.receive_controls.free(),
             frame_len_max: self.config.frame_len_max,
+            fragment_len_max: self.config.fragment_len_max,
         }
     }
 
@@ -496,7 +518,8 @@ impl Session {
             && theirs.window_calls > 0
             && theirs.window_answers > 0
             && theirs.window_controls > 0
-            && theirs.frame_len_max >= FRAME_LEN_MIN;
+            && theirs.frame_len_max >= FRAME_LEN_MIN
+            && theirs.fragment_len_max >= theirs.frame_len_max;
         if !is_possible {
             return Err(LinkError::Terms);
         }
@@ -525,7 +548,7 @@ impl Session {
         self.receive_controls.restart(own.granted_controls);
         self.without_link_since = None;
         self.events.push_back(SessionEvent::Up { peer: *peer, is_resumed });
-        let mut link = Link::new(now, &self.config, theirs.frame_len_max);
+        let mut link = Link::new(now, &self.config, theirs.frame_len_max, theirs.fragment_len_max);
         link.reported = self.received;
         Ok(link)
     }
@@ -629,17 +652,16 @@ impl Session {
 
     #[inline]
     fn next_of(&mut self, lane: Lane) -> Option<Frame> {
-        let State::Up(link, _) = &self.state else { return None };
+        let State::Up(link, _) = &mut self.state else { return None };
         let sender = match lane {
             Lane::Calls => &mut self.calls,
             Lane::Answers => &mut self.answers,
             Lane::Controls => &mut self.controls,
         };
-        match sender.next(link.frame_len_max, HEADER_LEN)? {
+        let (pool, bulk) = (self.pool.as_ref(), self.bulk.as_ref());
+        match sender.next(link.frame_len_max, |left| link.room(pool, bulk, left))? {
             Part::Whole(frame) => Some(frame),
-            Part::Piece { frame, offset, len } => {
-                Some(fragment(self.pool.as_ref(), lane, &frame, offset, len))
-            }
+            Part::Piece { frame, offset, room } => Some(fragment(lane, &frame, offset, room)),
         }
     }
 

@@ -22,6 +22,7 @@
 //! suite(|| Plain { network: LoopbackNetwork::new(), made: 0 });
 //! ```
 
+mod bulk;
 mod garbage;
 mod links;
 mod sleep;
@@ -89,6 +90,10 @@ const CASES: &[(&str, Case)] = &[
     ("links do not mix", links::links_do_not_mix),
     ("frames arrive in order", traffic::frames_arrive_in_order),
     ("frames of every length arrive", traffic::every_length_arrives),
+    ("long frames arrive in their order", bulk::arrive_in_order),
+    ("long frames taken before a close arrive", bulk::arrive_before_close),
+    ("long frames that are held stop a link and not for ever", bulk::held_ones_stop_a_link),
+    ("a long frame lies in the memory for such", bulk::lie_in_their_pool),
     ("both directions at once", traffic::both_directions_at_once),
     ("a poll hands out a bounded number of events", traffic::a_poll_is_bounded),
     ("a peer that does not poll holds the sender back", traffic::back_pressure),

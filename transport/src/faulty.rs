@@ -284,6 +284,10 @@ impl<T: Transport> Transport for Faulty<T> {
         self.inner.pool()
     }
 
+    fn bulk_pool(&self) -> Option<&BufferPool> {
+        self.inner.bulk_pool()
+    }
+
     fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId> {
         self.inner.connect(addr, now)
     }

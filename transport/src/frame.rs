@@ -772,6 +772,11 @@ fn block_layout(capacity: usize) -> Layout {
     Layout::from_size_align(len, align_of::<BlockHead>()).expect("at most 4 GiB, a power of two")
 }
 
+/// Where the data of a block of a slab begins in it, and how far it is to the next one.
+pub(crate) fn block_span(capacity: usize) -> (usize, usize) {
+    (size_of::<BlockHead>(), block_layout(capacity).size())
+}
+
 /// Longest buffer in bytes: offsets in it are 32 bits.
 pub(crate) const CAPACITY_MAX: usize = (u32::MAX - 128) as usize;
 const REFERENCES_MAX: u32 = u32::MAX / 2;

@@ -33,7 +33,8 @@ pub enum Event {
         /// The frame; holding it holds a receive buffer.
         frame: Frame,
     },
-    /// There is room again on a link whose `send` left frames.
+    /// There is room again on a link whose `send` left frames, or a frame from the
+    /// [`bulk_pool`](crate::Transport::bulk_pool) is with the peer.
     Writable {
         /// Which one.
         link: LinkId,

@@ -142,6 +142,7 @@ impl LoopbackTransport {
         let caps = Caps {
             name: if strict { "loopback-strict" } else { "loopback" },
             frame_len_max: options.frame_len_max,
+            bulk_len_max: options.frame_len_max,
             links_max: options.links_max,
             send_window_frames: Some(options.send_window_frames),
             receive_window_frames: options.posted_receives,

@@ -1,6 +1,8 @@
 //! Bounded pools of frame buffers. Memory itself and its rules are in [`frame`](crate::frame).
 
-use crate::frame::{CAPACITY_MAX, FrameBuf, FreeBlock, FreeChain, FreeStack, Keeper, Slab, take_kept};
+use crate::frame::{
+    CAPACITY_MAX, FrameBuf, FreeBlock, FreeChain, FreeStack, Keeper, Slab, block_span, take_kept,
+};
 use crate::wake::Wake;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +62,18 @@ impl BufferPool {
         Self::from_parts(classes, chains, Some(slab))
     }
 
+    /// As [`BufferPool::contiguous`], for buffers that a device may show others to their end: whatever it was used for before, in a
+    /// buffer that [`alloc`](Self::alloc) gives nothing is left behind the length that was asked for.
+    ///
+    /// # Panics
+    /// As [`BufferPool::new`].
+    #[must_use]
+    pub fn shown(classes: &[SizeClass]) -> Self {
+        let mut pool = Self::contiguous(classes);
+        Arc::get_mut(&mut pool.shared).expect("just made").clears_rest = true;
+        pool
+    }
+
     /// A buffer of `len` bytes and unspecified content from the smallest class that has one; `None` if there is none free
     /// that is long enough: wait, this is back-pressure.
     #[must_use]
@@ -71,7 +85,13 @@ impl BufferPool {
     fn alloc_shared(&self, len: usize) -> Option<FrameBuf> {
         let mut fitting = self.shared.classes.iter().filter(|class| class.options.buffer_len >= len);
         let block = fitting.find_map(Class::take)?;
-        Some(FrameBuf::from_free(block, Arc::clone(&self.shared), len))
+        let mut buffer = FrameBuf::from_free(block, Arc::clone(&self.shared), len);
+        if self.shared.clears_rest {
+            buffer.set_len(buffer.capacity());
+            buffer[len..].fill(0);
+            buffer.set_len(len);
+        }
+        Some(buffer)
     }
 
     /// Lets this thread keep buffers that are dropped on it, and use them again, without telling other threads, until what this
@@ -80,7 +100,9 @@ impl BufferPool {
     pub fn keep_here(&self) -> Keeper {
         let room = |class: &Class| {
             let SizeClass { buffer_len, buffers_max } = class.options;
-            (buffer_len, KEPT_MAX.min(KEPT_LEN_MAX / buffer_len.max(1)).min(buffers_max / KEPT_PART))
+            let kept_max = KEPT_MAX.min(KEPT_LEN_MAX / buffer_len.max(1)).min(buffers_max / KEPT_PART);
+            // What is shown is cleared where it is allocated of all threads' buffers.
+            (buffer_len, if self.shared.clears_rest { 0 } else { kept_max })
         };
         Keeper::new(Arc::clone(&self.shared), self.shared.classes.iter().map(room))
     }
@@ -109,6 +131,29 @@ impl BufferPool {
         self.shared.slab.as_ref().map(Slab::region)
     }
 
+    /// Whether all of `bytes` lies in the region of a [`contiguous`](Self::contiguous) pool.
+    #[must_use]
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        self.region().is_some_and(|(start, len)| {
+            let offset = bytes.as_ptr().addr().checked_sub(start.addr());
+            offset.is_some_and(|offset| offset + bytes.len() <= len)
+        })
+    }
+
+    /// Address and length in bytes of each buffer of a [`contiguous`](Self::contiguous) pool.
+    pub fn spans(&self) -> impl Iterator<Item = (*const u8, usize)> + '_ {
+        let (start, _) = self.region().unwrap_or((std::ptr::null(), 0));
+        let is_there = self.shared.slab.is_some();
+        let lens = self.classes().filter(move |_| is_there);
+        let lens = lens.flat_map(|class| std::iter::repeat_n(class.buffer_len, class.buffers_max));
+        lens.scan(0, move |offset, len| {
+            let (at, size) = block_span(len);
+            let data = start.wrapping_add(*offset + at);
+            *offset += size;
+            Some((data, len))
+        })
+    }
+
     /// Who is woken when a buffer comes back after [`BufferPool::arm_return`]. The first call wins.
     pub fn wake_on_return(&self, wake: Arc<dyn Wake>) {
         // The first one stays: there is one transport behind a pool.
@@ -134,8 +179,13 @@ impl BufferPool {
             returned: FreeStack::new(),
         });
         let classes = classes.collect();
-        let shared =
-            PoolShared { classes, return_armed: AtomicBool::new(false), wake: OnceLock::new(), slab };
+        let shared = PoolShared {
+            classes,
+            return_armed: AtomicBool::new(false),
+            wake: OnceLock::new(),
+            clears_rest: false,
+            slab,
+        };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -152,6 +202,8 @@ pub(crate) struct PoolShared {
     classes: Box<[Class]>,
     return_armed: AtomicBool,
     wake: OnceLock<Arc<dyn Wake>>,
+    /// Buffers are given out with nothing behind their length.
+    clears_rest: bool,
     slab: Option<Slab>,
 }
 
@@ -298,6 +350,30 @@ mod tests {
             assert!(region.contains(&at) && region.contains(&(at + 8191)));
             assert!(at.is_multiple_of(64));
         }
+    }
+
+    #[test]
+    fn the_spans_of_a_pool_are_where_its_buffers_lie() {
+        let classes =
+            [(100, 2), (8192, 3)].map(|(buffer_len, buffers_max)| SizeClass { buffer_len, buffers_max });
+        let pool = BufferPool::contiguous(&classes);
+        let spans: Vec<_> = pool.spans().map(|(start, len)| (start.addr(), len)).collect();
+        let buffers: Vec<_> = [100, 100, 8192, 8192, 8192].map(|len| pool.alloc(len).expect("free")).into();
+        let mut found: Vec<_> =
+            buffers.iter().map(|buffer| (buffer.as_ptr().addr(), buffer.capacity())).collect();
+        found.sort_unstable();
+        assert_eq!(spans, found);
+        assert_eq!(BufferPool::new(&classes).spans().count(), 0);
+    }
+
+    #[test]
+    fn a_buffer_that_is_shown_has_nothing_of_its_last_use_behind_its_length() {
+        let pool = BufferPool::shown(&[SizeClass { buffer_len: 256, buffers_max: 1 }]);
+        pool.alloc(256).expect("free").fill(7);
+        let mut buffer = pool.alloc(100).expect("free");
+        assert_eq!(buffer.len(), 100);
+        buffer.set_len(256);
+        assert!(buffer[100..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -43,6 +43,13 @@ pub trait Transport: Send {
     /// Where buffers to send come from. Frames of other origin MUST be accepted too, and may be copied.
     fn pool(&self) -> &BufferPool;
 
+    /// Where buffers lie for frames longer than [`Caps::frame_len_max`], one frame in each; `None` where the link carries none. There
+    /// are few, so that whoever finds none free sends shorter frames, or waits: when all of a long frame is with the peer, and its
+    /// buffer is back, [`Event::Writable`] follows.
+    fn bulk_pool(&self) -> Option<&BufferPool> {
+        None
+    }
+
     /// Starts a link. It MUST NOT block: [`Event::LinkUp`] or [`Event::LinkDown`] follows.
     ///
     /// # Errors
@@ -95,6 +102,10 @@ pub struct Caps {
     pub name: &'static str,
     /// Longest frame in bytes, header and padding included; a multiple of 16.
     pub frame_len_max: usize,
+    /// Longest frame in bytes that may come, no less than `frame_len_max`; a multiple of 16. What is longer than that was sent from a
+    /// [`bulk_pool`](Transport::bulk_pool), and lies in one of few buffers here, on which everything behind it waits: such a frame is to
+    /// be dropped before anything else is waited for. Links to a peer that takes less are the session's to know.
+    pub bulk_len_max: usize,
     /// Bound on links that exist at one time.
     pub links_max: usize,
     /// Bound on the frames of a link that are taken and not yet on their way; `None`: bounded in bytes only.
@@ -127,7 +138,7 @@ pub enum SendError {
     /// The link is down, closed, or never was.
     #[error("there is no such link")]
     NoSuchLink,
-    /// The frame at the front is longer than the transport carries.
+    /// The frame at the front is longer than the transport carries, or than it carries from where that lies.
     #[error("a frame of {len} bytes is longer than the link carries, {frame_len_max}")]
     TooLong {
         /// Its length in bytes.

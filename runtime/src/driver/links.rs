@@ -219,6 +219,7 @@ impl PreparedLinks {
             Members::Fixed(members) => FabricConfig::new(me, cores, members, cluster, &secret, caps),
             Members::Open(own) => FabricConfig::open(me, cores, own.clone(), cluster, &secret, caps),
         };
+        config.bulk = self.transport.bulk_pool().cloned();
         config.seed = unpredictable();
         let fabric = Fabric::new(clock.now(), config, Some(self.transport.pool()));
         Engine::new(self.transport, fabric, ports, control)

@@ -1,7 +1,7 @@
 //! What a fabric is told at its start, and what it gives to those who drive it.
 
 use epicserver_storage::NodeId;
-use epicserver_transport::{Addr, Caps, LinkId};
+use epicserver_transport::{Addr, BufferPool, Caps, LinkId};
 
 use super::{FixedMembers, fingerprint};
 use crate::session::SessionConfig;
@@ -30,6 +30,8 @@ pub struct FabricConfig {
     /// Whether frames are copied out of their receive buffers before a core gets them, as links with counted receives
     /// need it: there a buffer that is kept is a receive that is not posted.
     pub copies: bool,
+    /// Where long fragments lie, if the transport carries such: its [`bulk_pool`](epicserver_transport::Transport::bulk_pool).
+    pub bulk: Option<BufferPool>,
     /// Where nonces, streams and jitter come from. Of a real node it must be unpredictable.
     pub seed: u64,
 }
@@ -74,6 +76,7 @@ impl FabricConfig {
             secret: ClusterSecret::new(secret),
             session,
             copies: caps.receive_window_frames.is_some(),
+            bulk: None,
             seed: 0,
         }
     }

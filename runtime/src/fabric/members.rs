@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use epicserver_storage::{Member, NodeId};
 use epicserver_transport::Addr;
 
-use super::{Command, Dial, Fabric, Output, Peer, Standing, push_all};
+use super::{Command, Dial, Fabric, Output, Peer, Standing, new_session, push_all};
 use crate::error::Loss;
 use crate::remote::LinkNews;
 use crate::session::{SessionConfig, SessionEvent};
@@ -119,7 +119,8 @@ impl Fabric {
 
     fn add_peer(&mut self, id: u64, standing: Standing, dial: Option<Dial>) {
         let session = SessionConfig { stream: self.rng.u64(..), ..self.config.session };
-        let peer = Peer::new(id, standing, session, self.pool.clone(), dial, self.config.cores);
+        let session = new_session(session, self.pool.as_ref(), self.config.bulk.as_ref());
+        let peer = Peer::new(id, standing, session, dial, self.config.cores);
         self.peers.insert(id, peer);
     }
 

@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use epicserver_storage::NodeId;
-use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind, LinkId};
+use epicserver_transport::{Frame, FrameHeader, FrameKind, LinkId};
 
 use super::dial::Dial;
 use super::members::Removed;
 use super::{Output, push_all};
 use crate::error::Loss;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
-use crate::session::{DownReason, Marks, Passed, QueueError, Session, SessionConfig, is_call};
+use crate::session::{DownReason, Marks, Passed, QueueError, Session, is_call};
 use crate::wire::hello::{CloseReason, Identity};
 
 /// What a peer is to this node.
@@ -62,18 +62,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(
-        id: u64,
-        standing: Standing,
-        session: SessionConfig,
-        pool: Option<BufferPool>,
-        dial: Option<Dial>,
-        cores: u16,
-    ) -> Self {
+    pub(super) fn new(id: u64, standing: Standing, session: Session, dial: Option<Dial>, cores: u16) -> Self {
         Self {
             id,
             standing,
-            session: Session::new(session, pool),
+            session,
             link: None,
             has_dialled: false,
             ending: None,

@@ -558,6 +558,7 @@ impl Dialler {
             window_controls: 4,
             granted_controls: 4,
             frame_len_max: 512,
+            fragment_len_max: 512,
         };
         self.handshake.offer(terms);
         Event::Receive { link: self.link, frame: self.handshake.poll_transmit().expect("a proof") }

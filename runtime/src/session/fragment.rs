@@ -4,19 +4,14 @@
 //! `method` the lane; the payload is that part of the whole frame, header and extension included. The fragments of a
 //! frame follow each other in their lane, so that one frame at most is in pieces per lane.
 
-use epicserver_transport::{BufferPool, FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, flags};
+use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, HEADER_LEN, flags};
 
 use crate::session::lane::Lane;
-use crate::wire::assembly::assemble_bare;
+use crate::wire::assembly::assemble_bare_in;
 
-/// The fragment with `len` bytes from `offset` of `frame`.
-pub(crate) fn fragment(
-    pool: Option<&BufferPool>,
-    lane: Lane,
-    frame: &Frame,
-    offset: usize,
-    len: usize,
-) -> Frame {
+/// The fragment with the bytes from `offset` of `frame` that fit into this buffer.
+pub(crate) fn fragment(lane: Lane, frame: &Frame, offset: usize, room: FrameBuf) -> Frame {
+    let len = (frame.len() - offset).min(room.len() - HEADER_LEN);
     let mut header = FrameHeader::new(FrameKind::Fragment);
     header.slot = (offset as u32).into();
     header.generation = (frame.len() as u32).into();
@@ -27,7 +22,7 @@ pub(crate) fn fragment(
     if offset + len == frame.len() {
         header.flags |= flags::LAST_FRAGMENT;
     }
-    assemble_bare(pool, header, &frame[offset..offset + len])
+    assemble_bare_in(room, header, &frame[offset..offset + len])
 }
 
 /// The frame of one lane that arrives in pieces.
@@ -130,6 +125,7 @@ const _: () = assert!(ALLOCATE_AT_ONCE_MAX.is_multiple_of(FRAME_ALIGN));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::assembly::{assemble_bare, frame_len};
 
     #[test]
     fn a_long_frame_comes_back_whole() {
@@ -139,7 +135,7 @@ mod tests {
         let mut whole = None;
         for offset in (0..frame.len()).step_by(8_160) {
             let len = (frame.len() - offset).min(8_160);
-            let piece = fragment(None, Lane::Calls, &frame, offset, len);
+            let piece = fragment(Lane::Calls, &frame, offset, FrameBuf::unpooled(frame_len(0, len)));
             let header = FrameHeader::parse_frame(&piece).unwrap();
             let bytes = FrameHeader::payload_bytes(&piece).unwrap();
             assert!(whole.is_none() && reassembly.is_partial() == (offset > 0));

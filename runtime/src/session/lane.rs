@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use epicserver_transport::{Frame, FrameKind};
+use epicserver_transport::{Frame, FrameBuf, FrameKind, HEADER_LEN};
 
 /// Which lane a kind of frame travels in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,8 @@ pub(crate) enum Part {
         frame: Frame,
         /// Where they start.
         offset: usize,
-        /// How many there are.
-        len: usize,
+        /// Where they go, as many as fit.
+        room: FrameBuf,
     },
 }
 
@@ -92,22 +92,28 @@ impl SendLane {
         Ok(())
     }
 
-    /// Takes the next part, of at most `frame_len_max` bytes with its header, if there is a credit for it.
-    pub(crate) fn next(&mut self, frame_len_max: usize, header_len: usize) -> Option<Part> {
+    /// Takes the next part, if there is a credit for it: a frame of at most `frame_len_max` bytes, or a piece of a longer one, in the
+    /// buffer that `room` has for so many bytes or for some of them; it may have none now.
+    pub(crate) fn next(
+        &mut self,
+        frame_len_max: usize,
+        room: impl FnOnce(usize) -> Option<FrameBuf>,
+    ) -> Option<Part> {
         if !self.may_send() {
             return None;
         }
         let frame = self.frames.get(self.sent)?;
-        self.used += 1;
         if frame.len() <= frame_len_max {
+            self.used += 1;
             return self.take_first().map(Part::Whole);
         }
         let offset = self.offset;
-        let len = (frame.len() - offset).min(frame_len_max - header_len);
-        self.offset += len;
+        let room = room(frame.len() - offset)?;
+        self.used += 1;
+        self.offset += (frame.len() - offset).min(room.len() - HEADER_LEN);
         let is_last = self.offset == frame.len();
         let frame = if is_last { self.take_first()? } else { frame.clone() };
-        Some(Part::Piece { frame, offset, len })
+        Some(Part::Piece { frame, offset, room })
     }
 
     /// Takes frames that leave whole, up to `len_max` in `frames` with those that are there.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use epicserver_transport::{FRAME_ALIGN, Frame, FrameHeader, FrameKind};
+use epicserver_transport::{BufferPool, FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind};
 
 use crate::remote::CallRef;
 use crate::session::event::{DownReason, LinkError, Passed};
@@ -10,6 +10,7 @@ use crate::session::intern::Target;
 use crate::session::lane::Lane;
 use crate::session::status::Status;
 use crate::session::{Session, SessionConfig, State};
+use crate::wire::assembly::{allocate, frame_len};
 use crate::wire::extension::Extension;
 use crate::wire::hello::CloseReason;
 use zerocopy::FromBytes;
@@ -19,6 +20,10 @@ use zerocopy::FromBytes;
 pub(crate) struct Link {
     /// Longest frame that both ends take, in bytes.
     pub(crate) frame_len_max: usize,
+    /// Longest fragment that the peer takes, in bytes.
+    fragment_len_max: usize,
+    /// A long fragment was made since the link said last that it is done with one: it will say so again.
+    pub(crate) has_bulk_under_way: bool,
     /// The count of calls that the peer was told last.
     pub(crate) reported: u64,
     /// Lanes take turns, so that none waits for the others: whose turn it is.
@@ -40,10 +45,17 @@ struct Ping {
 }
 
 impl Link {
-    pub(crate) fn new(now: u64, config: &SessionConfig, peer_frame_len_max: u32) -> Self {
+    pub(crate) fn new(
+        now: u64,
+        config: &SessionConfig,
+        peer_frame_len_max: u32,
+        peer_fragment_len_max: u32,
+    ) -> Self {
         let frame_len_max = config.frame_len_max.min(peer_frame_len_max) as usize;
         Self {
             frame_len_max: frame_len_max - frame_len_max % FRAME_ALIGN,
+            fragment_len_max: peer_fragment_len_max as usize - peer_fragment_len_max as usize % FRAME_ALIGN,
+            has_bulk_under_way: false,
             reported: 0,
             turn: 0,
             received_at: now,
@@ -53,6 +65,31 @@ impl Link {
             pong: None,
             blocked_since: [None; Lane::ALL.len()],
         }
+    }
+
+    /// A buffer for the next fragment of a frame of which so many bytes are left: a long one if that is worth it and there is one. `None`:
+    /// one will come back soon.
+    pub(crate) fn room(
+        &mut self,
+        pool: Option<&BufferPool>,
+        bulk: Option<&BufferPool>,
+        left: usize,
+    ) -> Option<FrameBuf> {
+        let len = frame_len(0, left);
+        if let Some(bulk) = bulk.filter(|_| left > BULK_LEN_MIN) {
+            let len_max = self.fragment_len_max.min(bulk.buffer_len_max());
+            if len_max > self.frame_len_max {
+                match bulk.alloc(len.min(len_max)) {
+                    Some(buffer) => {
+                        self.has_bulk_under_way = true;
+                        return Some(buffer);
+                    }
+                    None if self.has_bulk_under_way => return None,
+                    None => {}
+                }
+            }
+        }
+        Some(allocate(pool, len.min(self.frame_len_max)))
     }
 
     pub(crate) fn handle_timeout(
@@ -167,8 +204,11 @@ impl Session {
         let State::Up(link, _) = &mut self.state else { return Ok(None) };
         link.received_at = now;
         let header = FrameHeader::parse_frame(&frame).map_err(LinkError::Malformed)?;
-        if frame.len() > self.config.frame_len_max as usize {
-            let (len, frame_len_max) = (frame.len() as u64, self.config.frame_len_max as usize);
+        let is_fragment = header.kind() == FrameKind::Fragment;
+        let Self { config: SessionConfig { frame_len_max, fragment_len_max, .. }, .. } = self;
+        let frame_len_max = if is_fragment { *fragment_len_max } else { *frame_len_max } as usize;
+        if frame.len() > frame_len_max {
+            let len = frame.len() as u64;
             return Err(LinkError::Malformed(epicserver_transport::HeaderError::TooLong {
                 len,
                 frame_len_max,
@@ -289,3 +329,6 @@ impl Session {
 
 use crate::session::fragment::FragmentError;
 use crate::wire::hello::CloseBytes;
+
+/// Frames of which no more is left go in short fragments: a long one has more to it than its bytes.
+const BULK_LEN_MIN: usize = 64 << 10;

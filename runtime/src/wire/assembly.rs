@@ -15,13 +15,34 @@ use crate::wire::extension::{Extension, ExtensionError};
 /// If the payload is 2 GiB or more: senders check against the far smaller limit of a message before.
 pub fn assemble(
     pool: Option<&BufferPool>,
-    mut header: FrameHeader,
+    header: FrameHeader,
     extension: &Extension<'_>,
     payload: &[u8],
 ) -> Result<Frame, ExtensionError> {
     assert!(payload.len() < 1 << 31, "a payload of {} bytes", payload.len());
     let ext_len = extension.encoded_len();
-    let mut buffer = allocate(pool, frame_len(ext_len, payload.len()));
+    let buffer = allocate(pool, frame_len(ext_len, payload.len()));
+    assemble_in(buffer, header, extension, payload)
+}
+
+/// A frame without an extension, in this buffer.
+///
+/// # Panics
+/// If it is too short.
+pub(crate) fn assemble_bare_in(mut buffer: FrameBuf, header: FrameHeader, payload: &[u8]) -> Frame {
+    let len = frame_len(0, payload.len());
+    assert!(len <= buffer.len(), "{len} bytes for a buffer of {}", buffer.len());
+    buffer.truncate(len);
+    assemble_in(buffer, header, &Extension::default(), payload).expect("an empty extension fits every frame")
+}
+
+fn assemble_in(
+    mut buffer: FrameBuf,
+    mut header: FrameHeader,
+    extension: &Extension<'_>,
+    payload: &[u8],
+) -> Result<Frame, ExtensionError> {
+    let ext_len = extension.encoded_len();
     let written = extension.write(&mut buffer[HEADER_LEN..HEADER_LEN + ext_len])?;
     header.ext_len.set((written / FRAME_ALIGN) as u16);
     header.payload_len.set(payload.len() as u32);

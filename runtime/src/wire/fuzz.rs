@@ -298,6 +298,7 @@ fn terms(stream: u64) -> Terms {
         window_controls: WINDOW,
         granted_controls: WINDOW,
         frame_len_max: 256,
+        fragment_len_max: 256,
     }
 }
 

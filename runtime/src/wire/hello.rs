@@ -77,6 +77,8 @@ pub struct Terms {
     pub granted_controls: u32,
     /// Longest frame the sender receives, in bytes.
     pub frame_len_max: u32,
+    /// Longest fragment the sender receives, in bytes.
+    pub fragment_len_max: u32,
 }
 
 /// How much of a peer's stream was received.
@@ -193,6 +195,8 @@ pub(crate) struct TermsBytes {
     window_controls: U32,
     granted_controls: U32,
     frame_len_max: U32,
+    fragment_len_max: U32,
+    zero: U32,
 }
 
 /// The payload of a Close.
@@ -263,6 +267,8 @@ impl From<&Terms> for TermsBytes {
             window_controls: terms.window_controls.into(),
             granted_controls: terms.granted_controls.into(),
             frame_len_max: terms.frame_len_max.into(),
+            fragment_len_max: terms.fragment_len_max.into(),
+            zero: U32::ZERO,
         }
     }
 }
@@ -282,6 +288,7 @@ impl TermsBytes {
             window_controls: self.window_controls.get(),
             granted_controls: self.granted_controls.get(),
             frame_len_max: self.frame_len_max.get(),
+            fragment_len_max: self.fragment_len_max.get(),
         }
     }
 }
@@ -308,7 +315,7 @@ impl CloseReason {
 }
 
 /// The version of the protocol that this code speaks: header, extension, hello, session.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// [`Identity::core`] of a link that serves all cores of a node.
 pub const WHOLE_NODE: u8 = u8::MAX;
 /// Length of a nonce in bytes.
@@ -319,5 +326,5 @@ pub const HELLO_FRAME_LEN_MAX: usize = 256;
 pub(crate) const MAC_LEN: usize = 32;
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"epic");
 
-const _: () = assert!(size_of::<FactsBytes>() == 80 && size_of::<TermsBytes>() == 72);
+const _: () = assert!(size_of::<FactsBytes>() == 80 && size_of::<TermsBytes>() == 80);
 const _: () = assert!(size_of::<CloseBytes>() == 32);

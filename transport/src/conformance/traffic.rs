@@ -267,7 +267,7 @@ pub(super) fn every_buffer_returns(fixture: &mut dyn Fixture) {
 
 const PRESSURE_FRAME_LEN: usize = 4096;
 /// Passes without progress that count as stuck.
-const STUCK_PASSES: usize = 300;
+pub(super) const STUCK_PASSES: usize = 300;
 /// Far more than any socket and queue together hold.
 const TAKEN_LEN_MAX: usize = 64 << 20;
 const HELD_FRAMES_MAX: u32 = 4 << 10;

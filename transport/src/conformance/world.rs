@@ -138,7 +138,9 @@ impl End {
 
     fn frame(&self, number: u32, len: usize) -> Frame {
         let bytes = sample_frame(number, len);
-        match self.transport.pool().alloc(len) {
+        let is_bulk = len > self.transport.caps().frame_len_max;
+        let bulk = self.transport.bulk_pool().filter(|_| is_bulk);
+        match bulk.unwrap_or(self.transport.pool()).alloc(len) {
             None => Frame::copy_from(&bytes),
             Some(mut buffer) => {
                 buffer.copy_from_slice(&bytes);
@@ -178,7 +180,7 @@ impl End {
             assert!(!self.links.contains_key(&link), "an id came twice");
             self.links.insert(link, Seen::default());
         }
-        let frame_len_max = self.transport.caps().frame_len_max;
+        let frame_len_max = self.transport.caps().bulk_len_max;
         let seen = self.links.get_mut(&link).expect("an event of a link that nobody heard of");
         assert_eq!(seen.down, None, "{event:?} after the link went down");
         match event {

@@ -509,6 +509,7 @@ fn caps<N: Network>(bounds: &Bounds) -> Caps {
     Caps {
         name: N::NAME,
         frame_len_max: bounds.frame_len_max,
+        bulk_len_max: bounds.frame_len_max,
         links_max: bounds.links_max,
         send_window_frames: None,
         receive_window_frames: None,

@@ -117,7 +117,7 @@ impl Pair {
         let mut moved = 0;
         while moved < frames_max {
             let Some(frame) = self.ends[end].session.poll_transmit(self.now) else { break };
-            assert!(frame.len() <= self.ends[end].config.frame_len_max as usize);
+            assert!(frame.len() <= self.ends[1 - end].config.fragment_len_max as usize);
             if !self.is_cut {
                 self.wires[1 - end].push_back(frame);
             }

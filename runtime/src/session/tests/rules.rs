@@ -1,6 +1,6 @@
 //! Each rule by itself: deadlines, windows, what a peer must not do, what becomes of calls.
 
-use epicserver_transport::{Frame, FrameHeader, FrameKind};
+use epicserver_transport::{BufferPool, Frame, FrameHeader, FrameKind, SizeClass};
 
 use crate::session::lane::Lane;
 use crate::session::status::Status;
@@ -152,6 +152,73 @@ fn fragments_keep_their_order_and_their_limit() {
     }
 }
 
+/// Two ends of which the second takes fragments of this length, and the first has so many buffers for long ones.
+fn with_bulk(fragment_len_max: u32, buffers_max: usize) -> (Pair, BufferPool) {
+    let config = |stream| SessionConfig { payload_len_max: 200_000, window_calls: 1024, ..config(stream) };
+    let mut pair = Pair::new([config(10), SessionConfig { fragment_len_max, ..config(20) }]);
+    let bulk = BufferPool::new(&[SizeClass { buffer_len: BULK_LEN, buffers_max }]);
+    pair.ends[0].session.use_bulk(bulk.clone());
+    pair.connect(0);
+    pair.settle();
+    (pair, bulk)
+}
+
+/// How many frames of each kind leave at once, long ones and short ones.
+fn leaving(pair: &mut Pair) -> (usize, usize) {
+    pair.transmit(0, usize::MAX);
+    let is_long = |frame: &&Frame| frame.len() > 512;
+    let long = pair.wires[1].iter().filter(is_long).count();
+    (long, pair.wires[1].len() - long)
+}
+
+#[test]
+fn long_fragments_go_where_both_ends_have_room_for_them() {
+    // 150,000 bytes are one long piece, a second one of more than 64 KiB, and nothing else; or 312 short ones.
+    for (fragment_len_max, buffers_max, expected) in [
+        (BULK_LEN as u32, 2, (2, 0)),
+        (512, 2, (0, 313)),
+        (BULK_LEN as u32, 0, (0, 313)),
+        (70_000, 3, (2, 22)),
+    ] {
+        let (mut pair, bulk) = with_bulk(fragment_len_max, buffers_max);
+        pair.ends[0].queue(0, FrameKind::Request, 1, 150_000);
+        assert_eq!(leaving(&mut pair), expected, "{fragment_len_max}, {buffers_max} buffers");
+        pair.settle();
+        assert_eq!(pair.ends[1].got, [1]);
+        assert_eq!(bulk.outstanding(), 0);
+    }
+}
+
+#[test]
+fn a_long_fragment_waits_for_the_one_before_it_but_not_for_those_of_others() {
+    let (mut pair, bulk) = with_bulk(BULK_LEN as u32, 1);
+    pair.ends[0].queue(0, FrameKind::Request, 1, 150_000);
+    assert_eq!(leaving(&mut pair), (1, 0));
+    // Its buffer is back, and who had it says so.
+    pair.deliver(1, usize::MAX);
+    pair.ends[0].session.handle_writable();
+    let other = bulk.alloc(1);
+    assert_eq!(leaving(&mut pair), (0, 147));
+    pair.deliver(1, usize::MAX);
+    drop(other);
+    assert_eq!(pair.ends[1].got, [1]);
+}
+
+#[test]
+fn only_fragments_may_be_longer_than_frames() {
+    let (mut pair, _) = with_bulk(BULK_LEN as u32, 1);
+    let whole = bare(FrameKind::Request, 1_000);
+    pair.wires[1].push_back(whole);
+    pair.deliver(1, 1);
+    assert!(pair.ends[1].events.last().unwrap().contains("TooLong"), "{:?}", pair.ends[1].events);
+    let (mut pair, _) = with_bulk(BULK_LEN as u32, 1);
+    pair.wires[1].push_back(bare(FrameKind::Fragment, BULK_LEN));
+    pair.deliver(1, 1);
+    assert!(pair.ends[1].events.last().unwrap().contains("TooLong"), "{:?}", pair.ends[1].events);
+}
+
+const BULK_LEN: usize = 80_000;
+
 #[test]
 fn lanes_may_be_in_pieces_at_the_same_time() {
     let mut pair = up();
@@ -279,6 +346,7 @@ fn impossible_terms_open_no_link() {
         window_controls: 4,
         granted_controls: 4,
         frame_len_max: 512,
+        fragment_len_max: 512,
     };
     let open = |theirs: Terms| {
         let mut pair = up();
@@ -316,6 +384,7 @@ fn impossible_terms_open_no_link() {
     assert_eq!(open(Terms { window_calls: 0, granted_calls: 0, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { window_answers: 0, granted_answers: 0, ..possible }), error(LinkError::Terms));
     assert_eq!(open(Terms { frame_len_max: 255, ..possible }), error(LinkError::Terms));
+    assert_eq!(open(Terms { fragment_len_max: 511, ..possible }), error(LinkError::Terms));
 }
 
 /// It would fill our memory with calls that are kept for it.

@@ -24,6 +24,7 @@ fn terms(stream: u64) -> Terms {
         window_controls: 16,
         granted_controls: 15,
         frame_len_max: 8192,
+        fragment_len_max: 65536,
     }
 }
 
@@ -260,10 +261,10 @@ fn the_bytes_are_pinned() {
     let mut server_terms = vec![2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
     server_terms.extend([99, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     server_terms.extend([64, 0, 0, 0, 60, 0, 0, 0, 32, 0, 0, 0, 32, 0, 0, 0]);
-    server_terms.extend([16, 0, 0, 0, 15, 0, 0, 0, 0, 0x20, 0, 0]);
-    assert_eq!(payload(3)[..72], server_terms);
-    let macs: Vec<String> = [(1, 80), (2, 72), (3, 72)]
+    server_terms.extend([16, 0, 0, 0, 15, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+    assert_eq!(payload(3)[..80], server_terms);
+    let macs: Vec<String> = [(1, 80), (2, 80), (3, 80)]
         .map(|(index, at)| payload(index)[at..at + 4].iter().map(|b| format!("{b:02x}")).collect())
         .to_vec();
-    assert_eq!(macs, ["47801cec", "ec7167db", "09fa3b8c"]);
+    assert_eq!(macs, ["47801cec", "4b21898f", "d6a665db"]);
 }
