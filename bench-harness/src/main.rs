@@ -6,6 +6,7 @@
 //!   bench-harness save --json
 //!   bench-harness move --json
 //!   bench-harness peers --json
+//!   bench-harness bulk --json
 //!   bench-harness list
 //! ```
 //! The figures are ratios: ours and a raw baseline are measured in turns, in one run and on the same threads, and medians are
@@ -14,11 +15,13 @@
 //!
 //! Not here: load tests in open loop, and limits that a test would hold times against; `--check` is for people.
 //! Start at `suite.rs` (which rows), then `bench.rs` (the rounds of one) and `lanes.rs` (the loop that is timed); `pair.rs` has the
-//! two processes, `save.rs` the suite of saving, `moves.rs` that of moves, `peers.rs` that of links over verbs.
+//! two processes, `save.rs` the suite of saving, `moves.rs` that of moves, `peers.rs` that of links over verbs, and `bulk.rs`
+//! that of long messages over them.
 
 #[expect(unsafe_code, reason = "an allocator that counts")]
 mod allocations;
 mod bench;
+mod bulk;
 mod callees;
 mod child;
 mod device_counters;
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Save(options) => save_suite(&options),
         Command::Move(options) => move_suite(&options),
         Command::Peers(options) => peers::run(&options),
+        Command::Bulk(options) => bulk::run(&options),
         Command::ServeHomes(options) => moves::serve_homes(&options),
         Command::Serve(options) => pair::serve(options),
         Command::CallStored(options) => call_stored(&options),
@@ -100,6 +104,7 @@ fn list() {
     println!(
         "peers: memory and round trips of a transport over verbs with many links (bench-harness peers --help)"
     );
+    println!("bulk: long messages over verbs beside bare reads (bench-harness bulk --help)");
     for case in Case::ALL {
         println!("  {:<22}{}", case.name(), case.meaning());
     }

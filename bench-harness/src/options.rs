@@ -41,6 +41,8 @@ pub(crate) enum Command {
     /// What a transport over InfiniBand verbs takes for each peer: pinned memory, and the round trip of a frame beside bare verbs; in
     /// builds with the feature `rdma`
     Peers(crate::peers::Options),
+    /// How fast long messages go over InfiniBand verbs, beside bare reads; in builds with the feature `rdma`
+    Bulk(crate::bulk::Options),
     /// Name the suites, their cases and baselines
     List,
     /// The called process of a measurement; the calling one starts it

@@ -1,11 +1,16 @@
-//! One link over its queue pair: frames into packets, packets into blocks, credits.
+//! One link over its queue pair: frames into packets, packets into blocks, credits; long frames by reading ([`bulk`](crate::bulk)).
 
+#[cfg(test)]
+use crate::bulk::Offer;
+use crate::bulk::{BadOffer, Incoming, OFFERS_MAX, READS_MAX, WORD_LEN, Word};
 use crate::credits::Credits;
 use crate::greeting::Introduction;
-use crate::options::{RECEIVE_LEN, RdmaOptions};
+use crate::options::{BULK_LEN, RECEIVE_LEN, RdmaOptions};
 #[cfg(test)]
 use crate::sys::Hostile;
-use crate::sys::{CompletionQueue, Device, Outgoing, POST_BATCH, QueuePair, QueuePairSizes, Region};
+use crate::sys::{
+    CompletionQueue, Device, Done, Memory, Outgoing, POST_BATCH, QueuePair, QueuePairSizes, Region,
+};
 use epicserver_transport::{BufferPool, DownReason, Frame, ReceiveBlock, SizeClass, Wake};
 use std::collections::VecDeque;
 use std::io;
@@ -18,6 +23,8 @@ pub(crate) struct SendMemory {
     /// Where short frames are joined into packets.
     pub(crate) joining: BufferPool,
     pub(crate) regions: [Arc<Region>; 2],
+    /// The regions of the buffers for long frames, if there are such.
+    pub(crate) shown: Option<Arc<Vec<Region>>>,
 }
 
 /// A queue pair with its buffers and counts.
@@ -26,6 +33,13 @@ pub(crate) struct Channel {
     pair: QueuePair,
     credits: Credits,
     receive_pool: BufferPool,
+    /// Where long frames of the peer are read into, if the link carries such.
+    read_pool: Option<BufferPool>,
+    incoming: Incoming,
+    /// Frames that were read, which the peer is not told yet.
+    taken: u32,
+    /// Frames that the peer has read, and whose windows are open.
+    to_close: u32,
     /// Blocks on their way to being posted.
     spare: Vec<ReceiveBlock>,
     /// Receives that are posted again at once, while more comes: the peer always has most of them.
@@ -52,21 +66,38 @@ impl Channel {
     ) -> io::Result<Self> {
         let class = SizeClass { buffer_len: RECEIVE_LEN, buffers_max: options.receives };
         let receive_pool = BufferPool::contiguous(&[class]);
-        receive_pool.wake_on_return(wake);
+        receive_pool.wake_on_return(Arc::clone(&wake));
+        let read_pool = memory.shown.as_ref().map(|_| {
+            let class = SizeClass { buffer_len: BULK_LEN, buffers_max: READS_MAX };
+            let pool = BufferPool::contiguous(&[class]);
+            pool.wake_on_return(wake);
+            pool
+        });
         let region = Region::register(device, &receive_pool)?;
+        let read = read_pool.as_ref().map(|pool| Region::register(device, pool)).transpose()?;
         let sizes = QueuePairSizes {
             sends: options.sends_max,
             receives: options.receives,
+            windows: if memory.shown.is_some() { OFFERS_MAX } else { 0 },
             inline_len: options.inline_len_max,
         };
-        let regions = memory.regions.each_ref().map(Arc::clone);
-        let mut pair = QueuePair::create(queue, sizes, tag, regions, region)?;
+        let memory = Memory {
+            send: memory.regions.each_ref().map(Arc::clone),
+            receive: region,
+            read,
+            shown: memory.shown.clone(),
+        };
+        let mut pair = QueuePair::create(queue, sizes, tag, memory)?;
         pair.initialise(port)?;
         let receives = options.receives as u32;
         let mut channel = Self {
             pair,
             credits: Credits::new(receives, receives),
             receive_pool,
+            read_pool,
+            incoming: Incoming::new(0),
+            taken: 0,
+            to_close: 0,
             spare: Vec::with_capacity(options.receives),
             receive_batch: (options.receives / 4).min(POST_BATCH),
             empty_received: 0,
@@ -96,7 +127,9 @@ impl Channel {
         let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let remote = peer.remote(source_index).map_err(refused)?;
         let mtu = own.mtu.min(peer.mtu).into();
-        self.pair.connect(&remote, port, mtu, own.first_packet, ack_timeout)?;
+        let reads = own.reads.min(peer.reads);
+        self.pair.connect(&remote, port, mtu, own.first_packet, ack_timeout, reads)?;
+        self.incoming = Incoming::new(if self.read_pool.is_some() { reads.into() } else { 0 });
         self.credits = Credits::new(own.receives.into(), peer.receives.into());
         Ok(())
     }
@@ -106,8 +139,22 @@ impl Channel {
     pub(crate) fn send(&mut self, outbox: &mut VecDeque<Frame>, memory: &SendMemory) -> io::Result<usize> {
         // First, so that what is sent carries the news of them.
         self.post_receives(false)?;
+        while self.to_close > 0 && self.has_room(0) {
+            // Behind the packets that were made before.
+            self.post()?;
+            self.pair.close_window()?;
+            self.to_close -= 1;
+        }
         let mut taken_len = 0;
-        while !outbox.is_empty() && self.credits.allows_data() && self.has_room(SENDS_RESERVED) {
+        if self.taken > 0 && self.may_send_data() && self.push_word(Word::Taken(self.taken), memory) {
+            self.taken = 0;
+        }
+        while !outbox.is_empty() && self.may_send_data() {
+            if outbox[0].len() > RECEIVE_LEN {
+                let Some(len) = self.offer(outbox, memory)? else { break };
+                taken_len += len;
+                continue;
+            }
             let Some(frame) = next_packet(outbox, &memory.joining, self.pair.inline_len_max(), &memory.pool)
             else {
                 break;
@@ -120,6 +167,34 @@ impl Channel {
         }
         self.post()?;
         Ok(taken_len)
+    }
+
+    /// Offers the long frame in front, if there is a window; gives its length.
+    fn offer(&mut self, outbox: &mut VecDeque<Frame>, memory: &SendMemory) -> io::Result<Option<usize>> {
+        // A word that finds no buffer would leave a window open that nobody knows of.
+        if !self.pair.has_window() || !self.has_room(SENDS_RESERVED + 1) || !has_free(&memory.joining) {
+            return Ok(None);
+        }
+        let Some(frame) = outbox.pop_front() else { return Ok(None) };
+        let len = frame.len();
+        self.post()?;
+        let offer = self.pair.offer(frame)?;
+        if !self.push_word(Word::Offer(offer), memory) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(Some(len))
+    }
+
+    /// Makes a packet of a word, if there is a buffer for it.
+    fn push_word(&mut self, word: Word, memory: &SendMemory) -> bool {
+        let Some(mut packet) = memory.joining.alloc(WORD_LEN) else { return false };
+        packet.copy_from_slice(&word.to_bytes());
+        self.push(Some(packet.freeze()));
+        true
+    }
+
+    fn may_send_data(&self) -> bool {
+        self.credits.allows_data() && self.has_room(SENDS_RESERVED)
     }
 
     /// Sees to it that the device reports the last packet: what is reported is delivered.
@@ -137,7 +212,7 @@ impl Channel {
 
     /// Whether the peer has everything that was sent.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.pair.in_flight() == 0
+        self.pair.in_flight() == 0 && self.pair.offers() == 0
     }
 
     fn has_room(&self, reserved: usize) -> bool {
@@ -168,32 +243,90 @@ impl Channel {
         self.pair.post_sends(&mut self.packets)
     }
 
-    /// Packets up to this one are with the peer. `false` if there was none such.
-    pub(crate) fn complete_sends(&mut self, sequence: u32) -> bool {
-        self.pair.complete_sends(sequence)
+    /// Requests up to this one are done. Gives how many long frames are with the peer, and their buffers free. `None` if there was no such
+    /// request.
+    pub(crate) fn complete_sends(&mut self, sequence: u32) -> Option<usize> {
+        if !self.pair.complete_sends(sequence) {
+            return None;
+        }
+        let mut closed = 0;
+        while let Some(done) = self.pair.next_done() {
+            match done {
+                Done::Read(frame) => {
+                    self.incoming.end_read(frame);
+                    self.taken += 1;
+                }
+                Done::Closed => closed += 1,
+            }
+        }
+        Some(closed)
     }
 
-    /// Takes a packet that came: a block of frames, or nothing if it was an announcement.
+    /// Whether a long frame holds anything up, itself included.
+    pub(crate) fn is_held_up(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// What a long frame held up.
+    pub(crate) fn next_block(&mut self) -> Option<ReceiveBlock> {
+        self.incoming.pop()
+    }
+
+    /// Takes a packet that came: a block of frames, or nothing if it was an announcement, a word, or has to wait.
     pub(crate) fn receive(
         &mut self,
         slot: u16,
         len: u32,
         immediate: u32,
     ) -> Result<Option<ReceiveBlock>, DownReason> {
-        let broken = DownReason::Failed(io::ErrorKind::InvalidData);
-        let block = self.pair.take_received(slot, len).ok_or(broken)?;
+        let block = self.pair.take_received(slot, len).ok_or(BROKEN)?;
         self.credits.receive(immediate).map_err(|_| DownReason::WindowExceeded)?;
         if len == 0 {
             self.empty_received += 1;
             return Ok(None);
         }
-        Ok(Some(block))
+        if let Some(word) = Word::parse(block.filled()) {
+            drop(block);
+            return self.take_word(word).map(|()| None);
+        }
+        Ok(self.incoming.push(block))
+    }
+
+    fn take_word(&mut self, word: Word) -> Result<(), DownReason> {
+        match word {
+            Word::Offer(offer) => self.incoming.offer(offer).map_err(|bad| match bad {
+                BadOffer::TooMany => DownReason::WindowExceeded,
+                BadOffer::Length => BROKEN,
+            }),
+            Word::Taken(count) => {
+                // The peer can have read no more than it was shown.
+                let open = (self.pair.offers() as u32).saturating_sub(self.to_close);
+                if count == 0 || count > open {
+                    return Err(BROKEN);
+                }
+                self.to_close += count;
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads what the peer has offered, as far as there are buffers for it.
+    pub(crate) fn start_reads(&mut self) -> io::Result<()> {
+        while let Some(offer) = self.incoming.next_to_read()
+            && self.has_room(0)
+            && let Some(buffer) = self.read_pool.as_ref().and_then(|pool| pool.alloc(BULK_LEN))
+        {
+            self.pair.read(buffer.into(), &offer)?;
+            self.incoming.begin_read();
+        }
+        Ok(())
     }
 
     /// Posts receives again whose frames were all dropped: so many at once that each costs little, or, while there is nothing else to
     /// do, whatever there is.
     #[inline]
     pub(crate) fn post_receives(&mut self, is_idle: bool) -> io::Result<()> {
+        self.start_reads()?;
         let not_posted = self.pair.free_receives();
         if not_posted >= self.receive_batch || (is_idle && not_posted > 0) {
             return self.post_dropped();
@@ -217,12 +350,18 @@ impl Channel {
             // One may have come back before anybody could know that it is waited for.
             self.post_dropped()?;
         }
+        if let (Some(pool), Some(_)) = (&self.read_pool, self.incoming.next_to_read()) {
+            pool.arm_return();
+            self.start_reads()?;
+        }
         Ok(())
     }
 
-    /// Whether [`Channel::send`] has an announcement to make.
-    pub(crate) fn wants_announcement(&self) -> bool {
-        self.credits.wants_announcement() && self.has_room(0)
+    /// Whether [`Channel::send`] has something to say although there is nothing to send.
+    pub(crate) fn wants_word(&self) -> bool {
+        let is_free = self.has_room(0);
+        let has_taken = self.taken > 0 && self.may_send_data();
+        is_free && (self.credits.wants_announcement() || self.to_close > 0 || has_taken)
     }
 
     /// Sends a packet outside of all counts, as only a peer that lies does.
@@ -235,6 +374,12 @@ impl Channel {
     #[cfg(test)]
     pub(crate) fn post_hostile(&mut self, request: Hostile, frame: Frame) {
         self.pair.post_hostile(request, frame).expect("the queue pair works");
+    }
+
+    /// What the peer has offered and is not read.
+    #[cfg(test)]
+    pub(crate) fn offered(&self) -> Option<Offer> {
+        self.incoming.next_to_read()
     }
 
     /// Forces the queue pair into error.
@@ -262,11 +407,7 @@ fn next_packet(
     pool: &BufferPool,
 ) -> Option<Frame> {
     let first = outbox.front()?;
-    let is_registered = |frame: &Frame| {
-        pool.region().is_some_and(|(start, len)| {
-            frame.as_ptr().addr().checked_sub(start.addr()).is_some_and(|offset| offset + frame.len() <= len)
-        })
-    };
+    let is_registered = |frame: &Frame| pool.holds(frame);
     let (mut count, mut total_len) = (0, 0);
     for frame in outbox.iter() {
         let goes_alone = frame.len() > JOINED_FRAME_LEN_MAX && is_registered(frame);
@@ -290,6 +431,11 @@ fn next_packet(
     Some(packet.freeze())
 }
 
+fn has_free(pool: &BufferPool) -> bool {
+    pool.alloc(WORD_LEN).is_some()
+}
+
+const BROKEN: DownReason = DownReason::Failed(io::ErrorKind::InvalidData);
 /// A packet out of so many is reported by the device; a report says that all before it are done.
 const SIGNAL_EVERY: usize = 16;
 /// Places of the send queue that only announcements use.

@@ -10,6 +10,7 @@
 //! its greeting was. After `READY` neither side says anything more: the end of the connection is the end of the link. Whoever can
 //! reach the port can begin a link; who it is, the session asks over the link.
 
+use crate::bulk::READS_MAX;
 use crate::credits::RESERVE;
 use crate::options::{RECEIVE_LEN, RECEIVES_MIN};
 use crate::sys::{Destination, Remote};
@@ -33,7 +34,8 @@ pub(crate) struct Greeting {
     receives: U16,
     /// Largest payload of a network packet, in the numbering of verbs.
     mtu: u8,
-    reserved: u8,
+    /// Reads by the other end that the device serves at a time.
+    reads: u8,
     /// Length of each receive in bytes.
     receive_len: U32,
     reserved_too: U32,
@@ -47,6 +49,8 @@ pub(crate) struct Introduction {
     pub(crate) first_packet: u32,
     pub(crate) receives: u16,
     pub(crate) mtu: u8,
+    /// Reads of its memory that its device serves at a time.
+    pub(crate) reads: u8,
     /// `None` within a subnet of InfiniBand.
     pub(crate) gid: Option<[u8; 16]>,
     pub(crate) lid: u16,
@@ -75,7 +79,7 @@ impl Greeting {
             first_packet: U32::new(own.first_packet),
             receives: U16::new(own.receives),
             mtu: own.mtu,
-            reserved: 0,
+            reads: own.reads,
             receive_len: U32::new(RECEIVE_LEN as u32),
             reserved_too: U32::new(0),
             gid: own.gid.unwrap_or_default(),
@@ -108,6 +112,7 @@ impl Greeting {
                 RECEIVES_MIN as u32..=RECEIVES_MAX,
             )? as u16,
             mtu: within("packet size", found.mtu.into(), 1..=5)? as u8,
+            reads: within("number of reads", found.reads.into(), 1..=READS_MAX as u32)? as u8,
             gid: (found.gid != [0; 16]).then_some(found.gid),
             lid: found.lid.get(),
         })
@@ -136,7 +141,7 @@ pub(crate) const MAX_24_BITS: u32 = (1 << 24) - 1;
 pub(crate) const RECEIVES_MAX: u32 = 1 << 14;
 
 const MAGIC: &[u8; 8] = b"EPICRDMA";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 const _: () = assert!(size_of::<Greeting>() == GREETING_LEN);
 const _: () = assert!(RECEIVES_MIN as u32 > RESERVE);
@@ -151,6 +156,7 @@ mod tests {
             first_packet: 0x00ab_cdef,
             receives: 64,
             mtu: 5,
+            reads: 2,
             gid: Some([9; 16]),
             lid: 0,
         }

@@ -20,6 +20,8 @@
 //! ```
 
 #[cfg(feature = "rdma")]
+mod bulk;
+#[cfg(feature = "rdma")]
 mod channel;
 #[cfg(feature = "rdma")]
 mod choice;
@@ -41,6 +43,6 @@ mod sys;
 mod transport;
 
 pub use error::StartError;
-pub use options::{RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
+pub use options::{BULK_LEN, RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
 #[cfg(feature = "rdma")]
 pub use transport::RdmaTransport;

@@ -157,7 +157,7 @@ impl Link {
         self.blocked
             || !self.outbox.is_empty()
             || self.stage != Stage::Up
-            || self.channel.as_ref().is_some_and(Channel::wants_announcement)
+            || self.channel.as_ref().is_some_and(Channel::wants_word)
     }
 
     /// Posts what it can. An error ends the link.

@@ -24,6 +24,9 @@ pub struct RdmaOptions {
     pub outbox_len_max: usize,
     /// Short buffers in the pool for sending, of the transport; a quarter as many hold a whole frame.
     pub send_buffers_max: usize,
+    /// Buffers of [`BULK_LEN`] bytes in the pool for sending long frames, of the transport. With none, or on a device that has no windows
+    /// of the second kind, there are no long frames, and long messages go in short pieces.
+    pub bulk_buffers_max: usize,
     /// Longest packet in bytes that the processor copies into the send queue itself; the device may offer less.
     pub inline_len_max: u32,
     /// The device sends again after 4.096 us times two to the power of this, seven times, before the link is down.
@@ -46,6 +49,7 @@ impl Default for RdmaOptions {
             sends_max: 128,
             outbox_len_max: 1 << 20,
             send_buffers_max: 2048,
+            bulk_buffers_max: 8,
             inline_len_max: 220,
             ack_timeout: 16,
             connect_timeout_ns: 5_000_000_000,
@@ -54,8 +58,11 @@ impl Default for RdmaOptions {
     }
 }
 
-/// Length in bytes of one posted receive, and so of the longest packet and of the longest frame.
+/// Length in bytes of one posted receive, and so of the longest packet and of the longest frame that goes in one.
 pub const RECEIVE_LEN: usize = 8 << 10;
+
+/// Length in bytes of the longest frame, which the peer reads from where it lies.
+pub const BULK_LEN: usize = 256 << 10;
 
 /// Fewest receives that a link works with: the reserve for announcements and a few packets beyond.
 pub const RECEIVES_MIN: usize = 16;

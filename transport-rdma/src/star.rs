@@ -95,6 +95,108 @@ impl Star {
     }
 }
 
+/// Messages of one end of a link, and where they are put at the other.
+pub struct Cargo {
+    message: Vec<u8>,
+    arrived: Vec<u8>,
+    /// The bytes are copied into the frames and out of them, as a session does it. Else whatever is in the buffers arrives.
+    copies: bool,
+}
+
+/// Messages on their way from the middle to the first end.
+struct Haul<'a> {
+    cargo: &'a mut Cargo,
+    /// Bytes of all messages.
+    total: usize,
+    made: usize,
+    arrived: usize,
+}
+
+impl Star {
+    /// Carries `count` messages to one end, in long frames.
+    ///
+    /// # Errors
+    /// The link is down, or nothing came.
+    ///
+    /// # Panics
+    /// If there is no link, or it carries no long frames.
+    pub fn haul(&mut self, cargo: &mut Cargo, count: usize, clock: impl Fn() -> u64) -> io::Result<()> {
+        let Self { middle, ends, frames, events, .. } = self;
+        let End { transport, in_the_middle, .. } = &mut ends[0];
+        let total = cargo.message.len() * count;
+        let mut haul = Haul { cargo, total, made: 0, arrived: 0 };
+        let mut looks = 0;
+        while haul.arrived < haul.total {
+            haul.make(middle, frames);
+            middle.send(*in_the_middle, frames).map_err(io::Error::other)?;
+            middle.flush();
+            middle.poll(clock(), events);
+            come_up(events)?;
+            transport.poll(clock(), events);
+            looks = if events.is_empty() { looks + 1 } else { 0 };
+            if looks > LOOKS_MAX {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            for event in events.drain(..) {
+                match event {
+                    Event::Receive { frame, .. } => haul.take(&frame),
+                    Event::LinkDown { reason, .. } => return Err(io::Error::other(reason.to_string())),
+                    Event::LinkUp { .. } | Event::Writable { .. } => {}
+                }
+            }
+            transport.flush();
+        }
+        Ok(())
+    }
+}
+
+impl Cargo {
+    /// Messages of `len` bytes.
+    pub fn new(len: usize, copies: bool) -> Self {
+        Self { message: (0..len).map(|at| (at / 3) as u8).collect(), arrived: vec![0; len], copies }
+    }
+
+    /// Whether what arrived last is what was sent.
+    pub fn has_arrived(&self) -> bool {
+        self.arrived == self.message
+    }
+}
+
+impl Haul<'_> {
+    /// Makes as many frames as there are buffers for.
+    fn make(&mut self, from: &RdmaTransport, frames: &mut VecDeque<Frame>) {
+        let pool = from.bulk_pool().expect("a link for long frames");
+        let Cargo { message, copies, .. } = &*self.cargo;
+        while self.made < self.total {
+            let at = self.made % message.len();
+            let len = (message.len() - at).min(pool.buffer_len_max() - HEADER_LEN);
+            let mut header = FrameHeader::new(FrameKind::Fragment);
+            header.payload_len.set(len as u32);
+            header.slot.set(at as u32);
+            let total_len = header.total_len() as usize;
+            let pool = if total_len > from.caps().frame_len_max { pool } else { from.pool() };
+            let Some(mut buffer) = pool.alloc(total_len) else { return };
+            assert!(header.write_to(&mut buffer), "a frame of whole units");
+            if *copies {
+                buffer[HEADER_LEN..HEADER_LEN + len].copy_from_slice(&message[at..at + len]);
+                buffer[HEADER_LEN + len..].fill(0);
+            }
+            frames.push_back(buffer.freeze());
+            self.made += len;
+        }
+    }
+
+    fn take(&mut self, frame: &Frame) {
+        let payload = FrameHeader::payload_bytes(frame).unwrap_or_default();
+        let Cargo { arrived, copies, .. } = &mut *self.cargo;
+        if *copies {
+            let at = self.arrived % arrived.len();
+            arrived[at..at + payload.len()].copy_from_slice(payload);
+        }
+        self.arrived += payload.len();
+    }
+}
+
 /// The link that came up, if one did.
 fn come_up(events: &mut Vec<Event>) -> io::Result<Option<LinkId>> {
     let mut up = None;

@@ -18,6 +18,6 @@ pub(crate) use device::{
 #[cfg(test)]
 pub(crate) use queue::Hostile;
 pub(crate) use queue::{
-    Completion, CompletionKind, CompletionQueue, Destination, Outgoing, POST_BATCH, QueuePair,
+    Completion, CompletionKind, CompletionQueue, Destination, Done, Memory, Outgoing, POST_BATCH, QueuePair,
     QueuePairSizes, Remote,
 };

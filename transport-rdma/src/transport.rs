@@ -8,11 +8,12 @@
 //! What arrives goes through one queue, so the events of a link keep their order: the end of a control connection waits behind
 //! the packets that came before it.
 
+use crate::bulk::READS_MAX;
 use crate::channel::Channel;
 use crate::error::StartError;
 use crate::greeting::{Greeting, Introduction, MAX_24_BITS, READY};
 use crate::link::{Heard, Link, Stage, down_reason, failed_reason};
-use crate::options::{RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
+use crate::options::{BULK_LEN, RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
 use crate::sys::{AsyncEvent, Completion, CompletionKind};
 use epicserver_transport::{
     Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame,
@@ -42,7 +43,7 @@ pub struct RdmaTransport {
     listener: TcpListener,
     epoll: Epoll,
     event_fd: Arc<EventFd>,
-    /// What happened and was not handed out: bounded by the receives of all links and three events a link.
+    /// What happened and was not handed out: bounded by the receives and offers of all links, and three events a link.
     arrived: VecDeque<Arrived>,
     completions: Vec<Completion>,
     /// Edges that `wait` has taken from the kernel.
@@ -102,10 +103,9 @@ impl RdmaTransport {
             options.receives >= RECEIVES_MIN && options.sends_max >= RECEIVES_MIN,
             "queues too short to work"
         );
-        let (options, pools) = hardware::fit(options)?;
         let failed = |what| move |source| StartError::System { what, source };
         let epoll = Epoll::new().map_err(failed("an epoll set"))?;
-        let hardware = Hardware::open(&options, &pools, &epoll)?;
+        let (options, pools, hardware) = hardware::begin(options, &epoll)?;
         let listen_failed = |source| StartError::Listen { listen: options.listen, source };
         let listener = listen(options.listen).map_err(listen_failed)?;
         let local_addr = Addr::new(&listener.local_addr().map_err(listen_failed)?.to_string());
@@ -185,23 +185,20 @@ impl RdmaTransport {
         let Some(link) = self.links.get_mut(id) else { return };
         let Some(channel) = &mut link.channel else { return };
         let ended = match completion.kind {
-            CompletionKind::Sent { sequence } => {
-                let known = channel.complete_sends(sequence);
-                if !known { Some(DownReason::Failed(io::ErrorKind::InvalidData)) } else { None }
-            }
+            CompletionKind::Sent { sequence } => match channel.complete_sends(sequence) {
+                Some(closed) => {
+                    let is_told = closed > 0 && link.stage == Stage::Up;
+                    self.arrived.extend(is_told.then_some(Arrived::Event(Event::Writable { link: id })));
+                    None
+                }
+                None => Some(DownReason::Failed(io::ErrorKind::InvalidData)),
+            },
             CompletionKind::Received { slot, len, immediate } => {
                 match channel.receive(slot, len, immediate) {
-                    Ok(Some(block)) if link.stage == Stage::Up => {
-                        self.arrived.push_back(Arrived::Packet { link: id, block, at: 0 });
+                    Ok(block) => {
+                        block.into_iter().for_each(|block| self.arrive(id, block));
                         None
                     }
-                    // The connector may send before its word that it is ready was read here.
-                    Ok(Some(block)) if matches!(link.stage, Stage::Confirming { .. }) => {
-                        self.handle_ready(id);
-                        self.arrived.push_back(Arrived::Packet { link: id, block, at: 0 });
-                        None
-                    }
-                    Ok(_) => None,
                     Err(reason) => Some(reason),
                 }
             }
@@ -214,11 +211,36 @@ impl RdmaTransport {
                 }
             }
         };
+        let ended = ended.or_else(|| self.go_on(id).err());
         match ended {
             Some(reason) => self.end(id, reason),
             None if self.links.get(id).is_some_and(Link::wants_to_send) => self.mark_dirty(id),
             None => {}
         }
+    }
+
+    /// Hands on what a long frame held up, and begins to read the next one.
+    fn go_on(&mut self, id: LinkId) -> Result<(), DownReason> {
+        while let Some(channel) = self.links.get_mut(id).and_then(|link| link.channel.as_mut())
+            && channel.is_held_up()
+        {
+            let Some(block) = channel.next_block() else {
+                return channel.start_reads().map_err(|error| DownReason::Failed(error.kind()));
+            };
+            self.arrive(id, block);
+        }
+        Ok(())
+    }
+
+    /// A packet of frames, or a long frame, is whole and in its turn.
+    fn arrive(&mut self, id: LinkId, block: ReceiveBlock) {
+        match self.links.get(id).map(|link| link.stage) {
+            Some(Stage::Up) => {}
+            // The connector may send before its word that it is ready was read here.
+            Some(Stage::Confirming { .. }) => self.handle_ready(id),
+            _ => return,
+        }
+        self.arrived.push_back(Arrived::Packet { link: id, block, at: 0 });
     }
 
     /// The link whose completions carry this tag, unless it is gone.
@@ -369,6 +391,7 @@ impl RdmaTransport {
             first_packet: fastrand::u32(0..=MAX_24_BITS),
             receives: self.options.receives as u16,
             mtu: port.mtu as u8,
+            reads: hardware.device.reads_max.min(READS_MAX) as u8,
             gid: gid.map(|entry| entry.gid),
             lid: port.lid,
         };
@@ -532,7 +555,7 @@ impl RdmaTransport {
             if let Err(error) = posted {
                 tracing::warn!(peer = %link.peer, %error, "cannot post receives");
                 failed.push((id, error.kind()));
-            } else if channel.wants_announcement() && !std::mem::replace(&mut link.dirty, true) {
+            } else if channel.wants_word() && !std::mem::replace(&mut link.dirty, true) {
                 self.dirty.push(id);
             }
         }
@@ -600,13 +623,16 @@ impl RdmaTransport {
     }
 }
 
-/// The frame that starts at `at`, which is before the end.
+/// The frame that starts at `at`, which is before the end. What was read is one long frame.
 fn next_frame(block: &mut ReceiveBlock, at: usize) -> Result<Frame, epicserver_transport::HeaderError> {
     let rest = &block.filled()[at..];
-    let header = FrameHeader::parse_bounded(rest, RECEIVE_LEN)?;
+    if block.filled().len() > RECEIVE_LEN {
+        FrameHeader::parse_frame(rest)?;
+    }
+    let header = FrameHeader::parse_bounded(rest, RECEIVE_LEN.max(rest.len()))?;
     let announced = header.total_len();
     let mismatch = epicserver_transport::HeaderError::LengthMismatch { announced, len: rest.len() };
-    // Not over RECEIVE_LEN, which is a usize.
+    // Not over a length, which is a usize.
     block.frame(at..at + announced as usize).ok_or(mismatch)
 }
 
@@ -621,6 +647,10 @@ impl Transport for RdmaTransport {
 
     fn pool(&self) -> &BufferPool {
         &self.pools.pool
+    }
+
+    fn bulk_pool(&self) -> Option<&BufferPool> {
+        self.pools.bulk.as_ref()
     }
 
     fn connect(&mut self, addr: &Addr, now: u64) -> io::Result<LinkId> {
@@ -673,7 +703,9 @@ impl Transport for RdmaTransport {
             Stage::Lingering { .. } | Stage::Ended => return Err(SendError::NoSuchLink),
         }
         while let Some(frame) = frames.front() {
-            SendError::check(frame, RECEIVE_LEN)?;
+            let bulk = self.pools.bulk.as_ref().filter(|_| frame.len() > RECEIVE_LEN);
+            let is_bulk = bulk.is_some_and(|pool| pool.holds(frame));
+            SendError::check(frame, if is_bulk { BULK_LEN } else { RECEIVE_LEN })?;
             if link.outbox_len >= self.options.outbox_len_max {
                 link.blocked = true;
                 break;
@@ -752,6 +784,7 @@ fn caps(options: &RdmaOptions) -> Caps {
     Caps {
         name: "rdma",
         frame_len_max: RECEIVE_LEN,
+        bulk_len_max: if options.bulk_buffers_max > 0 { BULK_LEN } else { RECEIVE_LEN },
         links_max: options.links_max,
         send_window_frames: None,
         receive_window_frames: None,

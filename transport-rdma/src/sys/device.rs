@@ -5,10 +5,10 @@ use super::library::Library;
 use crate::error::StartError;
 use epicserver_transport::{BufferPool, Frame, ReceiveBlock};
 use rdma_sys::{
-    ibv_access_flags, ibv_async_event, ibv_context, ibv_device_attr, ibv_gid, ibv_mr, ibv_mtu, ibv_pd,
-    ibv_port_attr, ibv_port_state,
+    ibv_access_flags, ibv_async_event, ibv_context, ibv_device_attr, ibv_device_cap_flags, ibv_gid, ibv_mr,
+    ibv_mtu, ibv_pd, ibv_port_attr, ibv_port_state,
 };
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_uint};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr};
@@ -105,6 +105,10 @@ pub(crate) struct Device {
     pub(crate) completions_max: usize,
     /// Most requests that one queue of a pair holds.
     pub(crate) requests_max: usize,
+    /// Most reads that one queue pair has under way at a time, as the end that asks and as the other.
+    pub(crate) reads_max: usize,
+    /// It has windows of the second kind, which are open for one queue pair alone.
+    pub(crate) has_windows: bool,
     /// What stands for it in the file system, and its number there: another one of that name may come in its place.
     entry: (PathBuf, Option<u64>),
     /// Buffers of queue pairs that could not be destroyed, since the device was taken away: the system lets go of them until the context
@@ -145,6 +149,8 @@ impl Device {
             domain,
             completions_max: at_least_one(attributes.max_cqe),
             requests_max: at_least_one(attributes.max_qp_wr),
+            reads_max: at_least_one(attributes.max_qp_rd_atom.min(attributes.max_qp_init_rd_atom)),
+            has_windows: attributes.device_cap_flags & WINDOWS != 0,
             entry: entry(&context),
             context,
             orphans: Mutex::default(),
@@ -229,6 +235,10 @@ pub(crate) enum AsyncEvent {
     /// Something that also shows elsewhere, or that does not matter.
     Other(u32),
 }
+
+/// Either of two ways in which a device checks the queue pair.
+const WINDOWS: c_uint = ibv_device_cap_flags::IBV_DEVICE_MEM_WINDOW_TYPE_2A.0
+    | ibv_device_cap_flags::IBV_DEVICE_MEM_WINDOW_TYPE_2B.0;
 
 /// Numbers of `enum ibv_event_type`.
 const EVENT_DEVICE_FATAL: u32 = 8;
@@ -319,7 +329,7 @@ fn is_of_a_card(entry: &GidEntry, addresses: &str) -> bool {
 /// `IBV_LINK_LAYER_ETHERNET` of the header, where it is an anonymous constant that the bindings leave out.
 const LINK_LAYER_ETHERNET: u8 = 2;
 
-/// The memory of a contiguous pool, registered so that the device may read it and write it. Other machines may not.
+/// Memory of a contiguous pool, registered so that the device may read it and write it. Other machines may not.
 pub(crate) struct Region {
     mr: NonNull<ibv_mr>,
     start: usize,
@@ -337,8 +347,25 @@ unsafe impl Sync for Region {}
 impl Region {
     /// Registers a contiguous pool.
     pub(crate) fn register(device: &Arc<Device>, pool: &BufferPool) -> Result<Self, StartError> {
-        let (start, len) = pool.region().expect("a contiguous pool");
-        let access = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0 as c_int;
+        let span = pool.region().expect("a contiguous pool");
+        Self::register_span(device, pool, span, ibv_access_flags::IBV_ACCESS_LOCAL_WRITE)
+    }
+
+    /// Registers each buffer of a contiguous pool by itself, so that windows may be opened over it: no window reaches beyond, even
+    /// on a device that checks no more of it than that.
+    pub(crate) fn register_each(device: &Arc<Device>, pool: &BufferPool) -> Result<Vec<Self>, StartError> {
+        let access = ibv_access_flags::IBV_ACCESS_MW_BIND;
+        pool.spans().map(|span| Self::register_span(device, pool, span, access)).collect()
+    }
+
+    /// Registers a part of a contiguous pool.
+    fn register_span(
+        device: &Arc<Device>,
+        pool: &BufferPool,
+        (start, len): (*const u8, usize),
+        access: ibv_access_flags,
+    ) -> Result<Self, StartError> {
+        let access = access.0 as c_int;
         // SAFETY: memory of the pool, which lives as long as this.
         let mr = unsafe {
             (device.library().reg_mr)(device.domain.as_ptr(), start.cast_mut().cast(), len, access)
@@ -359,6 +386,10 @@ impl Region {
         // SAFETY: registered, so the structure is there.
         let mr = unsafe { self.mr.as_ref() };
         [mr.lkey, mr.rkey]
+    }
+
+    pub(super) fn raw(&self) -> *mut ibv_mr {
+        self.mr.as_ptr()
     }
 
     /// The key by which the device knows this memory, if all of `bytes` is in it.

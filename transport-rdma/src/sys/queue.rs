@@ -3,12 +3,14 @@
 
 use super::device::{Device, Region, checked, non_null, set_nonblocking};
 use super::library::Library;
+use crate::bulk::Offer;
 use epicserver_transport::{Frame, ReceiveBlock};
 use rdma_sys::{
-    ibv_ah_attr, ibv_comp_channel, ibv_cq, ibv_gid, ibv_global_route, ibv_poll_cq, ibv_post_recv,
+    bind_mw_t, ibv_access_flags, ibv_ah_attr, ibv_alloc_mw, ibv_comp_channel, ibv_cq, ibv_dealloc_mw,
+    ibv_gid, ibv_global_route, ibv_mw, ibv_mw_bind_info, ibv_mw_type, ibv_poll_cq, ibv_post_recv,
     ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_cap, ibv_qp_init_attr, ibv_qp_state,
     ibv_qp_type, ibv_recv_wr, ibv_req_notify_cq, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wc, ibv_wc_opcode,
-    ibv_wc_status, ibv_wr_opcode,
+    ibv_wc_status, ibv_wr_opcode, rdma_t,
 };
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_uint};
@@ -194,16 +196,67 @@ pub(crate) struct QueuePair {
     inline_len_max: usize,
     /// Sequence number of the next send: 31 bits, which wrap.
     next_sequence: u32,
-    /// Sends not known to be done, oldest first; `None` where the device has its own copy.
-    in_flight: VecDeque<Option<Frame>>,
+    /// What requests use that are not known to be done, oldest first.
+    in_flight: VecDeque<Held>,
+    /// Windows; those in use are in `offered` or in flight.
+    windows: Vec<Window>,
+    free_windows: Vec<usize>,
+    /// Frames that the peer may read, oldest first, each through its window.
+    offered: VecDeque<(usize, Frame)>,
+    /// What was done and not taken.
+    done: VecDeque<Done>,
     /// Frames that the device copies during a call; empty between calls.
     copied: Vec<Frame>,
     /// Posted receives by slot.
     receives: Vec<Option<ReceiveBlock>>,
     free_slots: Vec<u16>,
-    send_regions: [Arc<Region>; 2],
-    receive_region: Region,
+    memory: Memory,
     cq: Arc<CqHandle>,
+}
+
+/// Where everything lies that a queue pair uses.
+pub(crate) struct Memory {
+    /// Frames that are sent, unless the device copies them.
+    pub(crate) send: [Arc<Region>; 2],
+    /// Blocks to receive packets into.
+    pub(crate) receive: Region,
+    /// Blocks to read the peer's long frames into.
+    pub(crate) read: Option<Region>,
+    /// Long frames, each in a region of its own, for the peer to read.
+    pub(crate) shown: Option<Arc<Vec<Region>>>,
+}
+
+/// What a request uses until it is done.
+enum Held {
+    /// Nothing: the device has its own copy.
+    Nothing,
+    Frame(Frame),
+    /// Bytes of the peer come into it.
+    Read {
+        block: ReceiveBlock,
+        len: usize,
+    },
+    /// A window closes over the frame.
+    Closing {
+        window: usize,
+        frame: Frame,
+    },
+}
+
+/// What a request came to, if anybody waits for that.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// The peer's frame is here.
+    Read(ReceiveBlock),
+    /// Nobody can read an offered frame any more, and its buffer is free.
+    Closed,
+}
+
+/// A right of the peer to read some of our memory, which is given and taken again and again.
+struct Window {
+    mw: NonNull<ibv_mw>,
+    /// The key of its next use: another one each time.
+    next_key: u32,
 }
 
 // SAFETY: verbs objects may be used from any thread, the library locks where it must.
@@ -214,6 +267,8 @@ unsafe impl Send for QueuePair {}
 pub(crate) struct QueuePairSizes {
     pub(crate) sends: usize,
     pub(crate) receives: usize,
+    /// Frames that the peer may read at a time.
+    pub(crate) windows: usize,
     /// What is asked for; the device may give less, or more.
     pub(crate) inline_len: u32,
 }
@@ -259,14 +314,12 @@ pub(crate) enum Hostile {
 }
 
 impl QueuePair {
-    /// A queue pair that is not connected. Its completions carry `tag`. Frames to be sent lie in `send_regions` unless the
-    /// device copies them, blocks to receive into in `receive_region`.
+    /// A queue pair that is not connected. Its completions carry `tag`.
     pub(crate) fn create(
         queue: &CompletionQueue,
         sizes: QueuePairSizes,
         tag: u32,
-        send_regions: [Arc<Region>; 2],
-        receive_region: Region,
+        memory: Memory,
     ) -> io::Result<Self> {
         let cq = Arc::clone(&queue.shared);
         let device = &cq.device;
@@ -295,7 +348,7 @@ impl QueuePair {
                 Err(error) => return Err(error),
             }
         };
-        Ok(Self {
+        let mut pair = Self {
             // SAFETY: just made.
             number: unsafe { qp.as_ref().qp_num },
             qp,
@@ -303,13 +356,21 @@ impl QueuePair {
             inline_len_max: cap.max_inline_data as usize,
             next_sequence: 0,
             in_flight: VecDeque::with_capacity(sizes.sends),
+            windows: Vec::with_capacity(sizes.windows),
+            free_windows: (0..sizes.windows).collect(),
+            offered: VecDeque::with_capacity(sizes.windows),
+            done: VecDeque::new(),
             copied: Vec::with_capacity(POST_BATCH),
             receives: (0..sizes.receives).map(|_| None).collect(),
             free_slots: (0..sizes.receives as u16).rev().collect(),
-            send_regions,
-            receive_region,
+            memory,
             cq,
-        })
+        };
+        for _ in 0..sizes.windows {
+            let window = Window::make(pair.cq.device.domain.as_ptr())?;
+            pair.windows.push(window);
+        }
+        Ok(pair)
     }
 
     pub(crate) fn number(&self) -> u32 {
@@ -321,7 +382,7 @@ impl QueuePair {
         self.inline_len_max
     }
 
-    /// Sends that are posted and not known to be done.
+    /// Requests to send, to read, and about windows, that are posted and not known to be done.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -336,6 +397,9 @@ impl QueuePair {
         let mut attributes = empty_attributes();
         attributes.qp_state = ibv_qp_state::IBV_QPS_INIT;
         attributes.port_num = port;
+        if !self.windows.is_empty() {
+            attributes.qp_access_flags = ibv_access_flags::IBV_ACCESS_REMOTE_READ.0;
+        }
         let mask = [
             ibv_qp_attr_mask::IBV_QP_STATE,
             ibv_qp_attr_mask::IBV_QP_PKEY_INDEX,
@@ -345,7 +409,8 @@ impl QueuePair {
         self.modify(&mut attributes, &mask)
     }
 
-    /// Joins it to the other end: it receives, and sends from its own `first_packet` on.
+    /// Joins it to the other end: it receives, and sends from its own `first_packet` on. Each end has at most `reads` reads of the
+    /// other's memory under way.
     pub(crate) fn connect(
         &mut self,
         remote: &Remote,
@@ -353,13 +418,14 @@ impl QueuePair {
         mtu: u32,
         first_packet: u32,
         ack_timeout: u8,
+        reads: u8,
     ) -> io::Result<()> {
         let mut attributes = empty_attributes();
         attributes.qp_state = ibv_qp_state::IBV_QPS_RTR;
         attributes.path_mtu = mtu;
         attributes.dest_qp_num = remote.number;
         attributes.rq_psn = remote.first_packet;
-        attributes.max_dest_rd_atomic = 1;
+        attributes.max_dest_rd_atomic = reads;
         attributes.min_rnr_timer = RNR_TIMER;
         attributes.ah_attr = address(&remote.destination, port);
         let mask = [
@@ -378,7 +444,7 @@ impl QueuePair {
         attributes.retry_cnt = RETRIES;
         attributes.rnr_retry = RNR_RETRIES;
         attributes.sq_psn = first_packet;
-        attributes.max_rd_atomic = 1;
+        attributes.max_rd_atomic = reads;
         let mask = [
             ibv_qp_attr_mask::IBV_QP_STATE,
             ibv_qp_attr_mask::IBV_QP_TIMEOUT,
@@ -426,7 +492,7 @@ impl QueuePair {
             let mut block = blocks.pop().expect("counted above");
             let slot = self.free_slots.pop().expect("counted above");
             let space = block.tail_mut();
-            let lkey = self.receive_region.key_of(space).expect("a block of the link's own pool");
+            let lkey = self.memory.receive.key_of(space).expect("a block of the link's own pool");
             let (addr, length) = (space.as_mut_ptr() as u64, space.len() as u32);
             let part = parts[at].write(ibv_sge { addr, length, lkey });
             let is_last = at + 1 == count;
@@ -483,7 +549,7 @@ impl QueuePair {
                 flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
             }
             let mut part = ptr::null_mut();
-            let mut held = None;
+            let mut held = Held::Nothing;
             if let Some(frame) = frame {
                 let is_inline = frame.len() <= self.inline_len_max;
                 let lkey = if is_inline { 0 } else { self.send_key(&frame)? };
@@ -496,7 +562,7 @@ impl QueuePair {
                     flags |= ibv_send_flags::IBV_SEND_INLINE.0;
                     self.copied.push(frame);
                 } else {
-                    held = Some(frame);
+                    held = Held::Frame(frame);
                 }
             }
             // SAFETY: within the array; the request before it, if any, becomes its predecessor.
@@ -529,31 +595,115 @@ impl QueuePair {
         posted
     }
 
+    /// Whether the peer may be shown one more frame.
+    pub(crate) fn has_window(&self) -> bool {
+        !self.free_windows.is_empty()
+    }
+
+    /// Frames that the peer may read.
+    pub(crate) fn offers(&self) -> usize {
+        self.offered.len()
+    }
+
+    /// Opens a window over a frame, for the peer to read until [`close_window`](Self::close_window); gives what the peer has to know.
+    /// The caller has seen that there is a window and room for a request.
+    ///
+    /// # Errors
+    /// The frame does not lie in a region for this, or the device does not take it.
+    pub(crate) fn offer(&mut self, frame: Frame) -> io::Result<Offer> {
+        let region = self.memory.shown.iter().flat_map(|regions| regions.iter());
+        let region = region.map(|region| (region.key_of(&frame), region.raw()));
+        let Some(mr) = region.into_iter().find_map(|(key, mr)| key.map(|_| mr)) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a long frame outside the memory for such",
+            ));
+        };
+        let window = self.free_windows.pop().ok_or(io::ErrorKind::WouldBlock)?;
+        let Window { mw, next_key } = self.windows[window];
+        let (address, len) = (frame.as_ptr() as u64, frame.len() as u32);
+        let mw_access_flags = ibv_access_flags::IBV_ACCESS_REMOTE_READ.0;
+        let bind_info = ibv_mw_bind_info { mr, addr: address, length: len.into(), mw_access_flags };
+        let fill = |request: &mut ibv_send_wr| {
+            request.opcode = ibv_wr_opcode::IBV_WR_BIND_MW;
+            request.bind_mw_tso_union.bind_mw = bind_mw_t { mw: mw.as_ptr(), rkey: next_key, bind_info };
+        };
+        self.offered.push_back((window, frame));
+        self.post_one(ptr::null_mut(), false, Held::Nothing, fill)?;
+        self.windows[window].turn();
+        Ok(Offer { address, key: next_key, len })
+    }
+
+    /// Takes the right to read the oldest offered frame away; [`Done::Closed`] follows. `false` if there is none.
+    pub(crate) fn close_window(&mut self) -> io::Result<bool> {
+        let Some((window, frame)) = self.offered.pop_front() else { return Ok(false) };
+        let key = self.windows[window].key();
+        self.post_one(ptr::null_mut(), true, Held::Closing { window, frame }, |request| {
+            request.opcode = ibv_wr_opcode::IBV_WR_LOCAL_INV;
+            request.imm_data_invalidated_rkey_union.invalidated_rkey = key;
+        })?;
+        Ok(true)
+    }
+
+    /// Reads a frame of the peer into an empty block, which is long enough; [`Done::Read`] follows.
+    ///
+    /// # Errors
+    /// The block is not in the region for reading, or the device does not take it.
+    pub(crate) fn read(&mut self, mut block: ReceiveBlock, offer: &Offer) -> io::Result<()> {
+        let space = block.tail_mut().get_mut(..offer.len as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        let lkey = self.memory.read.as_ref().and_then(|region| region.key_of(space));
+        let lkey = lkey.ok_or(io::ErrorKind::InvalidInput)?;
+        let mut part = ibv_sge { addr: space.as_mut_ptr() as u64, length: offer.len, lkey };
+        let rdma = rdma_t { remote_addr: offer.address, rkey: offer.key };
+        self.post_one(&raw mut part, true, Held::Read { block, len: offer.len as usize }, |request| {
+            request.opcode = ibv_wr_opcode::IBV_WR_RDMA_READ;
+            request.wr.rdma = rdma;
+        })
+    }
+
+    /// What was done since.
+    pub(crate) fn next_done(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    /// Posts one request, with at most one part of memory.
+    fn post_one(
+        &mut self,
+        part: *mut ibv_sge,
+        is_signalled: bool,
+        held: Held,
+        fill: impl FnOnce(&mut ibv_send_wr),
+    ) -> io::Result<()> {
+        // SAFETY: all zero is a valid value of this structure of numbers and addresses.
+        let mut wanted: ibv_send_wr = unsafe { MaybeUninit::zeroed().assume_init() };
+        wanted.wr_id = u64::from(self.tag) << 32 | u64::from(self.next_sequence);
+        (wanted.sg_list, wanted.num_sge) = (part, c_int::from(!part.is_null()));
+        wanted.send_flags = if is_signalled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
+        fill(&mut wanted);
+        self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
+        self.in_flight.push_back(held);
+        let mut bad = ptr::null_mut();
+        // SAFETY: a request that lives through the call; the memory it names stays in `in_flight` or `offered` until it is done or the queue
+        // pair is gone, and windows until then.
+        checked(unsafe { ibv_post_send(self.qp.as_ptr(), &raw mut wanted, &raw mut bad) })
+    }
+
     /// Posts one request that no transport makes, with the memory of `frame`.
     #[cfg(test)]
     pub(crate) fn post_hostile(&mut self, request: Hostile, frame: Frame) -> io::Result<()> {
         let lkey = self.send_key(&frame)?;
         let extra = if let Hostile::LongSend { extra } = request { extra } else { 0 };
         let mut part = ibv_sge { addr: frame.as_ptr() as u64, length: frame.len() as u32 + extra, lkey };
-        // SAFETY: all zero is a valid value of this structure of numbers and addresses.
-        let mut wanted: ibv_send_wr = unsafe { MaybeUninit::zeroed().assume_init() };
-        wanted.wr_id = u64::from(self.tag) << 32 | u64::from(self.next_sequence);
-        (wanted.sg_list, wanted.num_sge) = (&raw mut part, 1);
-        wanted.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
         let (opcode, address, rkey) = match request {
             Hostile::LongSend { .. } => (ibv_wr_opcode::IBV_WR_SEND_WITH_IMM, 0, 0),
             Hostile::Read { address, key } => (ibv_wr_opcode::IBV_WR_RDMA_READ, address, key),
             Hostile::Write { address, key } => (ibv_wr_opcode::IBV_WR_RDMA_WRITE, address, key),
         };
-        wanted.opcode = opcode;
-        wanted.wr.rdma.remote_addr = address;
-        wanted.wr.rdma.rkey = rkey;
-        self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
-        self.in_flight.push_back(Some(frame));
-        let mut bad = ptr::null_mut();
-        // SAFETY: a request that lives through the call; the frame stays in `in_flight`, and what a long send reads beyond it is memory of the
-        // same region, which the queue pair holds, or the device refuses it.
-        checked(unsafe { ibv_post_send(self.qp.as_ptr(), &raw mut wanted, &raw mut bad) })
+        // What a long send reads beyond the frame is memory of the same region, which the queue pair holds, or the device refuses it.
+        self.post_one(&raw mut part, true, Held::Frame(frame), |request| {
+            request.opcode = opcode;
+            request.wr.rdma = rdma_t { remote_addr: address, rkey };
+        })
     }
 
     /// A send is done: lets go of its frame and of those before it. `false` if no such send is in flight.
@@ -563,12 +713,25 @@ impl QueuePair {
         if done >= self.in_flight.len() {
             return false;
         }
-        self.in_flight.drain(..=done);
+        for held in self.in_flight.drain(..=done) {
+            match held {
+                Held::Nothing | Held::Frame(_) => {}
+                Held::Read { mut block, len } => {
+                    block.advance(len);
+                    self.done.push_back(Done::Read(block));
+                }
+                Held::Closing { window, frame } => {
+                    drop(frame);
+                    self.free_windows.push(window);
+                    self.done.push_back(Done::Closed);
+                }
+            }
+        }
         true
     }
 
     fn send_key(&self, frame: &Frame) -> io::Result<u32> {
-        let key = self.send_regions.iter().find_map(|region| region.key_of(frame));
+        let key = self.memory.send.iter().find_map(|region| region.key_of(frame));
         key.ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "a frame outside the registered memory")
         })
@@ -577,15 +740,56 @@ impl QueuePair {
 
 impl Drop for QueuePair {
     fn drop(&mut self) {
+        let mut are_closed = true;
+        for Window { mw, .. } in self.windows.drain(..) {
+            // SAFETY: made once. After this nobody reads through it; before the queue pair, which some devices keep as long.
+            are_closed &= unsafe { ibv_dealloc_mw(mw.as_ptr()) } == 0;
+        }
         // SAFETY: made once. After this the device touches none of the buffers.
         let result = unsafe { (self.cq.library().destroy_qp)(self.qp.as_ptr()) };
-        if result != 0 {
+        if result != 0 || !are_closed {
             tracing::debug!(result, "the queue pair goes with its device");
-            let frames = self.in_flight.drain(..).flatten().collect();
-            let blocks = self.receives.drain(..).flatten().collect();
+            let mut frames: Vec<_> = self.offered.drain(..).map(|(_, frame)| frame).collect();
+            let mut blocks: Vec<_> = self.receives.drain(..).flatten().collect();
+            for held in self.in_flight.drain(..) {
+                match held {
+                    Held::Nothing => {}
+                    Held::Frame(frame) | Held::Closing { frame, .. } => frames.push(frame),
+                    Held::Read { block, .. } => blocks.push(block),
+                }
+            }
             self.cq.device.keep((frames, blocks));
         }
     }
+}
+
+impl Window {
+    fn make(domain: *mut rdma_sys::ibv_pd) -> io::Result<Self> {
+        // SAFETY: a protection domain of an open device.
+        let mw = unsafe { ibv_alloc_mw(domain, ibv_mw_type::IBV_MW_TYPE_2) };
+        let mw = non_null(mw.unwrap_or(ptr::null_mut()))?;
+        // SAFETY: just made.
+        let first = unsafe { mw.as_ref() }.rkey;
+        Ok(Self { mw, next_key: next_key(first) })
+    }
+
+    /// The key that it is open by.
+    fn key(&self) -> u32 {
+        // SAFETY: made, and not gone before this is.
+        unsafe { self.mw.as_ref() }.rkey
+    }
+
+    /// It is open by its next key: the library finds it by that from now on.
+    fn turn(&mut self) {
+        // SAFETY: as above, and nobody else has it.
+        unsafe { self.mw.as_mut() }.rkey = self.next_key;
+        self.next_key = next_key(self.next_key);
+    }
+}
+
+/// The lowest eight bits are the program's to choose, and never the same twice in a row.
+fn next_key(key: u32) -> u32 {
+    key & !0xff | (key + 1) & 0xff
 }
 
 /// Attributes in which nothing is set.

@@ -4,7 +4,7 @@ use super::{COMPLETION_TOKEN, DEVICE_TOKEN};
 use crate::channel::SendMemory;
 use crate::choice::{Choice, choose};
 use crate::error::StartError;
-use crate::options::{RECEIVE_LEN, RdmaOptions};
+use crate::options::{BULK_LEN, RECEIVE_LEN, RdmaOptions};
 use crate::sys::{CompletionQueue, Device, Region, list_devices};
 use epicserver_transport::{BufferPool, Epoll, SizeClass};
 use std::sync::Arc;
@@ -21,20 +21,47 @@ pub(super) struct Hardware {
 /// The buffers that are sent from.
 pub(super) struct Pools {
     pub(super) pool: BufferPool,
+    /// For long frames, if there are such.
+    pub(super) bulk: Option<BufferPool>,
     /// Where short frames are joined into packets.
     pub(super) joining: BufferPool,
 }
 
-/// The options, no larger than the device allows, and buffers as they want them.
-pub(super) fn fit(mut options: RdmaOptions) -> Result<(RdmaOptions, Pools), StartError> {
+/// Opens the device, with the options no larger than it and the system allow, and buffers as they want them.
+pub(super) fn begin(
+    options: RdmaOptions,
+    epoll: &Epoll,
+) -> Result<(RdmaOptions, Pools, Hardware), StartError> {
+    let options = fit(options)?;
+    let pools = Pools::new(&options);
+    match Hardware::open(&options, &pools, epoll) {
+        Err(StartError::LockedMemory { needed, limit }) if options.bulk_buffers_max > 0 => {
+            let options = RdmaOptions { bulk_buffers_max: 0, ..options };
+            let pools = Pools::new(&options);
+            let hardware = Hardware::open(&options, &pools, epoll)?;
+            tracing::warn!(
+                needed,
+                limit,
+                "no memory may be locked for long messages to be read from, so that they go in pieces; raise the limit with \
+                 `ulimit -l unlimited`, or `LimitMEMLOCK=infinity` for a service"
+            );
+            Ok((options, pools, hardware))
+        }
+        opened => opened.map(|hardware| (options, pools, hardware)),
+    }
+}
+
+fn fit(mut options: RdmaOptions) -> Result<RdmaOptions, StartError> {
     let device = Device::open(&choose(&options, &list_devices()?)?.device)?;
+    if !device.has_windows {
+        options.bulk_buffers_max = 0;
+    }
     options.receives = options.receives.min(device.requests_max);
     options.sends_max = options.sends_max.min(device.requests_max);
     // A completion queue that overflows takes every link along: there is room for all that can be under way.
     let per_link = options.receives + options.sends_max;
     options.links_max = options.links_max.min(device.completions_max / per_link).max(1);
-    let pools = Pools::new(&options);
-    Ok((options, pools))
+    Ok(options)
 }
 
 impl Hardware {
@@ -74,17 +101,21 @@ impl Pools {
                 .map(|(buffer_len, buffers_max)| SizeClass { buffer_len, buffers_max })
         };
         let long = options.send_buffers_max.div_ceil(4);
+        let bulk = SizeClass { buffer_len: BULK_LEN, buffers_max: options.bulk_buffers_max };
         Self {
+            bulk: (bulk.buffers_max > 0).then(|| BufferPool::shown(&[bulk])),
             pool: BufferPool::contiguous(&classes(options.send_buffers_max, long)),
             joining: BufferPool::contiguous(&classes(options.sends_max, options.sends_max)),
         }
     }
 
     fn register(&self, device: &Arc<Device>) -> Result<SendMemory, StartError> {
-        let Self { pool, joining } = self;
+        let Self { pool, bulk, joining } = self;
         let regions =
             [Arc::new(Region::register(device, pool)?), Arc::new(Region::register(device, joining)?)];
-        Ok(SendMemory { pool: pool.clone(), joining: joining.clone(), regions })
+        let shown =
+            bulk.as_ref().map(|bulk| Region::register_each(device, bulk).map(Arc::new)).transpose()?;
+        Ok(SendMemory { pool: pool.clone(), joining: joining.clone(), regions, shown })
     }
 }
 

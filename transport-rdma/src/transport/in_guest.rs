@@ -120,6 +120,7 @@ impl Raw {
             first_packet: 99,
             receives: options.receives as u16,
             mtu: choice.port.mtu as u8,
+            reads: device.reads_max.min(READS_MAX) as u8,
             gid: choice.gid.map(|entry| entry.gid),
             lid: choice.port.lid,
         };

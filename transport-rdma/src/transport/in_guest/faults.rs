@@ -222,12 +222,17 @@ impl End {
 
     fn make_frames(&mut self) {
         while self.waiting.len() < WAITING_MAX
-            && let Some(mut buffer) = self.transport.pool().alloc(frame_len(self.sent))
+            && let Some(mut buffer) = self.pool_of(frame_len(self.sent)).alloc(frame_len(self.sent))
         {
             buffer.copy_from_slice(&bytes(self.sent));
             self.waiting.push_back(buffer.freeze());
             self.sent += 1;
         }
+    }
+
+    fn pool_of(&self, len: usize) -> &BufferPool {
+        let pool = self.transport.pool();
+        if len > RECEIVE_LEN { self.transport.bulk_pool().expect("windows") } else { pool }
     }
 
     fn passes_until(&mut self, is_so: impl Fn(&Self) -> bool) {
@@ -250,8 +255,9 @@ impl End {
 
     /// Whether all that was on its way is back, as at the beginning.
     fn has_all_buffers(&self) -> bool {
-        let Pools { pool, joining } = &self.transport.pools;
-        pool.outstanding() == 0 && joining.outstanding() == 0
+        let Pools { pool, bulk, joining } = &self.transport.pools;
+        let bulk = bulk.as_ref().map_or(0, BufferPool::outstanding);
+        pool.outstanding() + bulk + joining.outstanding() == 0
     }
 }
 
@@ -314,9 +320,13 @@ impl Ends {
     }
 }
 
-/// Short frames that share packets, and long ones that go from where they lie.
+/// Short frames that share packets, longer ones that go from where they lie, and some that the peer reads.
 fn frame_len(number: u32) -> usize {
-    if number.is_multiple_of(4) { 4096 } else { 256 }
+    match number % 32 {
+        7 | 8 => 96 << 10,
+        other if other.is_multiple_of(4) => 4096,
+        _ => 256,
+    }
 }
 
 /// A frame with that number.
