@@ -8,9 +8,11 @@
 //! The transport itself is behind the feature `rdma`, whose build needs the headers of rdma-core (`libibverbs-dev`,
 //! `librdmacm-dev`) and libclang. The library is looked for when a transport is made, not when the program starts.
 //!
-//! What is not here: names, encryption (the fabric of RDMA cards is trusted), memory that peers may read or write.
-//! Start reading at `transport`; `channel` makes packets of frames, `credits` counts, `greeting` is what the two ends tell each
-//! other first, `choice` finds the device, `sys` is all that is unsafe.
+//! Frames longer than a packet lie in memory of their own, which the peer may read for this one transfer (`bulk`).
+//!
+//! What is not here: names, encryption (the fabric of RDMA cards is trusted), memory that peers may write.
+//! Start reading at `transport`; `channel` makes packets of frames, `credits` counts, `bulk` keeps long frames in order,
+//! `greeting` is what the two ends tell each other first, `choice` finds the device, `sys` is all that is unsafe.
 //!
 //! ```
 //! use epicserver_transport_rdma::RdmaOptions;
