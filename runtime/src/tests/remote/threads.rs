@@ -72,10 +72,9 @@ async fn reach_everything(transports: impl Fn() -> Vec<Box<dyn Transport>>, core
 }
 
 async fn reach_everything_in(transports: Vec<Box<dyn Transport>>, cores: u16, form: &[TransportThreads]) {
-    let pools_of = |transport: &Box<dyn Transport>| {
-        [Some(transport.pool()), transport.bulk_pool()].map(|pool| pool.cloned())
-    };
-    let pools: Vec<_> = transports.iter().flat_map(pools_of).flatten().collect();
+    let pools_of =
+        |transport: &dyn Transport| [Some(transport.pool()), transport.bulk_pool()].map(|pool| pool.cloned());
+    let pools: Vec<_> = transports.iter().flat_map(|transport| pools_of(&**transport)).flatten().collect();
     let nodes = start(transports, cores, Wait::Park, form);
     for (round, node) in (1..).zip(&nodes) {
         let pool = node.pool();
