@@ -11,13 +11,14 @@
 mod device;
 mod library;
 mod queue;
+mod request;
 
 pub(crate) use device::{
     AsyncEvent, Device, DeviceInfo, GidEntry, PortInfo, Region, RoceVersion, list_devices,
 };
+pub(crate) use queue::{CompletionQueue, POST_BATCH, QueuePair};
 #[cfg(test)]
-pub(crate) use queue::Hostile;
-pub(crate) use queue::{
-    Completion, CompletionKind, CompletionQueue, Destination, Done, Memory, Outgoing, POST_BATCH, QueuePair,
-    QueuePairSizes, Remote,
+pub(crate) use request::Hostile;
+pub(crate) use request::{
+    Completion, CompletionKind, Destination, Done, Memory, Outgoing, QueuePairSizes, Remote,
 };

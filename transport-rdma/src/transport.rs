@@ -15,6 +15,7 @@ use crate::greeting::{Greeting, Introduction, MAX_24_BITS, READY};
 use crate::link::{Heard, Link, Stage, down_reason, failed_reason};
 use crate::options::{BULK_LEN, RECEIVE_LEN, RECEIVES_MIN, RdmaOptions};
 use crate::sys::{AsyncEvent, Completion, CompletionKind};
+use accept::listen;
 use epicserver_transport::{
     Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame,
     FrameHeader, LinkId, LinkTable, Readiness, ReceiveBlock, SendError, Shape, Transport, Wake,
@@ -438,40 +439,6 @@ impl RdmaTransport {
         self.arrived.push_back(Arrived::Event(event));
     }
 
-    fn accept(&mut self) {
-        if self.accept_at.is_none_or(|at| at > self.now) {
-            return;
-        }
-        for _ in 0..ACCEPTS_PER_POLL_MAX {
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.handle_accepted(stream, peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.accept_at = None;
-                    return;
-                }
-                Err(error) if down_reason(error.kind()) == DownReason::ClosedByPeer => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept control connections");
-                    self.accept_at = Some(self.now.saturating_add(ACCEPT_RETRY_NS));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn handle_accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let peer = Addr::new(&peer.to_string());
-        let deadline = self.now.saturating_add(self.options.connect_timeout_ns);
-        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
-        let added = prepared.and_then(|()| {
-            self.add_link(stream, Stage::Greeting { deadline }, Direction::Incoming, peer.clone())
-        });
-        if let Err(error) = added {
-            // Dropping the socket tells the peer.
-            tracing::debug!(%peer, %error, "connection refused");
-        }
-    }
-
     /// Ends a link for a reason that is handed out after everything that came before. Links that never came up and were
     /// not begun here go without a word, links that linger had theirs.
     fn end(&mut self, id: LinkId, reason: DownReason) {
@@ -794,15 +761,6 @@ fn caps(options: &RdmaOptions) -> Caps {
     }
 }
 
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(LISTEN_QUEUE_LEN)?;
-    Ok(socket.into())
-}
-
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINPROGRESS) || error.kind() == io::ErrorKind::WouldBlock
 }
@@ -814,14 +772,12 @@ const DEVICE_TOKEN: u64 = u64::MAX - 3;
 /// Polls of the completion queue for each look at descriptors, which is a system call.
 const POLLS_PER_EDGES: u32 = 64;
 const COMPLETIONS_PER_POLL_MAX: usize = 256;
-const ACCEPTS_PER_POLL_MAX: usize = 64;
-const ACCEPT_RETRY_NS: u64 = 100_000_000;
-const LISTEN_QUEUE_LEN: i32 = 1024;
 /// How often it is looked whether the device is there, which costs a system call.
 const WATCH_NS: u64 = 500_000_000;
 /// The end of links while the device is away.
 const AWAY: DownReason = DownReason::Failed(io::ErrorKind::NotConnected);
 
+mod accept;
 mod hardware;
 #[cfg(test)]
 mod in_guest;

@@ -1,8 +1,13 @@
 //! Completion queues and queue pairs.
 #![allow(unsafe_code)]
 
-use super::device::{Device, Region, checked, non_null, set_nonblocking};
+use super::device::{Device, checked, non_null, set_nonblocking};
 use super::library::Library;
+#[cfg(test)]
+use super::request::Hostile;
+use super::request::{
+    Completion, CompletionKind, Destination, Done, Held, Memory, Outgoing, QueuePairSizes, Remote,
+};
 use crate::bulk::Offer;
 use epicserver_transport::{Frame, ReceiveBlock};
 use rdma_sys::{
@@ -38,25 +43,6 @@ struct CqHandle {
 unsafe impl Send for CqHandle {}
 // SAFETY: as above.
 unsafe impl Sync for CqHandle {}
-
-/// One thing that is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Completion {
-    /// The tag of the queue pair.
-    pub(crate) tag: u32,
-    pub(crate) kind: CompletionKind,
-}
-
-/// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CompletionKind {
-    /// This send, and every one before it on the same queue pair.
-    Sent { sequence: u32 },
-    /// A packet of `len` bytes with these immediate bits lies in this posted receive.
-    Received { slot: u16, len: u32, immediate: u32 },
-    /// The queue pair works no more. The number is one of `enum ibv_wc_status`.
-    Failed { status: u32 },
-}
 
 impl CompletionQueue {
     /// A queue for `len` completions.
@@ -214,44 +200,6 @@ pub(crate) struct QueuePair {
     cq: Arc<CqHandle>,
 }
 
-/// Where everything lies that a queue pair uses.
-pub(crate) struct Memory {
-    /// Frames that are sent, unless the device copies them.
-    pub(crate) send: [Arc<Region>; 2],
-    /// Blocks to receive packets into.
-    pub(crate) receive: Region,
-    /// Blocks to read the peer's long frames into.
-    pub(crate) read: Option<Region>,
-    /// Long frames, each in a region of its own, for the peer to read.
-    pub(crate) shown: Option<Arc<Vec<Region>>>,
-}
-
-/// What a request uses until it is done.
-enum Held {
-    /// Nothing: the device has its own copy.
-    Nothing,
-    Frame(Frame),
-    /// Bytes of the peer come into it.
-    Read {
-        block: ReceiveBlock,
-        len: usize,
-    },
-    /// A window closes over the frame.
-    Closing {
-        window: usize,
-        frame: Frame,
-    },
-}
-
-/// What a request came to, if anybody waits for that.
-#[derive(Debug)]
-pub(crate) enum Done {
-    /// The peer's frame is here.
-    Read(ReceiveBlock),
-    /// Nobody can read an offered frame any more, and its buffer is free.
-    Closed,
-}
-
 /// A right of the peer to read some of our memory, which is given and taken again and again.
 struct Window {
     mw: NonNull<ibv_mw>,
@@ -261,57 +209,6 @@ struct Window {
 
 // SAFETY: verbs objects may be used from any thread, the library locks where it must.
 unsafe impl Send for QueuePair {}
-
-/// How much a queue pair holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueuePairSizes {
-    pub(crate) sends: usize,
-    pub(crate) receives: usize,
-    /// Frames that the peer may read at a time.
-    pub(crate) windows: usize,
-    /// What is asked for; the device may give less, or more.
-    pub(crate) inline_len: u32,
-}
-
-/// The other end, as it described itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Remote {
-    pub(crate) number: u32,
-    /// Sequence number of its first packet, 24 bits.
-    pub(crate) first_packet: u32,
-    pub(crate) destination: Destination,
-}
-
-/// Where packets go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// On Ethernet, or beyond the subnet.
-    Gid { gid: [u8; 16], source_index: u8 },
-    /// Within the subnet of InfiniBand.
-    Lid(u16),
-}
-
-/// One packet to send.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    /// The bytes; `None` for an empty packet.
-    pub(crate) frame: Option<Frame>,
-    pub(crate) immediate: u32,
-    /// The device reports when it is done.
-    pub(crate) is_signalled: bool,
-}
-
-/// What a peer with bad intentions may ask of the device.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Hostile {
-    /// A packet with so many bytes more than the frame has.
-    LongSend { extra: u32 },
-    /// To read memory of the other end.
-    Read { address: u64, key: u32 },
-    /// To write it.
-    Write { address: u64, key: u32 },
-}
 
 impl QueuePair {
     /// A queue pair that is not connected. Its completions carry `tag`.
