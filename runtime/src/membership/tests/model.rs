@@ -10,7 +10,7 @@ mod world;
 
 use world::World;
 
-const SEEDS: u64 = 160;
+const SEEDS: u64 = 96;
 /// So that the seeds run side by side.
 const SHARDS: u64 = 4;
 
