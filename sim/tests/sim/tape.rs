@@ -10,7 +10,7 @@ fn run(seed: u64, kind: WorldKind, edits: Edits) -> Report {
 /// Nobody may wait for ever for his turn where nothing is drawn, or what is shrunk would fail for that.
 #[test]
 fn a_world_whose_tape_ends_early_comes_to_its_end() {
-    for (kind, seeds) in [(WorldKind::Fixed, 40), (WorldKind::Moving, 4), (WorldKind::Parted, 4)] {
+    for (kind, seeds) in [(WorldKind::Fixed, 20), (WorldKind::Moving, 2), (WorldKind::Parted, 2)] {
         for seed in 1..=seeds {
             let whole = run(seed, kind, Edits::default());
             for end in [whole.tape_len / 2, whole.tape_len / 16, 256, 0] {
