@@ -62,8 +62,6 @@ pub enum LineEvent {
     Late,
     /// The node stops: no answer comes any more.
     Closed,
-    /// The node begins anew: an answer would be of use to nobody any more.
-    Abandoned,
 }
 
 /// A store at the keeper. Each verb ends within [`PATIENCE_NS`].
@@ -146,7 +144,6 @@ impl<L: KeeperLine> ClusterStore<L> {
                 LineEvent::Answer(..) => {}
                 LineEvent::Changed | LineEvent::Late => return Ok(None),
                 LineEvent::Closed => return Err(failed("the node stops")),
-                LineEvent::Abandoned => return Err(failed("the node begins anew")),
             }
         }
     }

@@ -436,7 +436,7 @@ impl ClusterThread {
         self.shipping.clear();
         self.arrivals.clear();
         if !self.storage.restart(me) {
-            tracing::error!("the storage thread takes long to start anew");
+            tracing::info!(node = %me, "a batch waits for the cluster's keeper; this node begins anew all the same");
         }
         if is_reborn {
             self.shared.set_node(me);

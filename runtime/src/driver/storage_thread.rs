@@ -254,17 +254,10 @@ impl StorageThread {
             }
         }
         self.take_requests(requests);
-        let mut committed = match self.restart.take() {
+        let committed = match self.restart.take() {
             Some((me, done)) => self.start_anew(me, &done),
             None => self.commit(closed),
         };
-        if matches!(committed, Committed::Unknown(_)) {
-            // Where the node begins anew nobody waits for it any more: the cores have dropped everything before it is asked for.
-            self.take_requests(requests);
-            if let Some((me, done)) = self.restart.take() {
-                committed = self.start_anew(me, &done);
-            }
-        }
         match committed {
             Committed::Durable => {
                 self.clock.set_durable(closed);
@@ -412,6 +405,7 @@ mod tests {
     use crate::key::KeyView;
     use crate::saving::ImageLabel;
     use crate::wire::control::Announcement;
+    use crate::wire::control::store::StoreAnswer;
     use epicserver_sync::batch_clock::batch_clock;
 
     const NODE: NodeId = NodeId { id: 1, incarnation: 1 };
@@ -475,10 +469,10 @@ mod tests {
         assert!(matches!(outcomes.try_recv(), Ok(Err(StoreError::Failed { .. }))));
     }
 
-    /// The keeper has got the batch, and does not answer; the node begins anew.
+    /// The keeper has got the batch, and does not answer; the node begins anew. Its storage thread follows when the keeper has answered.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the thread under test")]
-    fn a_keeper_that_does_not_answer_is_not_waited_for_when_the_node_begins_anew() {
+    fn a_node_begins_anew_while_a_batch_waits_for_its_keeper() {
         let line = LineShared::new();
         let (cluster, _told) = crossbeam_channel::bounded(16);
         let parker = Parker::new();
@@ -487,21 +481,31 @@ mod tests {
         // Longer than the test waits.
         let store = ClusterStore::new(store, StoreId(1)).with_patience(u64::MAX / 2);
         let (core_parker, desk) = (Parker::new(), Arc::new(StorageDesk::new(parker.unparker())));
-        let door = StorageDoor { desk: desk.clone(), line, outcomes: cluster };
+        let door = StorageDoor { desk: desk.clone(), line: line.clone(), outcomes: cluster.clone() };
         let announcement = Announcement { reign: 1, store: StoreId(1), limits: LIMITS_USUAL };
-        door.find_keeper(NodeId { id: 2, incarnation: 1 }, announcement);
+        let keeper = NodeId { id: 2, incarnation: 1 };
+        door.find_keeper(keeper, announcement);
 
         let (clock, _cores) = batch_clock(1, parker.unparker());
         let images = vec![(0, image_in_batch(1))];
         let base = thread(clock, parker, MemoryStore::new(StoreId(1)), &core_parker);
-        let thread = StorageThread { desk: desk.clone(), store: Box::new(store), images, ..base };
+        let (desk_too, cluster) = (desk.clone(), Some(cluster));
+        let thread = StorageThread { desk: desk_too, store: Box::new(store), images, cluster, ..base };
         let running = std::thread::spawn(|| thread.run());
         while port.is_idle() {
             std::thread::yield_now();
         }
-        let again = NodeId { incarnation: 2, ..NODE };
-        assert!(door.restart(again), "it is done in time");
-        assert!(!desk.broken.load(Ordering::Acquire), "the node goes on");
+        assert!(!door.restart(NodeId { incarnation: 2, ..NODE }), "the batch is not settled");
+        let fence = Fence { partition: RecordKey::u64(1, 1).as_ref().partition(), epoch: 1, holder: NODE };
+        let refused = || StoreAnswer::Failed(StoreError::Refused { given: fence, stored: None });
+        // Whatever number its newest try has.
+        while !door.restart(NodeId { incarnation: 3, ..NODE }) {
+            for number in 1..10 {
+                line.answer(keeper, number, refused());
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        assert_eq!(desk.refused_saves.load(Ordering::Relaxed), 1, "it was tried in the name of the old life");
         desk.stop();
         running.join().expect("it ends");
     }

@@ -132,15 +132,11 @@ impl StorageDoor {
     }
 
     /// Fails everything that is not saved, and saves in the name of another life of this node from then on. `false`: the storage
-    /// thread takes too long for it.
+    /// thread still waits for the outcome of a batch, and does it as soon as it knows; before anything of the new life is saved.
     pub(crate) fn restart(&self, me: NodeId) -> bool {
         let (done, is_done) = bounded(1);
         self.tell(ToStorage::Restart(me, done));
-        // A keeper that does not answer is not waited for: the caller is the very thread that would find another one.
-        self.line.set_abandoned(true);
-        let has_begun = is_done.recv_timeout(DOOR_PATIENCE).is_ok();
-        self.line.set_abandoned(false);
-        has_begun
+        is_done.recv_timeout(RESTART_PATIENCE).is_ok()
     }
 
     fn tell(&self, mut request: ToStorage) {
@@ -166,8 +162,6 @@ struct LineState {
     keeping: Keeping,
     is_changed: bool,
     is_closed: bool,
-    /// What the keeper is asked in the name of this life of the node is of use to nobody any more.
-    is_abandoned: bool,
     answer: Option<(u32, StoreAnswer)>,
 }
 
@@ -185,11 +179,6 @@ impl LineShared {
     /// The node stops: whoever waits for the keeper waits no more.
     pub(crate) fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
-        self.changed.notify_one();
-    }
-
-    fn set_abandoned(&self, is_abandoned: bool) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_abandoned = is_abandoned;
         self.changed.notify_one();
     }
 
@@ -218,7 +207,7 @@ impl KeeperLine for StorageLine {
     fn keeping(&mut self) -> Keeping {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_changed = false;
-        if state.is_abandoned { Keeping::Nobody } else { state.keeping.clone() }
+        state.keeping.clone()
     }
 
     fn send(&mut self, number: u32, request: StoreRequest) {
@@ -237,9 +226,6 @@ impl KeeperLine for StorageLine {
             if state.is_closed {
                 return LineEvent::Closed;
             }
-            if state.is_abandoned {
-                return LineEvent::Abandoned;
-            }
             if std::mem::take(&mut state.is_changed) {
                 return LineEvent::Changed;
             }
@@ -255,3 +241,6 @@ impl KeeperLine for StorageLine {
 
 /// How long links, cores and storage thread may take to do what they must not miss.
 pub(crate) const DOOR_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the storage thread is waited for to start anew: short, as it may wait for a keeper, and whoever waits for it here is the
+/// thread that finds keepers.
+const RESTART_PATIENCE: Duration = Duration::from_millis(500);
