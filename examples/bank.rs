@@ -163,7 +163,7 @@ mod tests {
         Ok(())
     }
 
-    #[epicserver_sim::sim(entities(Account), nodes = 1..4, seeds = 120)]
+    #[epicserver_sim::sim(entities(Account), nodes = 1..4, seeds = 60)]
     async fn money_is_conserved(world: World) -> Result<(), CallError> {
         check_money(world, Way::Right).await
     }
