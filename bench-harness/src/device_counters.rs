@@ -3,9 +3,19 @@
 use std::fs;
 use std::path::Path;
 
+use crate::suite::Failure;
+
 /// Packets that found no receive, at all devices of this machine since these are there.
 pub(crate) fn receivers_not_ready() -> u64 {
     counted_below(Path::new("/sys/class/infiniband"))
+}
+
+/// An error if packets found no receive since these were counted.
+pub(crate) fn all_found_receives_since(before: u64) -> Result<(), Failure> {
+    match receivers_not_ready().saturating_sub(before) {
+        0 => Ok(()),
+        missed => Err(format!("{missed} packets found no receive, by the counters of the device").into()),
+    }
 }
 
 fn counted_below(devices: &Path) -> u64 {
