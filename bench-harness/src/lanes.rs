@@ -87,12 +87,8 @@ where
 
     async fn run(&self, calls: u64, latencies: Option<Latencies>) -> Result<Rc<Batch>, CallError> {
         let batch = Rc::new(Batch::new(calls, self.lanes, latencies));
-        if self.lanes == 1 {
-            self.lane(0, Lane(batch.clone())).await;
-        } else {
-            for lane in 0..self.lanes {
-                context::spawn(self.lane(lane, Lane(batch.clone())))?;
-            }
+        for lane in 0..self.lanes {
+            context::spawn(self.lane(lane, Lane(batch.clone())))?;
         }
         batch.end().await?;
         Ok(batch)

@@ -80,12 +80,14 @@ pub(crate) enum Said {
 }
 
 /// The message of a call; if it is too large for a parcel, where it lies.
+#[repr(C)]
 struct Message {
     vtable: &'static TaskVtable,
     words: Words<MESSAGE_WORDS>,
 }
 
 /// The reply for a slot; if it is too large for a parcel it lies in the slot's body.
+#[repr(C)]
 struct Reply {
     home: SlotPtr,
     words: Words<REPLY_WORDS>,
@@ -106,6 +108,11 @@ pub(crate) const fn message_travels<T>() -> bool {
 /// Whether replies of this type travel in parcels.
 pub(crate) const fn reply_travels<T>() -> bool {
     fits::<T>(REPLY_WORDS)
+}
+
+/// Whether they travel in the first of the parcel's lines.
+pub(crate) const fn reply_is_short<T>() -> bool {
+    fits::<T>(SHORT_WORDS)
 }
 
 impl Message {
@@ -296,9 +303,12 @@ impl CoreMessage {
                     Said::Taken
                 }
                 Word::Reply { depends_on, reply } => {
-                    if reply.home.vtable.get().reply_travels {
-                        let words = std::ptr::from_ref(&reply.words).read();
-                        reply.home.body.get().cast::<Words<REPLY_WORDS>>().write(words);
+                    let (vtable, words) = (reply.home.vtable.get(), reply.words.as_ptr());
+                    let body = reply.home.body.get();
+                    if vtable.reply_is_short {
+                        body.cast::<Words<SHORT_WORDS>>().write(words.cast::<Words<SHORT_WORDS>>().read());
+                    } else if vtable.reply_travels {
+                        body.cast::<Words<REPLY_WORDS>>().write(words.cast::<Words<REPLY_WORDS>>().read());
                     }
                     Said::Replied(reply.home, *depends_on)
                 }
@@ -328,5 +338,8 @@ impl std::fmt::Debug for Reply {
 const MESSAGE_WORDS: usize = 9;
 /// Words of a reply that travel.
 const REPLY_WORDS: usize = 8;
+/// Those of them that lie in the parcel's first line, behind the ring's mark and the reply's head: what has no more is read without
+/// waiting for the second line.
+const SHORT_WORDS: usize = 4;
 
 const _: () = assert!(size_of::<CoreMessage>() == epicserver_sync::ring::VALUE_BYTES_MAX);

@@ -204,6 +204,8 @@ pub(crate) struct TaskVtable {
     /// Whether messages and replies are small enough to travel in a parcel.
     pub(crate) message_travels: bool,
     pub(crate) reply_travels: bool,
+    /// Whether replies lie in a parcel's first line.
+    pub(crate) reply_is_short: bool,
     /// A message has come from another core: runs it, or leaves it for dispatch.
     pub(crate) arrive: unsafe fn(&CoreState, &Visit, *const u8),
     /// Message to future.

@@ -21,7 +21,8 @@ use crate::key::{KeyView, StoredKey};
 use crate::parcel::{self, CoreMessage, Visit};
 use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPool, SlotPtr, State, TaskVtable, class_of};
 
-/// What the body of a fresh call holds.
+/// What the body of a fresh call holds. The key is first: it is asked for first, and in a parcel it lies in the line that comes first.
+#[repr(C)]
 pub(crate) struct Message<M: Method> {
     pub(crate) key: Stored<M::Entity>,
     pub(crate) arguments: M,
@@ -89,6 +90,7 @@ const fn vtable_for<M: Method, F: Future<Output = M::Value>>(
         reply_len_min: size_of::<<M::Value as rkyv::Archive>::Archived>(),
         message_travels: parcel::message_travels::<Message<M>>(),
         reply_travels: parcel::reply_travels::<Reply<M>>(),
+        reply_is_short: parcel::reply_is_short::<Reply<M>>(),
         arrive: arrive::<M>,
         start: start::<M>,
         poll: poll::<M, F>,
@@ -698,6 +700,7 @@ pub(crate) const NOTHING: TaskVtable = TaskVtable {
     reply_len_min: 0,
     message_travels: false,
     reply_travels: false,
+    reply_is_short: false,
     arrive: |_, _, _| {},
     start: |_, _| {},
     poll: |_, _| Polled::Ready,
