@@ -517,15 +517,33 @@ impl Core {
 
     /// As [`step`](Self::step), but that frames are left for [`take_sends`](Self::take_sends).
     pub(crate) fn step_apart(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
+        if let Event::Turns(turns_max) = event {
+            return self.run_turns(now, turns_max, actions);
+        }
         self.state.note_lease(&event);
         // Once a pass, and not for each message of it: a look goes over all objects that are to move.
         let looks = !matches!(event, Event::Message(_) | Event::Frame(_) | Event::Link(_));
         self.advance(now, |core| {
             core.handle(event);
-            if looks && (core.is_moving() || core.has_moves_waiting()) {
-                core.look_at_drains();
+            if looks {
+                core.look_at_moves();
             }
         });
+        self.take_actions(actions);
+    }
+
+    /// What [`Event::Turns`] does, without an event to look into: whoever waits for a call waits for this.
+    #[inline]
+    pub(crate) fn run_turns(&mut self, now: u64, turns_max: u32, actions: &mut Vec<Action>) {
+        self.advance(now, |core| {
+            core.run_turns(turns_max);
+            core.look_at_moves();
+        });
+        self.take_actions(actions);
+    }
+
+    #[inline]
+    fn take_actions(&mut self, actions: &mut Vec<Action>) {
         let mut acted = self.state.actions.borrow_mut();
         if !acted.is_empty() {
             actions.append(&mut acted);
@@ -556,10 +574,7 @@ impl Core {
             core.direct_left.set(core.config.direct_max);
             give(&mut Inputs(core));
         });
-        let mut acted = self.state.actions.borrow_mut();
-        if !acted.is_empty() {
-            actions.append(&mut acted);
-        }
+        self.take_actions(actions);
     }
 
     /// Whether there are frames for other nodes.
@@ -673,9 +688,17 @@ impl Drop for Core {
 }
 
 impl CoreState {
+    #[inline]
+    fn look_at_moves(&self) {
+        if self.is_moving() || self.has_moves_waiting() {
+            self.look_at_drains();
+        }
+    }
+
     fn handle(&self, event: Event) {
         match event {
-            Event::Turns(turns_max) => self.run_turns(turns_max),
+            // Run without an event.
+            Event::Turns(_) => {}
             Event::Message(message) => self.handle_message(Taken::of(&mut ManuallyDrop::new(message))),
             Event::Desk => self.clear_desk(),
             Event::Tick => {

@@ -192,7 +192,7 @@ impl CoreThread {
         let mut worked = self.deliver_messages(now);
         if worked && self.core.is_ready() {
             // Before the look at everything else: whoever waits for their calls does not wait for that.
-            self.step(now, Event::Turns(TURNS_PER_PASS));
+            self.run_turns(now);
         }
         let mut told = self.observe_batches(now);
         worked |= self.deliver_links(now);
@@ -210,7 +210,7 @@ impl CoreThread {
             told = true;
         }
         if self.core.is_ready() {
-            self.step(now, Event::Turns(TURNS_PER_PASS));
+            self.run_turns(now);
             worked = true;
         }
         if worked {
@@ -231,6 +231,10 @@ impl CoreThread {
             || self.core.has_waiting()
             || self.core.wants_commit()
             || self.links.as_mut().is_some_and(CoreLinks::has_unsent)
+    }
+
+    fn run_turns(&mut self, now: u64) {
+        self.core.run_turns(now, TURNS_PER_PASS, &mut self.buffers.actions);
     }
 
     fn step(&mut self, now: u64, event: Event) {
