@@ -322,13 +322,26 @@ pub(crate) fn make_call<M: Method>(
 ) -> Made<M::Value> {
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else { return Made::NoRoom };
     slot.reply_to.set(ReplyTo::Caller);
-    core.post(slot, budget_ns, whereabouts);
+    let parent = core.post_terms(slot, budget_ns);
+    let mut message = || message.take().expect(TAKEN_ONCE);
+    if let Whereabouts::Core(index) = whereabouts
+        && core.may_leave_at_once(slot)
+    {
+        send_call(core, slot, index, message);
+        // While it is on its way.
+        core.post_rest(slot, parent, whereabouts);
+        core.depart(slot, index);
+        slot.caller.waker.set(Some(crate::waker::copy(waker)));
+        return Made::UnderWay(slot);
+    }
+    core.post_rest(slot, parent, whereabouts);
     if let Whereabouts::Here(object) = whereabouts
         && core.may_run_in_place(slot, object, hold_of::<M>())
     {
-        let arguments = || message.take().expect(TAKEN_ONCE).arguments;
-        if let Some((value, depends_on)) = run_in_place(core, slot, object, arguments, run::<M>, &KnownToSlot)
-        {
+        let arguments = || message().arguments;
+        let as_it_is = |value, depends_on| (value, depends_on);
+        let handed = run_in_place(core, slot, object, arguments, run::<M>, &KnownToSlot, as_it_is);
+        if let Some((value, depends_on)) = handed {
             core.adopt(depends_on);
             return Made::Answered(value);
         }
@@ -339,27 +352,20 @@ pub(crate) fn make_call<M: Method>(
         return Made::UnderWay(slot);
     }
     slot.caller.waker.set(Some(crate::waker::copy(waker)));
-    let mut message = || message.take().expect(TAKEN_ONCE);
-    match whereabouts {
-        Whereabouts::Core(index) if core.may_leave_at_once(slot) => send_call(core, slot, index, message),
-        _ => {
-            // SAFETY: just allocated with this vtable.
-            unsafe { put_message(slot, message()) };
-            let is_distant = matches!(whereabouts, Whereabouts::Distant(_));
-            if !(is_distant && core.may_be_sent_at_once(slot) && core.send_known_way(slot)) {
-                core.queue_call(slot);
-            }
-        }
+    // SAFETY: just allocated with this vtable.
+    unsafe { put_message(slot, message()) };
+    let is_distant = matches!(whereabouts, Whereabouts::Distant(_));
+    if !(is_distant && core.may_be_sent_at_once(slot) && core.send_known_way(slot)) {
+        core.queue_call(slot);
     }
     Made::UnderWay(slot)
 }
 
 /// Sends a call that was just posted to another core. Its message goes from where the caller has it into the parcel, and
-/// nowhere in between.
+/// nowhere in between. What is left to note of it is noted then.
 #[inline(always)]
 fn send_call<M: Method>(core: &CoreState, slot: SlotPtr, index: u16, message: impl FnOnce() -> Message<M>) {
     if const { parcel::message_travels::<Message<M>>() } {
-        core.depart(slot, index);
         core.send(index, |place| {
             // SAFETY: the slot was allocated with the vtable of `M`, whose messages travel.
             unsafe {
@@ -371,7 +377,7 @@ fn send_call<M: Method>(core: &CoreState, slot: SlotPtr, index: u16, message: im
     } else {
         // SAFETY: just allocated with this vtable.
         unsafe { put_message(slot, message()) };
-        core.send_to_core(slot, index);
+        core.send(index, |place| CoreMessage::call(place, slot, core.index()));
     }
 }
 
@@ -393,12 +399,12 @@ unsafe fn arrive<M: Method>(core: &CoreState, visit: &Visit, message: *const u8)
     };
     // SAFETY: see above; this is called once.
     let arguments = || unsafe { message.read() }.arguments;
-    if let Some((value, depends_on)) = run_in_place(core, guest, object, arguments, run::<M>, &KnownToSlot) {
+    run_in_place(core, guest, object, arguments, run::<M>, &KnownToSlot, |value, depends_on| {
         answer::<M>(core, visit, depends_on, value);
-    }
+    });
 }
 
-/// Sends the value of a call back to the core that it came from. Its guest is free already.
+/// Sends the value of a call back to the core that it came from. Its guest is given back while the value is on its way.
 #[inline(always)]
 fn answer<M: Method>(core: &CoreState, visit: &Visit, depends_on: u64, value: M::Value) {
     core.send(visit.from, |place| {
@@ -433,17 +439,18 @@ struct KnownToSlot;
 
 impl Maker for KnownToSlot {}
 
-/// Runs a method inside its caller's poll, as far as it goes. A value is handed over as it is, with the batch that it depends
-/// on, and the slot was given back then; without one the slot is what it would be after the method's first turn.
+/// Runs a method inside its caller's poll, as far as it goes. `hand_over` gets a value, with the batch that it depends on, before
+/// the slot is given back; without one the slot is what it would be after the method's first turn.
 #[inline]
-fn run_in_place<M: Method, F: Future<Output = M::Value>>(
+fn run_in_place<M: Method, F: Future<Output = M::Value>, T>(
     core: &CoreState,
     slot: SlotPtr,
     object: ObjectPtr,
     arguments: impl FnOnce() -> M,
     run: fn(M, M::Receiver<'static>) -> F,
     maker: &impl Maker,
-) -> Option<(M::Value, u64)> {
+    hand_over: impl FnOnce(M::Value, u64) -> T,
+) -> Option<T> {
     let body = slot.body.get();
     let waker = ManuallyDrop::new(crate::waker::of(slot));
     let mut context = Context::from_waker(&waker);
@@ -465,18 +472,19 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>>(
     let end = match polled {
         // SAFETY: the body holds the finished future and is made for the reply.
         Ok(Poll::Ready(value)) => match unsafe { drop_finished::<F, M>(body, value) } {
-            Ok(value) => {
-                match core.finish_in_place(slot, object, hold_of::<M>(), |slot| maker.gets_value(slot)) {
-                    Some(depends_on) => {
-                        drop(nested);
-                        return Some((value, if M::UNGATED { 0 } else { depends_on }));
-                    }
-                    None => {
-                        drop_guarded(value);
-                        InPlaceEnd::Outgrown
-                    }
+            Ok(value) => match core.finish_in_place(slot, object, hold_of::<M>()) {
+                Some(depends_on) => {
+                    let handed = hand_over(value, if M::UNGATED { 0 } else { depends_on });
+                    maker.gets_value(slot);
+                    core.leave_finished(slot, object);
+                    drop(nested);
+                    return Some(handed);
                 }
-            }
+                None => {
+                    drop_guarded(value);
+                    InPlaceEnd::Outgrown
+                }
+            },
             Err(()) => InPlaceEnd::Broken(None),
         },
         Ok(Poll::Pending) => InPlaceEnd::Suspended,
@@ -598,7 +606,9 @@ fn inbound<M: Method>(core: &CoreState, asked: &Asked<'_>) -> Result<(), CallErr
         return Ok(());
     };
     let maker = OtherNode { core, asked };
-    if let Some((value, depends_on)) = run_in_place(core, slot, object, || arguments, run::<M>, &maker) {
+    let as_it_is = |value, depends_on| (value, depends_on);
+    let handed = run_in_place(core, slot, object, || arguments, run::<M>, &maker, as_it_is);
+    if let Some((value, depends_on)) = handed {
         core.answer_asked(asked, method_vtable::<M>(), depends_on, &mut |encoder| encoder.encode(&value));
         if std::mem::needs_drop::<M::Value>() {
             drop_guarded(value);

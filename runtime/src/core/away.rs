@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   home core                                                 core of the object
-//!   depart, send --Call-->    arrive: may_run_on_arrival? --yes--> in place, at once: no queue, no second look
+//!   send, depart --Call-->    arrive: may_run_on_arrival? --yes--> in place, at once: no queue, no second look
 //!                                        | no
 //!                                        v
 //!                            outbox, dispatch, like every other call
@@ -148,7 +148,7 @@ impl CoreState {
         self.may_leave_at_once(slot) && self.scratch.try_borrow_mut().is_ok()
     }
 
-    /// The call in this slot is about to be sent to another core: the body is lent, everything else stays here.
+    /// The call in this slot goes to another core, or went there just now: the body is lent, everything else stays here.
     #[inline]
     pub(crate) fn depart(&self, slot: SlotPtr, core: u16) {
         count(&self.counters.cross_core_calls);
@@ -160,8 +160,8 @@ impl CoreState {
 
     /// Sends a call whose message is in its slot.
     pub(crate) fn send_to_core(&self, slot: SlotPtr, core: u16) {
-        self.depart(slot, core);
         self.send(core, |place| CoreMessage::call(place, slot, self.config.index));
+        self.depart(slot, core);
     }
 
     /// A slot of this core for a call that has come from another one. Beyond the bound on calls: each of them has a slot of its

@@ -10,13 +10,20 @@ use crate::call::BUDGET_DEFAULT;
 use crate::entity::{Entity, Hint, Stored};
 use crate::key::StoredKey;
 use crate::routes::Place;
-use crate::slot::{ReplyTo, SlotPtr};
+use crate::slot::{ReplyTo, SlotPtr, TaskRef};
 
 impl CoreState {
     /// Registers a fresh call of the running task. `found`: what is known of where its object is. What follows is
     /// [`begin_in_place`](Self::begin_in_place) or [`queue_call`](Self::queue_call).
     #[inline]
     pub(crate) fn post(&self, slot: SlotPtr, budget_ns: u64, found: Whereabouts) {
+        let parent = self.post_terms(slot, budget_ns);
+        self.post_rest(slot, parent, found);
+    }
+
+    /// The first half of [`post`](Self::post): what the call tells another core. Gives the caller.
+    #[inline]
+    pub(crate) fn post_terms(&self, slot: SlotPtr, budget_ns: u64) -> Option<TaskRef> {
         let running = self.running.get();
         let parent = running.filter(|_| slot.reply_to.get() == ReplyTo::Caller).map(SlotPtr::task);
         match parent {
@@ -29,10 +36,16 @@ impl CoreState {
             }
             _ => self.post_root(slot, budget_ns),
         }
+        slot.depends_on.set(self.dependence());
+        parent
+    }
+
+    /// The second half of [`post`](Self::post).
+    #[inline]
+    pub(crate) fn post_rest(&self, slot: SlotPtr, parent: Option<TaskRef>, found: Whereabouts) {
         slot.counter.set(self.next_counter());
         slot.parent.set(parent);
         slot.caller.parent.set(parent);
-        slot.depends_on.set(self.dependence());
         let (object, generation) = match found {
             Whereabouts::Here(object) => (Some(object), object.generation.get()),
             Whereabouts::Distant(number) => (None, number),

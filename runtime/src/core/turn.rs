@@ -214,31 +214,28 @@ impl CoreState {
         Nested::of(self, slot)
     }
 
-    /// The callee has its value and an empty body. Gives the slot back, and what the value depends on; or says that the
-    /// state cannot be saved, and leaves the slot.
+    /// The callee has its value and an empty body. Says what the value depends on; or that the state cannot be saved, and leaves the
+    /// slot. What follows is [`leave_finished`](Self::leave_finished).
     #[inline]
-    pub(crate) fn finish_in_place(
-        &self,
-        slot: SlotPtr,
-        object: ObjectPtr,
-        hold: Hold,
-        before_release: impl FnOnce(SlotPtr),
-    ) -> Option<u64> {
+    pub(crate) fn finish_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> Option<u64> {
         self.unschedule(slot);
         slot.state.set(State::Reply);
         object.lock.set(if hold == Hold::Exclusive { 0 } else { object.lock.get() - 1 });
         if (hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
             return None;
         }
+        Some(object.depends_on.get())
+    }
+
+    /// The value of a call in place was handed over: gives the slot back.
+    #[inline]
+    pub(crate) fn leave_finished(&self, slot: SlotPtr, object: ObjectPtr) {
         object.last_used.set(self.now.get());
-        let depends_on = object.depends_on.get();
         if let Some(key) = slot.timer.take() {
             self.cancel_timer(key);
         }
-        before_release(slot);
         self.release(slot);
         self.released(object);
-        Some(depends_on)
     }
 
     /// The callee of a call in place is not done, or ended badly: it becomes one like all others.
