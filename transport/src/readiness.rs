@@ -57,6 +57,18 @@ impl Epoll {
         Ok(())
     }
 
+    /// Watches a descriptor no longer, until it is [added](Self::add) again.
+    ///
+    /// # Errors
+    /// It was not watched.
+    pub fn remove(&self, fd: &impl AsRawFd) -> io::Result<()> {
+        // SAFETY: no event is read for this, and the kernel checks the descriptors.
+        checked(unsafe {
+            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), ptr::null_mut())
+        })?;
+        Ok(())
+    }
+
     /// Waits for edges, at most `timeout`, and appends them. A signal counts as nothing happened.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crate::deframer::Deframer;
 use crate::frame::Frame;
 use crate::link::{Addr, DownReason, Event, LinkId};
 use crate::pool::{BufferPool, SizeClass};
+use crate::readiness::Epoll;
 use crate::wake::Wake;
 use std::io;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub(super) struct Connection<S> {
     pub(super) queued: bool,
     /// In the transport's list of links to write to.
     pub(super) dirty: bool,
+    /// The kernel says what happens to the socket. It does not while the transport reads again and again.
+    pub(super) is_watched: bool,
 }
 
 /// Where a connection is in its life. Deadlines are in nanoseconds of the driver's clock.
@@ -92,7 +95,28 @@ impl<S: LinkSocket> Connection<S> {
             write_failed: None,
             queued: false,
             dirty: false,
+            is_watched: true,
         }
+    }
+
+    /// Whether reading alone tells all that is to be known.
+    pub(super) fn may_go_unwatched(&self) -> bool {
+        self.stage == Stage::Up && self.writable && !self.hangup
+    }
+
+    /// Whether an edge is waited for that nobody watches for.
+    #[inline]
+    pub(super) fn lacks_edges(&self) -> bool {
+        !self.is_watched && !self.may_go_unwatched()
+    }
+
+    /// Has the kernel watch the socket, if it does not. What there is counts as an edge.
+    #[cold]
+    pub(super) fn watch(&mut self, epoll: &Epoll, link: LinkId) -> Result<(), DownReason> {
+        if std::mem::replace(&mut self.is_watched, true) {
+            return Ok(());
+        }
+        epoll.add(&self.socket, link.to_u64()).map_err(|error| DownReason::Failed(error.kind()))
     }
 
     pub(super) fn handle_edges(&mut self, readable: bool, writable: bool, hangup: bool) {
@@ -171,7 +195,25 @@ impl<S: LinkSocket> Connection<S> {
         if !self.writable {
             return;
         }
-        match self.outbox.write_to(&mut self.socket, scratch) {
+        let written = self.outbox.write_to(&mut self.socket, scratch);
+        self.note_written(written);
+    }
+
+    /// As [`write`](Self::write), for a frame when no other waits. `false`: the socket takes no more for now, or an error is to show.
+    #[inline]
+    pub(super) fn write_alone(&mut self, frame: Frame, scratch: &mut Vec<u8>) -> bool {
+        if self.writable {
+            let written = self.outbox.write_alone(frame, &mut self.socket, scratch);
+            self.note_written(written);
+        } else {
+            self.outbox.push(frame);
+        }
+        self.writable
+    }
+
+    #[inline]
+    fn note_written(&mut self, written: io::Result<Written>) {
+        match written {
             Ok(Written::All) => {}
             Ok(Written::Blocked) => self.writable = false,
             Err(error) => {

@@ -4,6 +4,10 @@
 //! poll: pending events -> edges (accept, connect, write, mark readable) -> pending events -> read marked links -> deadlines
 //! ```
 //! A link's events keep their order because what is pending goes out before anything is read.
+//!
+//! The links that were read last are simply read again and again while the driver does not sleep. When that has gone on for a while the
+//! kernel stops to watch them: it has two processors write the lines of its set for every packet. Before the driver sleeps, and
+//! when something else than reading is waited for, they are watched again, which tells at once what there is.
 
 use super::bounds::Bounds;
 use super::connection::{Connection, Progress, Stage, down_reason};
@@ -47,6 +51,10 @@ pub struct SocketTransport<N: Network> {
     hot: [Option<LinkId>; HOT_LINKS],
     /// Looks at these since the kernel was asked for edges.
     looks: u32,
+    /// How often it was asked since the driver prepared for sleep.
+    rounds: u32,
+    /// Whether there are links that it does not watch; all of these are `hot`.
+    has_unwatched: bool,
     /// When to accept again: at once after an edge, later if the system had no descriptor left.
     accept_at: Option<u64>,
     /// A wake that a poll saw instead of a wait.
@@ -96,6 +104,8 @@ impl<N: Network> SocketTransport<N> {
             timed: Vec::new(),
             hot: [None; HOT_LINKS],
             looks: 0,
+            rounds: 0,
+            has_unwatched: false,
             accept_at: None,
             woken: false,
             scratch: Vec::with_capacity(SCRATCH_LEN_MAX),
@@ -182,6 +192,10 @@ impl<N: Network> SocketTransport<N> {
             return;
         }
         self.looks = 0;
+        self.rounds = self.rounds.saturating_add(1);
+        if self.rounds >= ROUNDS_WATCHED {
+            self.unwatch_hot();
+        }
         if let Err(error) = self.epoll.wait(Duration::ZERO, &mut self.edges) {
             tracing::error!(%error, "cannot ask for events");
         }
@@ -194,7 +208,37 @@ impl<N: Network> SocketTransport<N> {
         }
         let place = self.hot.iter().position(|hot| *hot == Some(id)).unwrap_or(HOT_LINKS - 1);
         self.hot[..=place].rotate_right(1);
-        self.hot[0] = Some(id);
+        if let Some(cold) = self.hot[0].replace(id).filter(|cold| *cold != id) {
+            self.watch(cold);
+        }
+    }
+
+    /// The driver does not sleep: the links that are read again and again need not be watched.
+    fn unwatch_hot(&mut self) {
+        for id in self.hot.into_iter().flatten() {
+            let Some(connection) = self.links.get_mut(id) else { continue };
+            if connection.is_watched && connection.may_go_unwatched() {
+                connection.is_watched = self.epoll.remove(connection.socket()).is_err();
+                self.has_unwatched |= !connection.is_watched;
+            }
+        }
+    }
+
+    /// Has every link watched.
+    fn watch_all(&mut self) {
+        self.rounds = 0;
+        if std::mem::take(&mut self.has_unwatched) {
+            self.hot.into_iter().flatten().for_each(|id| self.watch(id));
+        }
+    }
+
+    /// Has a link watched. What there is counts as an edge.
+    fn watch(&mut self, id: LinkId) {
+        if let Some(connection) = self.links.get_mut(id)
+            && let Err(reason) = connection.watch(&self.epoll, id)
+        {
+            self.end(id, reason);
+        }
     }
 
     fn handle_edges(&mut self) {
@@ -231,6 +275,11 @@ impl<N: Network> SocketTransport<N> {
     fn write(&mut self, id: LinkId) {
         let Some(connection) = self.links.get_mut(id) else { return };
         connection.write(&mut self.scratch);
+        if connection.lacks_edges()
+            && let Err(reason) = connection.watch(&self.epoll, id)
+        {
+            return self.end(id, reason);
+        }
         if matches!(connection.stage, Stage::Lingering { .. }) {
             if connection.finish_writing() {
                 self.links.remove(id);
@@ -406,6 +455,15 @@ impl<N: Network> Transport for SocketTransport<N> {
             Stage::Connecting { .. } => return Ok(()),
             Stage::Lingering { .. } => return Err(SendError::NoSuchLink),
         }
+        if frames.len() == 1 && connection.outbox.is_empty() {
+            // It need not wait for others: there are none.
+            SendError::check(&frames[0], self.bounds.frame_len_max)?;
+            if !connection.write_alone(frames.pop_front().expect("seen above"), &mut self.scratch) {
+                self.watch(link);
+                self.queue_read(link);
+            }
+            return Ok(());
+        }
         while let Some(frame) = frames.front() {
             SendError::check(frame, self.bounds.frame_len_max)?;
             if connection.outbox.unsent_len() >= self.bounds.outbox_len_max {
@@ -419,6 +477,9 @@ impl<N: Network> Transport for SocketTransport<N> {
             if !std::mem::replace(&mut connection.dirty, true) {
                 self.dirty.push(link);
             }
+        }
+        if connection.lacks_edges() {
+            self.watch(link);
         }
         Ok(())
     }
@@ -456,6 +517,7 @@ impl<N: Network> Transport for SocketTransport<N> {
     }
 
     fn arm(&mut self) -> bool {
+        self.watch_all();
         let idle = self.pending.is_empty() && self.edges.is_empty() && self.readable.is_empty();
         let accepting = self.accept_at.is_some_and(|at| at <= self.now);
         idle && !accepting && !std::mem::take(&mut self.woken)
@@ -539,6 +601,8 @@ const WAKE_TOKEN: u64 = u64::MAX - 1;
 const HOT_LINKS: usize = 4;
 /// How often these are read before the kernel is asked for edges.
 const LOOKS_PER_EDGES: u32 = 31;
+/// After how many of these without a sleep the kernel need not watch the links that are read: some milliseconds of looks.
+const ROUNDS_WATCHED: u32 = 64;
 const ACCEPTS_PER_POLL_MAX: usize = 64;
 const ACCEPT_RETRY_NS: u64 = 10_000_000;
 /// Lengths of send buffers: one of them is for a payload of a page with what goes before it.

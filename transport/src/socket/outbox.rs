@@ -65,6 +65,34 @@ impl Outbox {
         Ok(Written::All)
     }
 
+    /// Writes a frame when no other waits; what the socket does not take of it waits.
+    ///
+    /// # Errors
+    /// As of [`write_to`](Self::write_to).
+    #[inline]
+    pub(super) fn write_alone(
+        &mut self,
+        frame: Frame,
+        socket: &mut impl Write,
+        scratch: &mut Vec<u8>,
+    ) -> io::Result<Written> {
+        debug_assert!(self.is_empty(), "those before it would be overtaken");
+        match socket.write(&frame) {
+            Ok(len) if len == frame.len() => Ok(Written::All),
+            outcome => {
+                self.push(frame);
+                match outcome {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(len) => self.drop_sent(len),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+                self.write_to(socket, scratch)
+            }
+        }
+    }
+
     fn write_once(&self, socket: &mut impl Write, scratch: &mut Vec<u8>) -> io::Result<usize> {
         if self.frames.len() == 1 {
             return socket.write(&self.frames[0][self.head_sent_len..]);
