@@ -109,6 +109,7 @@ const CASES: &[(&str, Case)] = &[
     ("an arriving frame ends a wait", sleep::frame_ends_wait),
     ("what came before the wait is not slept over", sleep::nothing_is_slept_over),
     ("two threads exchange frames", sleep::two_threads_exchange),
+    ("others send while one sleeps", sleep::others_send_while_one_sleeps),
     ("garbage ends its own link only", garbage::ends_its_own_link_only),
     ("an announced length beyond the limit ends the link", garbage::announced_length_is_checked),
     ("a frame cut off is never given out", garbage::cut_off_frame),

@@ -9,7 +9,7 @@ use crate::frame::Frame;
 use crate::header::FrameHeader;
 use crate::link::{Addr, DownReason, Event, LinkId};
 use crate::pool::BufferPool;
-use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Transport};
+use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Sleeper, Transport};
 use crate::wake::Wake;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -358,6 +358,14 @@ impl<T: Transport> Transport for Faulty<T> {
 
     fn wait(&mut self, timeout: Duration) -> bool {
         self.inner.wait(timeout)
+    }
+
+    fn sleeper(&self) -> Option<Box<dyn Sleeper>> {
+        self.inner.sleeper()
+    }
+
+    fn end_sleep(&mut self) {
+        self.inner.end_sleep();
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -14,8 +14,8 @@ use crate::frame::Frame;
 use crate::header::FrameHeader;
 use crate::link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
 use crate::pool::{BufferPool, SizeClass};
-use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Transport};
-use crate::wake::Wake;
+use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Sleeper, Transport};
+use crate::wake::{Signal, Wake};
 use endpoint::{ConnectRequest, Delivery, Endpoint, Lane};
 pub use raw::LoopbackRaw;
 use std::collections::{BTreeMap, VecDeque};
@@ -380,12 +380,24 @@ impl Transport for LoopbackTransport {
         self.endpoint.signal().wait(timeout)
     }
 
+    fn sleeper(&self) -> Option<Box<dyn Sleeper>> {
+        Some(Box::new(SignalSleeper(self.endpoint.signal())))
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.endpoint.signal()
     }
 
     fn event_fd(&self) -> Option<RawFd> {
         None
+    }
+}
+
+struct SignalSleeper(Arc<Signal>);
+
+impl Sleeper for SignalSleeper {
+    fn sleep(&mut self, timeout: Duration) -> bool {
+        self.0.wait(timeout)
     }
 }
 

@@ -1,16 +1,18 @@
 //! For transports that sleep in the kernel: the two objects that the standard library does not have, epoll and eventfd.
 #![allow(unsafe_code)]
 
+use crate::transport::Sleeper;
 use crate::wake::Wake;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A set of descriptors watched for edges.
 #[derive(Debug)]
 pub struct Epoll {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     buffer: Vec<libc::epoll_event>,
     /// The kernel is older than 5.11 and knows only whole milliseconds.
     is_coarse: bool,
@@ -39,7 +41,13 @@ impl Epoll {
         let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: just made, nobody else closes it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, buffer: Vec::with_capacity(EVENTS_PER_WAIT_MAX), is_coarse: false })
+        Ok(Self { fd: Arc::new(fd), buffer: Vec::with_capacity(EVENTS_PER_WAIT_MAX), is_coarse: false })
+    }
+
+    /// The same set, for another thread.
+    fn share(&self) -> Self {
+        let buffer = Vec::with_capacity(EVENTS_PER_WAIT_MAX);
+        Self { fd: Arc::clone(&self.fd), buffer, is_coarse: self.is_coarse }
     }
 
     /// Watches for edges of reading, writing and hanging up; what is there already counts as an edge. Closing the
@@ -139,6 +147,43 @@ impl Epoll {
 impl AsRawFd for Epoll {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+/// Edges that ended a sleep in a set while its transport was in other hands.
+#[derive(Clone, Debug, Default)]
+pub struct Asleep {
+    edges: Arc<Mutex<Vec<Readiness>>>,
+}
+
+impl Asleep {
+    /// Who sleeps in this set; `waker` as for [`Epoll::sleep`].
+    #[must_use]
+    pub fn sleeper(&self, epoll: &Epoll, waker: u64) -> Box<dyn Sleeper> {
+        Box::new(EpollSleeper { epoll: epoll.share(), waker, asleep: self.clone() })
+    }
+
+    /// Appends them to those that were there.
+    pub fn take_into(&self, readiness: &mut Vec<Readiness>) {
+        readiness.append(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Readiness>> {
+        // Edges are appended as a whole, so a panic elsewhere leaves nothing half done.
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct EpollSleeper {
+    epoll: Epoll,
+    waker: u64,
+    asleep: Asleep,
+}
+
+impl Sleeper for EpollSleeper {
+    fn sleep(&mut self, timeout: Duration) -> bool {
+        // They are asked for only when this has ended.
+        self.epoll.sleep(timeout, self.waker, &mut self.asleep.lock())
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Moves whole frames over links, and reports what happens to the links. One thread drives it, and every call comes
+/// Moves whole frames over links, and reports what happens to the links. One thread at a time drives it, and every call comes
 /// from that thread.
 ///
 /// A transport knows no sessions: no hello, no credits, no resending. It looks at a frame's header for its length and
@@ -87,12 +87,29 @@ pub trait Transport: Send {
     /// `false` only if the whole timeout passed. Only after [`arm`](Self::arm) returned `true`.
     fn wait(&mut self, timeout: Duration) -> bool;
 
-    /// Ends [`wait`](Self::wait) from another thread.
+    /// Who sleeps in the place of [`wait`](Self::wait), so that another thread can drive the transport meanwhile: after
+    /// [`arm`](Self::arm) returned `true`, and until one of the two calls [`end_sleep`](Self::end_sleep), that one may do all but
+    /// [`poll`](Self::poll) and `wait`. When it has done something and `arm` returns `false` to it the sleeper is to be woken. `None`:
+    /// there is only `wait`.
+    fn sleeper(&self) -> Option<Box<dyn Sleeper>> {
+        None
+    }
+
+    /// Takes in what ended the sleep of the [`sleeper`](Self::sleeper): to be called after each, before the next `poll`.
+    fn end_sleep(&mut self) {}
+
+    /// Ends [`wait`](Self::wait), or the sleep of the [`sleeper`](Self::sleeper), from another thread.
     fn waker(&self) -> Arc<dyn Wake>;
 
     /// A descriptor that is readable when `wait` would return at once, for a driver that sleeps on several things.
     /// `None`: there is only `wait`.
     fn event_fd(&self) -> Option<RawFd>;
+}
+
+/// Sleeps for a transport that is in other hands meanwhile.
+pub trait Sleeper: Send {
+    /// As [`Transport::wait`].
+    fn sleep(&mut self, timeout: Duration) -> bool;
 }
 
 /// What a transport can do, as data.

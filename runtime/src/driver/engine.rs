@@ -8,12 +8,15 @@
 //! Many frames of many cores leave in one flush: what came together goes together, and nothing waits for more. What does
 //! not fit into a core's ring stays in the fabric, in order, and the room of its peer is not given back meanwhile.
 //!
+//! A driver that sleeps apart ([`Engine::sleeper`]) leaves the engine to the cores meanwhile, which send by themselves then
+//! ([`Engine::serve`]): they need not wake anybody for that.
+//!
 //! Not here: who drives it and how that one sleeps (`driver/links.rs`). It reads no clock. Start at [`Engine::receive`].
 
 use std::time::Duration;
 
 use epicserver_storage::NodeId;
-use epicserver_transport::{Event as TransportEvent, Frame, Transport};
+use epicserver_transport::{Event as TransportEvent, Frame, Sleeper, Transport};
 
 use super::control_port::ControlPort;
 use crate::core::Inputs;
@@ -35,6 +38,12 @@ pub(crate) struct Engine {
     is_dirty: bool,
     /// When the fabric wants to be called next, at the latest.
     due: Option<u64>,
+    /// When the driver's last sleep began, and when it ends.
+    now: u64,
+    sleeps_until: u64,
+    /// Cores that were brought something and are to be woken, where [`sleeper`](Self::sleeper) gave one; else they are woken at once.
+    told: Vec<Unparker>,
+    tells_later: bool,
     counts: LinkCounts,
 }
 
@@ -71,6 +80,10 @@ impl Engine {
             links: 0,
             is_dirty: true,
             due: None,
+            now: 0,
+            sleeps_until: 0,
+            told: Vec::new(),
+            tells_later: false,
             counts: LinkCounts::default(),
         }
     }
@@ -200,13 +213,59 @@ impl Engine {
 
     /// Sleeps until something comes or is due, `timeout_ns` at most. Only after [`may_sleep`](Self::may_sleep) said so.
     pub(crate) fn sleep(&mut self, now: u64, timeout_ns: u64) {
-        let due = self.due.into_iter().chain(self.transport.poll_timeout()).min();
-        let timeout_ns = due.map_or(timeout_ns, |at| at.saturating_sub(now).min(timeout_ns));
-        self.transport.wait(Duration::from_nanos(timeout_ns));
+        let timeout = self.begin_sleep(now, timeout_ns);
+        self.transport.wait(timeout);
+    }
+
+    /// Who sleeps for the driver while others have the engine, if the transport has one. From then on the driver wakes the cores that were
+    /// brought something: [`take_told`](Self::take_told).
+    pub(crate) fn sleeper(&mut self) -> Option<Box<dyn Sleeper>> {
+        let sleeper = self.transport.sleeper();
+        self.tells_later = sleeper.is_some();
+        sleeper
+    }
+
+    /// Appends the cores that are to be woken. When they run they may want the engine: who has it lets go of it first, if it can.
+    pub(crate) fn take_told(&mut self, told: &mut Vec<Unparker>) {
+        told.append(&mut self.told);
+    }
+
+    /// How long to sleep, `timeout_ns` at most. As for [`sleep`](Self::sleep), only after [`may_sleep`](Self::may_sleep) said so.
+    pub(crate) fn begin_sleep(&mut self, now: u64, timeout_ns: u64) -> Duration {
+        self.now = now;
+        self.sleeps_until = self.due_at().unwrap_or(u64::MAX).min(now.saturating_add(timeout_ns));
+        Duration::from_nanos(self.sleeps_until.saturating_sub(now))
+    }
+
+    /// Takes in what ended the sleep of the [`sleeper`](Self::sleeper).
+    pub(crate) fn end_sleep(&mut self) {
+        self.transport.end_sleep();
+    }
+
+    /// Sends what the cores have, while the driver sleeps. `false`: there is more to do, for which it is to be woken.
+    pub(crate) fn serve(&mut self, now: u64) -> bool {
+        // The driver may have read its clock after the core did.
+        let now = self.now.max(now);
+        self.gather(now);
+        self.transmit(now);
+        self.wake_told();
+        self.is_settled() && self.may_sleep() && self.due_at().is_none_or(|at| at >= self.sleeps_until)
+    }
+
+    fn wake_told(&mut self) {
+        for core in self.told.drain(..) {
+            core.unpark_if_parked();
+        }
+    }
+
+    fn due_at(&self) -> Option<u64> {
+        self.due.into_iter().chain(self.transport.poll_timeout()).min()
     }
 
     /// The cores have ended: what they left is sent, then the links are closed with a last word.
     pub(crate) fn finish(&mut self, clock: impl Fn() -> u64) {
+        self.tells_later = false;
+        self.wake_told();
         let deadline = clock() + LINGER_NS;
         while clock() < deadline && self.pass(clock()) {}
         let now = clock();
@@ -284,7 +343,11 @@ impl Engine {
             if told {
                 // The peers may be told of the room.
                 self.is_dirty = true;
-                port.unparker.unpark_if_parked();
+                if self.tells_later {
+                    self.told.push(port.unparker.clone());
+                } else {
+                    port.unparker.unpark_if_parked();
+                }
                 worked = true;
             }
         }

@@ -4,17 +4,21 @@
 //!   dedicated: core <==rings==> link thread (engine)         the thread: pass, spin a while, sleep in the transport
 //!   inline:    core 0 (engine) <==rings==> other cores       core 0 drives it between its turns, and sleeps in the transport
 //! ```
+//! The link thread leaves the engine to the cores while it sleeps, where the transport can sleep apart. Then a core that has few frames sends
+//! them by itself: that takes less than to wake the thread, and whoever waits for them does not wait for that. While the thread is
+//! awake the engine is its own, and a core leaves its frames in the ring, as it does when another core has the engine.
+//!
 //! Either way the sleep is the transport's, which other threads end by its waker, and it is entered only when ring, fabric and
 //! transport have nothing: a frame of which a part has come is nothing.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use epicserver_storage::{NodeId, StoreId, View};
-use epicserver_transport::{Addr, Frame, Transport};
+use epicserver_transport::{Addr, Frame, Sleeper, Transport};
 
 use super::clock::Clock;
 use super::control_port::ControlPort;
@@ -84,8 +88,15 @@ pub(crate) struct RingLinks {
     unparker: Unparker,
     /// Frames that found the ring full, in order: as many as the core's windows and the calls it runs allow.
     waiting: VecDeque<PeerFrame>,
-    told: bool,
+    /// Frames that were left since the last flush.
+    told: usize,
+    /// There if the one who drives the links leaves the engine to others while it sleeps.
+    lent: Option<LentEngine>,
 }
+
+/// The engine of a link thread, which has it while it is awake, and takes it along when it ends.
+type LentEngine = Arc<Mutex<Option<Engine>>>;
+type HeldEngine<'a> = MutexGuard<'a, Option<Engine>>;
 
 /// The links, driven by core 0 of the node between its turns.
 pub(crate) struct InlineLinks {
@@ -109,7 +120,10 @@ pub(crate) struct LinkThreadHandle {
 }
 
 struct LinkThread {
-    engine: Engine,
+    lent: LentEngine,
+    sleeper: Option<Box<dyn Sleeper>>,
+    /// Cores that are to be woken.
+    told: Vec<Unparker>,
     clock: Clock,
     parker: Parker,
     spin_ns: u64,
@@ -205,9 +219,16 @@ impl PreparedLinks {
         let unparker = parker.unparker();
         let stop = Arc::new(AtomicBool::new(false));
         let rings = (0..).zip(cores).map(|(core, its)| rings(core, its, &unparker));
-        let (ports, links): (Vec<_>, Vec<_>) = rings.unzip();
-        let engine = self.engine(clock, ports, control);
-        let thread = spawn(LinkThread { engine, clock, parker, spin_ns, yields, stop: stop.clone() })?;
+        let (ports, mut links): (Vec<_>, Vec<_>) = rings.unzip();
+        let mut engine = self.engine(clock, ports, control);
+        let sleeper = engine.sleeper();
+        let lent = Arc::new(Mutex::new(Some(engine)));
+        if sleeper.is_some() {
+            links.iter_mut().for_each(|links: &mut RingLinks| links.lent = Some(lent.clone()));
+        }
+        let (told, stops) = (Vec::new(), stop.clone());
+        let thread = LinkThread { lent, sleeper, told, clock, parker, spin_ns, yields, stop: stops };
+        let thread = spawn(thread)?;
         let thread = Some(LinkThreadHandle { stop, unparker, thread: Some(thread) });
         Ok(StartedLinks { thread, cores: links.into_iter().map(CoreLinks::Rings).collect() })
     }
@@ -235,7 +256,8 @@ fn rings(core: u16, its: &Unparker, driver: &Unparker) -> (LinkPort, RingLinks) 
         incoming: from_link,
         unparker: driver.clone(),
         waiting: VecDeque::new(),
-        told: false,
+        told: 0,
+        lent: None,
     };
     (port, links)
 }
@@ -302,7 +324,7 @@ impl CoreLinks {
     #[inline]
     pub(crate) fn has_unsent(&mut self) -> bool {
         match self {
-            Self::Rings(links) => links.told || !links.waiting.is_empty() || links.incoming.room_wanted(),
+            Self::Rings(links) => links.told > 0 || !links.waiting.is_empty() || links.incoming.room_wanted(),
             Self::Inline(links) => links.engine.has_unsent(),
         }
     }
@@ -319,7 +341,7 @@ impl CoreLinks {
     /// Brings what was sent on its way, once for each pass.
     pub(crate) fn flush(&mut self, now: u64) {
         match self {
-            Self::Rings(links) => links.flush(),
+            Self::Rings(links) => links.flush(now),
             Self::Inline(links) => drop(links.engine.transmit(now)),
         }
     }
@@ -365,7 +387,7 @@ impl InlineLinks {
 impl RingLinks {
     /// Leaves a frame for whoever drives the links; in order, also when its ring is full for a while.
     fn send(&mut self, frame: PeerFrame) {
-        self.told = true;
+        self.told += 1;
         let refused = if self.waiting.is_empty() { self.outgoing.try_push(frame) } else { Err(frame) };
         if let Err(frame) = refused
             && !frame.may_be_left_out()
@@ -374,18 +396,27 @@ impl RingLinks {
         }
     }
 
-    /// Wakes the one who drives the links if something was sent or it waits for room, once for each pass.
-    fn flush(&mut self) {
+    /// Has sent what was left, once for each pass: wakes the one who drives the links, unless this core can send meanwhile. It is woken
+    /// too if it waits for room.
+    fn flush(&mut self, now: u64) {
         while let Some(frame) = self.waiting.pop_front() {
             if let Err(frame) = self.outgoing.try_push(frame) {
                 self.waiting.push_front(frame);
                 break;
             }
-            self.told = true;
+            self.told += 1;
         }
-        if std::mem::take(&mut self.told) || self.incoming.room_wanted() {
+        let told = std::mem::take(&mut self.told);
+        let is_served = (1..=FRAMES_SERVED_MAX).contains(&told) && self.serve(now);
+        if told > 0 && !is_served || self.incoming.room_wanted() {
             self.unparker.unpark_if_parked();
         }
+    }
+
+    /// Sends what was left, if the one who drives the links sleeps. `false`: that one is to be woken.
+    fn serve(&self, now: u64) -> bool {
+        let Some(Ok(mut lent)) = self.lent.as_ref().map(|lent| lent.try_lock()) else { return false };
+        lent.as_mut().is_some_and(|engine| engine.serve(now))
     }
 
     /// Whether something waits; for the moment before the core sleeps.
@@ -399,34 +430,85 @@ impl RingLinks {
 
 impl LinkThread {
     fn run(mut self) {
+        let lent = self.lent.clone();
+        let mut held = lock(&lent);
         let mut idle_since = None;
-        while !self.stop.load(Ordering::Acquire) {
+        while !self.stop.load(Ordering::Acquire)
+            && let Some(engine) = held.as_mut()
+        {
             let now = self.clock.now();
-            let worked = self.engine.pass(now);
-            if worked && (self.spin_ns > 0 || !self.engine.is_settled()) {
+            let worked = engine.pass(now);
+            engine.take_told(&mut self.told);
+            if worked && (self.spin_ns > 0 || !engine.is_settled()) {
                 idle_since = None;
+                self.wake_told();
                 continue;
             }
             let since = *idle_since.get_or_insert(now);
             if now - since >= self.spin_ns {
-                self.sleep(now);
+                held = self.sleep(now, &lent, held);
                 idle_since = None;
-            } else if self.yields {
+                continue;
+            }
+            self.wake_told();
+            if self.yields {
                 std::thread::yield_now();
             } else {
                 std::hint::spin_loop();
             }
         }
-        self.engine.finish(|| self.clock.now());
+        if let Some(mut engine) = held.take() {
+            engine.finish(|| self.clock.now());
+        }
     }
 
-    fn sleep(&mut self, now: u64) {
+    /// Sleeps, with the engine in the hands of the cores if the transport can sleep apart.
+    fn sleep<'a>(&mut self, now: u64, lent: &'a LentEngine, mut held: HeldEngine<'a>) -> HeldEngine<'a> {
         self.parker.prepare();
-        if !self.stop.load(Ordering::Acquire) && self.engine.may_sleep() {
-            self.engine.sleep(now, SLEEP_NS);
+        let may_sleep =
+            !self.stop.load(Ordering::Acquire) && held.as_mut().is_some_and(|engine| engine.may_sleep());
+        match (held.as_mut().filter(|_| may_sleep), &mut self.sleeper) {
+            (None, _) => self.wake_told(),
+            (Some(engine), None) => engine.sleep(now, SLEEP_NS),
+            (Some(engine), Some(sleeper)) => {
+                let timeout = engine.begin_sleep(now, SLEEP_NS);
+                drop(held);
+                // One that runs at once, in the place of this thread, finds the engine free.
+                wake(&mut self.told);
+                sleeper.sleep(timeout);
+                // Before it waits for the engine: it looks at the rings when it has that.
+                self.parker.cancel();
+                held = lock(lent);
+                if let Some(engine) = held.as_mut() {
+                    engine.end_sleep();
+                }
+            }
         }
         self.parker.cancel();
+        held
     }
+
+    fn wake_told(&mut self) {
+        wake(&mut self.told);
+    }
+}
+
+fn wake(told: &mut Vec<Unparker>) {
+    for core in told.drain(..) {
+        core.unpark_if_parked();
+    }
+}
+
+impl Drop for LinkThread {
+    /// Also when it panicked: peers see at once that the links are gone.
+    fn drop(&mut self) {
+        drop(lock(&self.lent).take());
+    }
+}
+
+/// Also after a panic of a core: its node stops, and says so over the links.
+fn lock(lent: &LentEngine) -> HeldEngine<'_> {
+    lent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for LinkThreadHandle {
@@ -445,5 +527,10 @@ impl Drop for LinkThreadHandle {
 const DRIVER: u16 = 0;
 /// Slots of a ring between a core and whoever drives the links.
 const RING_LEN: usize = 4096;
+/// Frames that a core sends by itself while the link thread sleeps; more are worth waking that.
+const FRAMES_SERVED_MAX: usize = 32;
 /// The longest sleep; a guard, not a rhythm.
 const SLEEP_NS: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,68 @@ pub(super) fn two_threads_exchange(fixture: &mut dyn Fixture) {
     });
 }
 
+/// One thread sleeps, and another one sends meanwhile: the answer ends the sleep.
+pub(super) fn others_send_while_one_sleeps(fixture: &mut dyn Fixture) {
+    let (mut world, pair) = World::linked(fixture);
+    settle(&mut world);
+    for number in 0..20 {
+        let World { a, b, now } = &mut world;
+        let Some(mut sleeper) = a.transport.sleeper() else { return };
+        while !a.transport.arm() {
+            *now += 10_000;
+            a.pass(*now);
+        }
+        let mut frames = a.frames(number..number + 1, |_| 64);
+        let is_sent = thread::scope(|scope| {
+            let asleep = scope.spawn(move || sleeper.sleep(LONG));
+            a.transport.send(pair.at_a, &mut frames).expect("the link is up");
+            a.transport.flush();
+            let is_sent = frames.is_empty() && a.transport.arm();
+            if is_sent {
+                answer(b, pair, number, now);
+            } else {
+                a.transport.waker().wake();
+            }
+            assert!(asleep.join().expect("it sleeps"), "slept over what happened");
+            is_sent
+        });
+        a.transport.end_sleep();
+        while !frames.is_empty() {
+            *now += 10_000;
+            a.transport.send(pair.at_a, &mut frames).expect("the link is up");
+            a.pass(*now);
+        }
+        if !is_sent {
+            answer(b, pair, number, now);
+        }
+        for _ in 0..SLEEPS_MAX {
+            *now += 10_000;
+            a.pass(*now);
+            if a.seen(pair.at_a).received.len() > number as usize {
+                break;
+            }
+        }
+        assert_eq!(a.seen(pair.at_a).received.len(), number as usize + 1, "the answer was lost");
+    }
+}
+
+/// Waits for a frame of this number, and sends one back.
+fn answer(end: &mut End, pair: Pair, number: u32, now: &mut u64) {
+    let mut frames = end.frames(number..number + 1, |_| 64);
+    for _ in 0..SLEEPS_MAX {
+        *now += 10_000;
+        end.pass(*now);
+        if end.seen(pair.at_b).received.len() > number as usize {
+            end.transport.send(pair.at_b, &mut frames).expect("the link is up");
+            end.transport.flush();
+        }
+        if frames.is_empty() {
+            return;
+        }
+    }
+    panic!("after {SLEEPS_MAX} passes: no frame");
+}
+
 /// A driver's pass over one end, asleep when nothing happens, until `done`.
 fn sleep_until_end(end: &mut End, now: &mut u64, mut done: impl FnMut(&mut End) -> bool) {
     for _ in 0..SLEEPS_MAX {

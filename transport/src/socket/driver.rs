@@ -16,8 +16,8 @@ use super::{LinkSocket, Network};
 use crate::frame::Frame;
 use crate::link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
 use crate::pool::{BufferPool, SizeClass};
-use crate::readiness::{Epoll, EventFd, Readiness};
-use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Transport};
+use crate::readiness::{Asleep, Epoll, EventFd, Readiness};
+use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Sleeper, Transport};
 use crate::wake::Wake;
 use std::collections::VecDeque;
 use std::io;
@@ -39,6 +39,8 @@ pub struct SocketTransport<N: Network> {
     pending: VecDeque<Event>,
     /// Edges that `wait` has taken from the kernel.
     edges: Vec<Readiness>,
+    /// Those that the sleeper has.
+    asleep: Asleep,
     /// Links with something to read or with frames read already; each at most once.
     readable: VecDeque<LinkId>,
     /// Links without memory to read into.
@@ -98,6 +100,7 @@ impl<N: Network> SocketTransport<N> {
             links: LinkTable::new(bounds.links_max),
             pending: VecDeque::new(),
             edges: Vec::new(),
+            asleep: Asleep::default(),
             readable: VecDeque::new(),
             starved: Vec::new(),
             dirty: Vec::new(),
@@ -525,6 +528,14 @@ impl<N: Network> Transport for SocketTransport<N> {
 
     fn wait(&mut self, timeout: Duration) -> bool {
         std::mem::take(&mut self.woken) || self.epoll.sleep(timeout, WAKE_TOKEN, &mut self.edges)
+    }
+
+    fn sleeper(&self) -> Option<Box<dyn Sleeper>> {
+        Some(self.asleep.sleeper(&self.epoll, WAKE_TOKEN))
+    }
+
+    fn end_sleep(&mut self) {
+        self.asleep.take_into(&mut self.edges);
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
