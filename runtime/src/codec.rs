@@ -124,6 +124,21 @@ pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, CodecError> {
     restore::<T>(access::<T>(bytes)?)
 }
 
+/// As [`decode`], but that `put` gets the value, at most once and only if there is one.
+///
+/// # Errors
+/// As [`decode`].
+#[inline]
+pub(crate) fn decode_to<T: Wire>(bytes: &[u8], put: impl FnOnce(T)) -> Result<(), CodecError> {
+    match rkyv::api::low::deserialize::<T, Error>(access::<T>(bytes)?) {
+        Ok(value) => {
+            put(value);
+            Ok(())
+        }
+        Err(error) => Err(CodecError::Invalid(error.to_string())),
+    }
+}
+
 /// The bytes of `value` in a vector of their own, for what is off the call path. `len_max` bounds them.
 ///
 /// # Errors

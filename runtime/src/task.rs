@@ -259,10 +259,15 @@ unsafe fn encode_reply<M: Method>(
 unsafe fn decode_reply<M: Method>(body: *mut u8, bytes: Result<&[u8], CallError>) {
     // SAFETY: see above.
     unsafe { body.cast::<Message<M>>().drop_in_place() };
-    let reply =
-        bytes.and_then(|bytes| codec::decode::<M::Value>(bytes).map_err(|error| unreadable::<M>(&error)));
-    // SAFETY: the body is empty.
-    unsafe { body.cast::<Reply<M>>().write(reply) };
+    let reply = body.cast::<Reply<M>>();
+    // In place, as each form that a large value takes on the way is a copy of it. SAFETY: the body is empty.
+    let put = |value| unsafe { reply.write(Ok(value)) };
+    let outcome = bytes
+        .and_then(|bytes| codec::decode_to::<M::Value>(bytes, put).map_err(|error| unreadable::<M>(&error)));
+    if let Err(error) = outcome {
+        // SAFETY: as nothing was put there, it still is.
+        unsafe { reply.write(Err(error)) };
+    }
 }
 
 /// A reply that cannot be read: the method ran, and its result is lost.
@@ -566,10 +571,10 @@ pub(crate) fn take_reply<M: Method, T>(
     // SAFETY: `done` says that the body holds the reply, and only a call of `M` asks for it, with the slot that was
     // allocated for it.
     let Ok(value) = (unsafe { &*reply }) else { return take_error::<M>(slot).map(form) };
-    // SAFETY: as above; `release` counts the body as empty.
-    let value = unsafe { std::ptr::from_ref(value).read() };
+    // SAFETY: as above; `release` counts the body as empty. Before that, so that a large value goes straight to where it is to lie.
+    let value = Poll::Ready(form(Ok(unsafe { std::ptr::from_ref(value).read() })));
     current::with(|core| core.take_back(slot));
-    Poll::Ready(form(Ok(value)))
+    value
 }
 
 #[cold]

@@ -353,6 +353,11 @@ impl CoreThread {
                 }
             });
         }
+        // First those who may wait for it: what follows is done while it is on its way.
+        self.flush_neighbours();
+        if let Some(links) = &mut self.links {
+            links.flush(now);
+        }
         if to_storage || !self.buffers.storage.is_empty() {
             self.flush_storage();
         }
@@ -361,10 +366,6 @@ impl CoreThread {
         }
         if !self.buffers.drained.is_empty() {
             self.flush_drained();
-        }
-        self.flush_neighbours();
-        if let Some(links) = &mut self.links {
-            links.flush(now);
         }
         if self.buffers.unpublished >= PASSES_PER_PUBLISHING {
             self.publish();
