@@ -268,7 +268,9 @@ impl CoreState {
         known: Option<&Known>,
     ) -> Result<Frame, CodecError> {
         let Some(above) = call.slot.path.take() else { return self.encode_below(call, name, known, &[]) };
-        let result = if above.chain().nth(PATH_LEN_USUAL).is_none() {
+        let result = if above.parent.is_none() {
+            self.encode_with_path::<1>(call, name, known, &above)
+        } else if above.chain().nth(PATH_LEN_USUAL).is_none() {
             self.encode_with_path::<PATH_LEN_USUAL>(call, name, known, &above)
         } else {
             self.encode_with_path::<PATH_LEN_MAX>(call, name, known, &above)
@@ -324,6 +326,14 @@ impl CoreState {
             let at = HEADER_LEN + plain.len();
             let mut draft = self.write_payload(at, lens, |encoder| slot.encode_request(encoder))?;
             draft.buffer[HEADER_LEN..at].copy_from_slice(&plain);
+            return Ok(draft.seal(header));
+        }
+        if let [parent] = path
+            && let Some(child) = extension::child(budget_us, view, parent)
+        {
+            let at = HEADER_LEN + child.len();
+            let mut draft = self.write_payload(at, lens, |encoder| slot.encode_request(encoder))?;
+            draft.buffer[HEADER_LEN..at].copy_from_slice(&child);
             return Ok(draft.seal(header));
         }
         let (budget_us, view) = (Some(budget_us), Some(view));

@@ -110,7 +110,7 @@ impl<'a> Extension<'a> {
     /// Anything but what [`Extension::write`] writes is refused, and the error says what was wrong with it.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Extension<'a>, ExtensionError> {
-        match Self::parse_plain(bytes) {
+        match Self::parse_plain(bytes).or_else(|| Self::parse_child(bytes)) {
             Some(extension) => Ok(extension),
             None => Self::parse_any(bytes),
         }
@@ -125,6 +125,22 @@ impl<'a> Extension<'a> {
         let view = Some(ViewStamp { version: u64::from(version), epoch: u64::from(epoch) });
         let budget_us = Some((block >> 16) as u32);
         is_plain.then(|| Extension { budget_us, view, ..Extension::default() })
+    }
+
+    /// As above with one ancestor, as most requests of objects have it: it fills its units.
+    #[inline]
+    fn parse_child(bytes: &'a [u8]) -> Option<Extension<'a>> {
+        let block: &[u8; CHILD_LEN] = bytes.try_into().ok()?;
+        let (start, [count, entry @ ..]) = block.split_first_chunk()? else { return None };
+        let start = u64::from_le_bytes(*start);
+        let [version, epoch] = [(start >> 48) as u8, (start >> 56) as u8];
+        if start as u16 != BUDGET | VIEW | PATH || (version | epoch) >= 0x80 || *count != 1 {
+            return None;
+        }
+        let path = <[PathEntry]>::try_ref_from_bytes(entry).ok()?;
+        let view = Some(ViewStamp { version: u64::from(version), epoch: u64::from(epoch) });
+        let budget_us = Some((start >> 16) as u32);
+        Some(Extension { budget_us, view, path, ..Extension::default() })
     }
 
     fn parse_any(bytes: &'a [u8]) -> Result<Extension<'a>, ExtensionError> {
@@ -314,6 +330,18 @@ pub(crate) fn plain(budget_us: u32, view: ViewStamp) -> Option<[u8; UNIT]> {
         | u128::from(version) << 48
         | u128::from(epoch) << 56;
     ((version | epoch) < 0x80).then(|| block.to_le_bytes())
+}
+
+/// As [`plain`], with one ancestor.
+#[inline]
+pub(crate) fn child(budget_us: u32, view: ViewStamp, parent: &PathEntry) -> Option<[u8; CHILD_LEN]> {
+    let ViewStamp { version, epoch } = view;
+    let start = u64::from(BUDGET | VIEW | PATH) | u64::from(budget_us) << 16 | version << 48 | epoch << 56;
+    let mut block = [0; CHILD_LEN];
+    block[..8].copy_from_slice(&start.to_le_bytes());
+    block[8] = 1;
+    block[9..].copy_from_slice(parent.as_bytes());
+    ((version | epoch) < 0x80).then_some(block)
 }
 
 /// How an extension is going to be spelled.
@@ -571,6 +599,9 @@ fn varint_len(value: u64) -> usize {
 pub const PATH_LEN_MAX: usize = 32;
 /// Extension lengths are counted in units of this many bytes.
 pub const UNIT: usize = 16;
+/// A block of budget, view and one ancestor, if both numbers of the view take a byte: there is no padding.
+const CHILD_LEN: usize = 3 * UNIT;
+const _: () = assert!(CHILD_LEN == 9 + size_of::<PathEntry>());
 /// The longest block there is: every field present, the deepest path, the longest key, a view of full varints.
 pub const EXTENSION_LEN_MAX: usize =
     (2 + ORIGIN_LEN + 4 + 20 + 1 + PATH_LEN_MAX * size_of::<PathEntry>() + 16 + 11 + KEY_LEN_MAX + 1)

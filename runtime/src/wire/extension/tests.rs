@@ -119,6 +119,32 @@ proptest! {
     }
 
     #[test]
+    fn the_short_ways_say_what_the_long_one_says(
+        budget_us in any::<u32>(),
+        version in 0u64..0x90,
+        epoch in 0u64..0x90,
+        entry in any_entry(),
+        flip in option::of((0usize..CHILD_LEN, any::<u8>())),
+    ) {
+        let view = ViewStamp { version, epoch };
+        for path in [&[][..], &[entry]] {
+            let extension = Extension { budget_us: Some(budget_us), view: Some(view), path, ..Extension::default() };
+            let mut bytes = Vec::new();
+            extension.append(&mut bytes).expect("it is spoken");
+            let short = match path {
+                [parent] => child(budget_us, view, parent).map(|block| block.to_vec()),
+                _ => plain(budget_us, view).map(|block| block.to_vec()),
+            };
+            prop_assert_eq!(short.is_some(), version < 0x80 && epoch < 0x80);
+            prop_assert!(short.is_none_or(|short| short == bytes));
+            if let Some((at, byte)) = flip && at < bytes.len() {
+                bytes[at] = byte;
+            }
+            prop_assert_eq!(Extension::parse(&bytes), Extension::parse_any(&bytes));
+        }
+    }
+
+    #[test]
     fn no_prefix_of_a_block_is_a_block(owned in any_extension()) {
         let mut bytes = Vec::new();
         owned.borrow().append(&mut bytes).unwrap();
