@@ -180,12 +180,12 @@ impl Engine {
     }
 
     /// Gives the frames and news for a core that has no ring: what is left of earlier, then so much of what came over links that
-    /// there are up to so many frames altogether.
+    /// there are about so many frames altogether.
     pub(crate) fn give_inputs(&mut self, now: u64, core: u16, count_max: usize, inputs: &mut Inputs<'_>) {
         // Their peers may be told of the room.
         self.is_dirty |= self.fabric.has_output(core);
         let given = self.fabric.give_outputs(core, count_max, inputs);
-        let count = self.events.len().min(count_max - given);
+        let count = portion(self.events.len(), count_max - given);
         if count > 0 {
             self.handle_events(now, count, Some((core, inputs)));
             self.deliver();
@@ -355,6 +355,12 @@ impl Engine {
     }
 }
 
+/// How many of those that wait are taken where there is to be room for so many: all if the rest would be less than half of that. What comes
+/// of so few would leave in a write of its own, which costs as much as that of many, and come back as few.
+fn portion(waiting: usize, room: usize) -> usize {
+    if waiting <= room + room / 2 { waiting } else { room }
+}
+
 /// Gives the fabric a core's frame. It may be for a member of a view that the core was shown a moment ago, and that the fabric was
 /// told of before that: such an order is looked for before the frame is refused.
 #[inline]
@@ -379,3 +385,16 @@ const FRAMES_PER_PASS: usize = 512;
 /// How long a node that stops goes on to send.
 const LINGER_NS: u64 = 500_000_000;
 const LINGER_LOOK: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::portion;
+
+    #[test]
+    fn no_crumbs_are_left() {
+        let left = |waiting| waiting - portion(waiting, 128);
+        assert_eq!([0, 1, 128, 136, 192].map(left), [0; 5]);
+        assert_eq!([193, 256, 1_000].map(left), [65, 128, 872]);
+        assert_eq!(portion(5, 0), 0, "without room nothing is taken");
+    }
+}
