@@ -60,7 +60,6 @@ impl Invocation {
     pub(crate) fn without_whole_program_optimisation(self) -> Self {
         self.with_environment("CARGO_PROFILE_RELEASE_LTO", "off")
             .with_environment("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .with_environment("CARGO_PROFILE_RELEASE_DEBUG", "false")
     }
 
     /// Sets how long [`Self::run_watched`] lets the command run.

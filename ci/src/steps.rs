@@ -78,9 +78,14 @@ pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String], guest_packag
     steps.extend(sim(workspace));
     steps.push(fuzz());
     steps.extend(guest(guest_packages));
-    // Those that this profile leaves out are left to the step before, and not skipped.
-    let line = "nextest run --workspace --all-features -E default()";
-    steps.push(Step::command("nextest", "all tests pass", line));
+    // What is left out here is left to the steps before, and not skipped.
+    let rest = if workspace.package(SIMULATOR).is_some() {
+        "default()-package(epicserver-sim)"
+    } else {
+        "default()"
+    };
+    let line = format!("nextest run --workspace --all-features -E {rest}");
+    steps.push(Step::command("nextest", "all other tests pass", &line));
     steps
 }
 
@@ -124,20 +129,29 @@ fn loom(workspace: &Workspace, packages: &[String]) -> Option<Step> {
             .with_environment("RUSTFLAGS", format!("{inherited} --cfg loom").trim())
             .with_environment("CARGO_TARGET_DIR", &target.to_string_lossy())
             .without_whole_program_optimisation()
+            .with_environment("CARGO_PROFILE_RELEASE_DEBUG", "false")
     });
     Some(Step::commands("loom", "lock-free code holds under every interleaving", commands.collect()))
 }
 
+/// The simulator and its tests compute and never wait: a release runs them ten times as fast. What a debug build asserts is asserted
+/// here too, and places in the code can be named.
 fn sim(workspace: &Workspace) -> Option<Step> {
-    let program = workspace.package("epicserver-sim")?.target("bin")?;
-    let worlds = [("fixed", 1000), ("moving", 1000), ("parted", 500)];
+    let program = workspace.package(SIMULATOR)?.target("bin")?;
+    let worlds = [("fixed", 1000), ("moving", 500), ("parted", 500)];
     let worlds = worlds.map(|(kind, seeds)| format!("--world {kind} --seeds {seeds}"));
-    let runs = worlds.into_iter().chain(["--planted".to_owned()]).map(|arguments| {
-        let line = format!("run --release -p epicserver-sim --bin {} -- {arguments}", program.name);
-        Invocation::cargo(&line).without_whole_program_optimisation()
+    let runs = worlds.into_iter().chain(["--planted".to_owned()]);
+    let runs =
+        runs.map(|arguments| format!("run --release -p {SIMULATOR} --bin {} -- {arguments}", program.name));
+    let lines = std::iter::once(format!("nextest run --release -p {SIMULATOR}")).chain(runs);
+    let commands = lines.map(|line| {
+        Invocation::cargo(&line)
+            .without_whole_program_optimisation()
+            .with_environment("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only")
+            .with_environment("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
     });
-    let what = "the laws hold in the simulator, 2,500 seeds, and planted bugs are found";
-    Some(Step::commands("sim", what, runs.collect()))
+    let what = "the simulator's tests, the laws in 2,000 seeds, and planted bugs are found";
+    Some(Step::commands("sim", what, commands.collect()))
 }
 
 /// Fuzz targets are ordinary tests, so a whole run has them in nextest already; this step runs them alone.
@@ -157,6 +171,8 @@ fn guest(packages: &[String]) -> Option<Step> {
     Some(Step { name: "guest", about, work: Work::Guest(Invocation::cargo(build)), on_request: false })
 }
 
+/// The package of the simulator.
+const SIMULATOR: &str = "epicserver-sim";
 /// The package of the example programs.
 const EXAMPLES: &str = "epicserver-examples";
 
@@ -177,7 +193,9 @@ mod tests {
 
     fn command_of(steps: &[Step], name: &str) -> String {
         match &steps.iter().find(|step| step.name == name).expect("the step is there").work {
-            Work::Commands(commands) => commands[0].to_string(),
+            Work::Commands(commands) => {
+                commands.iter().map(Invocation::to_string).collect::<Vec<_>>().join("\n")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -190,10 +208,23 @@ mod tests {
 
     #[test]
     fn the_simulator_is_a_step_once_it_has_a_program() {
-        assert!(!names(&plan(&with_program("epicserver-sim", "lib"), &[], &[])).contains(&"sim"));
-        let steps = plan(&with_program("epicserver-sim", "bin"), &[], &[]);
-        let line = "cargo run --release -p epicserver-sim --bin seeds -- --world fixed --seeds 1000";
-        assert!(command_of(&steps, "sim").ends_with(line));
+        assert!(!names(&plan(&with_program(SIMULATOR, "lib"), &[], &[])).contains(&"sim"));
+        let steps = plan(&with_program(SIMULATOR, "bin"), &[], &[]);
+        let line = "cargo run --release -p epicserver-sim --bin seeds -- --world fixed --seeds 1000\n";
+        assert!(command_of(&steps, "sim").contains(line));
+    }
+
+    #[test]
+    fn each_test_runs_in_one_step() {
+        let with = plan(&with_program(SIMULATOR, "bin"), &[], &[]);
+        assert!(command_of(&with, "sim").contains("cargo nextest run --release -p epicserver-sim\n"));
+        assert!(command_of(&with, "nextest").contains("-package(epicserver-sim)"));
+        let without = plan(&Workspace::default(), &[], &[]);
+        assert!(
+            command_of(&without, "nextest").ends_with("default()'"),
+            "{}",
+            command_of(&without, "nextest")
+        );
     }
 
     #[test]
