@@ -328,7 +328,6 @@ pub(crate) fn make_call<M: Method>(
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else { return Made::NoRoom };
     slot.reply_to.set(ReplyTo::Caller);
     let parent = core.post_terms(slot, budget_ns);
-    let mut message = || message.take().expect(TAKEN_ONCE);
     if let Whereabouts::Core(index) = whereabouts
         && core.may_leave_at_once(slot)
     {
@@ -343,7 +342,7 @@ pub(crate) fn make_call<M: Method>(
     if let Whereabouts::Here(object) = whereabouts
         && core.may_run_in_place(slot, object, hold_of::<M>())
     {
-        let arguments = || message().arguments;
+        let arguments = || message.take().expect(TAKEN_ONCE).arguments;
         let as_it_is = |value, depends_on| (value, depends_on);
         let handed = run_in_place(core, slot, object, arguments, run::<M>, &KnownToSlot, as_it_is);
         if let Some((value, depends_on)) = handed {
@@ -357,8 +356,9 @@ pub(crate) fn make_call<M: Method>(
         return Made::UnderWay(slot);
     }
     slot.caller.waker.set(Some(crate::waker::copy(waker)));
-    // SAFETY: just allocated with this vtable.
-    unsafe { put_message(slot, message()) };
+    // SAFETY: just allocated with this vtable, whose bodies have room for its messages.
+    unsafe { move_to(message, slot.body.get().cast::<Message<M>>()) };
+    slot.state.set(State::Message);
     let is_distant = matches!(whereabouts, Whereabouts::Distant(_));
     if !(is_distant && core.may_be_sent_at_once(slot) && core.send_known_way(slot)) {
         core.queue_call(slot);
@@ -369,19 +369,20 @@ pub(crate) fn make_call<M: Method>(
 /// Sends a call that was just posted to another core. Its message goes from where the caller has it into the parcel, and
 /// nowhere in between. What is left to note of it is noted then.
 #[inline(always)]
-fn send_call<M: Method>(core: &CoreState, slot: SlotPtr, index: u16, message: impl FnOnce() -> Message<M>) {
+fn send_call<M: Method>(core: &CoreState, slot: SlotPtr, index: u16, message: &mut Option<Message<M>>) {
     if const { parcel::message_travels::<Message<M>>() } {
         core.send(index, |place| {
             // SAFETY: the slot was allocated with the vtable of `M`, whose messages travel.
             unsafe {
                 CoreMessage::call_with(place, slot, core.index(), |words| {
-                    words.cast::<Message<M>>().write(message());
+                    move_to(message, words.cast::<Message<M>>());
                 })
             }
         });
     } else {
-        // SAFETY: just allocated with this vtable.
-        unsafe { put_message(slot, message()) };
+        // SAFETY: just allocated with this vtable, whose bodies have room for its messages.
+        unsafe { move_to(message, slot.body.get().cast::<Message<M>>()) };
+        slot.state.set(State::Message);
         core.send(index, |place| CoreMessage::call(place, slot, core.index()));
     }
 }
@@ -501,6 +502,20 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>, T>(
     None
 }
 
+/// Moves a value from where its owner has it straight to `place`. Taken out by value, it would lie somewhere else in between.
+///
+/// # Safety
+/// There is room for it at `place`.
+#[inline(always)]
+unsafe fn move_to<T>(value: &mut Option<T>, place: *mut T) {
+    let from: *const T = value.as_ref().expect(TAKEN_ONCE);
+    // SAFETY: see above. What is left behind is no value any more, and is not dropped.
+    unsafe {
+        place.copy_from_nonoverlapping(from, 1);
+        std::ptr::write(value, None);
+    }
+}
+
 const TAKEN_ONCE: &str = "a call is made once";
 
 /// Drops what may panic where nobody can be told.
@@ -598,7 +613,7 @@ fn inbound<M: Method>(core: &CoreState, asked: &Asked<'_>) -> Result<(), CallErr
     // Code of the user's own may be in there; a request of another node must not end this core.
     let decoded =
         core.while_lending(asked, || catch_unwind(AssertUnwindSafe(|| M::decode(archived, asked.frame))));
-    let arguments = decoded.map_err(|_| layout_error())?.map_err(|_| layout_error())?;
+    let Ok(Ok(arguments)) = decoded else { return Err(layout_error()) };
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else {
         return Err(CallError::Rejected(Rejection::Overloaded));
     };
@@ -611,14 +626,20 @@ fn inbound<M: Method>(core: &CoreState, asked: &Asked<'_>) -> Result<(), CallErr
         return Ok(());
     };
     let maker = OtherNode { core, asked };
-    let as_it_is = |value, depends_on| (value, depends_on);
-    let handed = run_in_place(core, slot, object, || arguments, run::<M>, &maker, as_it_is);
-    if let Some((value, depends_on)) = handed {
-        core.answer_asked(asked, method_vtable::<M>(), depends_on, &mut |encoder| encoder.encode(&value));
-        if std::mem::needs_drop::<M::Value>() {
-            drop_guarded(value);
-        }
-    }
+    run_in_place(
+        core,
+        slot,
+        object,
+        || arguments,
+        run::<M>,
+        &maker,
+        |value, depends_on| {
+            core.answer_asked(asked, method_vtable::<M>(), depends_on, &mut |encoder| encoder.encode(&value));
+            if std::mem::needs_drop::<M::Value>() {
+                drop_guarded(value);
+            }
+        },
+    );
     Ok(())
 }
 

@@ -166,6 +166,8 @@ impl CoreThread {
             }
             if self.yields {
                 std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
             }
         }
     }
