@@ -81,11 +81,8 @@ pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String], guest_packag
     steps.push(fuzz());
     steps.extend(guest(guest_packages));
     // What is left out here is left to the steps before, and not skipped.
-    let rest = if workspace.package(SIMULATOR).is_some() {
-        "default()-package(epicserver-sim)"
-    } else {
-        "default()"
-    };
+    let has_sim = steps.iter().any(|step| step.name == "sim");
+    let rest = if has_sim { format!("default()-package({SIMULATOR})") } else { "default()".to_owned() };
     let line = format!("nextest run --workspace --all-features -E {rest}");
     steps.push(Step::command("nextest", "all other tests pass", &line));
     steps
@@ -224,7 +221,8 @@ mod tests {
         let with = plan(&with_program(SIMULATOR, "bin"), &[], &[]);
         assert!(command_of(&with, "sim").contains("cargo nextest run --release -p epicserver-sim\n"));
         assert!(command_of(&with, "nextest").contains("-package(epicserver-sim)"));
-        let without = plan(&Workspace::default(), &[], &[]);
+        // A simulator without a program has no step of its own.
+        let without = plan(&with_program(SIMULATOR, "lib"), &[], &[]);
         assert!(
             command_of(&without, "nextest").ends_with("default()'"),
             "{}",
