@@ -140,10 +140,9 @@ fn sim(workspace: &Workspace) -> Option<Step> {
     let program = workspace.package(SIMULATOR)?.target("bin")?;
     let tests = Invocation::cargo(&format!("nextest run --release -p {SIMULATOR}"))
         .without_whole_program_optimisation()
-        .with_environment("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only")
         .with_environment("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
     let built = workspace.target_folder.join("release").join(&program.name);
-    let worlds = [("fixed", 1000), ("moving", 500), ("parted", 500)];
+    let worlds = [("fixed", 1000), ("moving", 1000), ("parted", 500)];
     let worlds = worlds.map(|(kind, seeds)| format!("--world {kind} --seeds {seeds}"));
     let runs = worlds.into_iter().chain(["--planted".to_owned()]).map(|arguments| {
         let arguments: Vec<_> = arguments.split(' ').map(str::to_owned).collect();
@@ -151,7 +150,7 @@ fn sim(workspace: &Workspace) -> Option<Step> {
             .with_arguments(arguments)
             .with_time_limit(SEEDS_TIME_MAX)
     });
-    let what = "the simulator's tests, the laws in 2,000 seeds, and planted bugs are found";
+    let what = "the simulator's tests, the laws in 2,500 seeds, and planted bugs are found";
     Some(Step::commands("sim", what, std::iter::once(tests).chain(runs).collect()))
 }
 
