@@ -13,7 +13,7 @@
 //!
 //! A parcel owns what it carries, so that one which nobody takes drops it.
 
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::core::{CoreState, Probe, Settle};
@@ -341,5 +341,8 @@ const REPLY_WORDS: usize = 8;
 /// Those of them that lie in the parcel's first line, behind the ring's mark and the reply's head: what has no more is read without
 /// waiting for the second line.
 const SHORT_WORDS: usize = 4;
+/// The ring's mark, which word it is, and what the reply depends on.
+const BEFORE_REPLY: usize = 3 * size_of::<u64>();
+const _: () = assert!(BEFORE_REPLY + offset_of!(Reply, words) + size_of::<Words<SHORT_WORDS>>() == 64);
 
 const _: () = assert!(size_of::<CoreMessage>() == epicserver_sync::ring::VALUE_BYTES_MAX);

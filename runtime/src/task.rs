@@ -304,6 +304,17 @@ unsafe fn put_message<M: Method>(slot: SlotPtr, message: Message<M>) {
     slot.state.set(State::Message);
 }
 
+/// As [`put_message`], straight from where the caller has it.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn hand_message<M: Method>(slot: SlotPtr, message: &mut Option<Message<M>>) {
+    // SAFETY: see above; a body has room for a message.
+    unsafe { move_to(message, slot.body.get().cast::<Message<M>>()) };
+    slot.state.set(State::Message);
+}
+
 /// What became of a call that a running task makes.
 pub(crate) enum Made<V> {
     /// The method ran and gave this.
@@ -356,9 +367,8 @@ pub(crate) fn make_call<M: Method>(
         return Made::UnderWay(slot);
     }
     slot.caller.waker.set(Some(crate::waker::copy(waker)));
-    // SAFETY: just allocated with this vtable, whose bodies have room for its messages.
-    unsafe { move_to(message, slot.body.get().cast::<Message<M>>()) };
-    slot.state.set(State::Message);
+    // SAFETY: just allocated with this vtable.
+    unsafe { hand_message(slot, message) };
     let is_distant = matches!(whereabouts, Whereabouts::Distant(_));
     if !(is_distant && core.may_be_sent_at_once(slot) && core.send_known_way(slot)) {
         core.queue_call(slot);
@@ -380,9 +390,8 @@ fn send_call<M: Method>(core: &CoreState, slot: SlotPtr, index: u16, message: &m
             }
         });
     } else {
-        // SAFETY: just allocated with this vtable, whose bodies have room for its messages.
-        unsafe { move_to(message, slot.body.get().cast::<Message<M>>()) };
-        slot.state.set(State::Message);
+        // SAFETY: just allocated with this vtable.
+        unsafe { hand_message(slot, message) };
         core.send(index, |place| CoreMessage::call(place, slot, core.index()));
     }
 }
