@@ -35,13 +35,28 @@ async fn strangers_are_refused_and_harm_nobody() {
     play_on(&game, 200).await;
     let wrong = world.folder().join("wrong-secret");
     let text = std::fs::read_to_string(world.folder().join("cluster.secret")).expect("the cluster's secret");
-    let other: String = text.chars().map(|letter| if letter == 'a' { 'b' } else { letter }).collect();
-    std::fs::write(&wrong, other).expect("written");
+    std::fs::write(&wrong, with_another_secret(&text)).expect("written");
     let refused = launch::start::<()>(&elsewhere(&address, wrong)).await;
-    assert!(refused.is_err(), "a node with a wrong secret joined");
+    let refused = refused.map(drop).expect_err("a node with a wrong secret joined").to_string();
+    assert!(refused.contains("both have the same secret"), "{refused}");
     let Outcome { findings, failed, .. } = game.end().await;
     assert_eq!((findings.wrong, findings.lost_saves, findings.unknown, failed), (0, 0, 0, 0), "{findings:?}");
     world.end().await;
+}
+
+/// A cluster's secret file with every digit of the secret changed, whatever digits it happens to have.
+fn with_another_secret(text: &str) -> String {
+    let (before, secret) = text.split_once("secret = ").expect("a line with the secret");
+    let digit = |digit: char| digit.to_digit(16).and_then(|value| char::from_digit(15 - value, 16));
+    before.to_owned()
+        + "secret = "
+        + &secret.chars().map(|letter| digit(letter).unwrap_or(letter)).collect::<String>()
+}
+
+#[test]
+fn another_secret_differs_in_every_digit() {
+    let text = with_another_secret("cluster = 9aaa\nsecret = be90f\n");
+    assert_eq!(text, "cluster = 9aaa\nsecret = 416f0\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
