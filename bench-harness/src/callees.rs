@@ -1,4 +1,7 @@
 //! The objects that are called. Their bodies do next to nothing, so that what is measured is the call.
+//!
+//! Up to 1 KiB the argument is an array, passed by value. 4 KiB are a `Vec<u8>`, as whoever sends so much has one: the caller makes a
+//! new one for each call, and who echoes gives back the one that came.
 
 use std::fmt::Display;
 
@@ -31,7 +34,7 @@ impl Still {
         self.value + u64::from(payload[0])
     }
 
-    pub(crate) async fn read_4096(&self, payload: [u8; 4096]) -> u64 {
+    pub(crate) async fn read_4096(&self, payload: Vec<u8>) -> u64 {
         self.value + u64::from(payload[0])
     }
 
@@ -45,7 +48,7 @@ impl Still {
         payload
     }
 
-    pub(crate) async fn echo_4096(&self, payload: [u8; 4096]) -> [u8; 4096] {
+    pub(crate) async fn echo_4096(&self, payload: Vec<u8>) -> Vec<u8> {
         payload
     }
 
@@ -108,7 +111,7 @@ impl Account {
         self.deposit(payload[0])
     }
 
-    pub(crate) async fn deposit_4096(&mut self, payload: [u8; 4096]) -> u64 {
+    pub(crate) async fn deposit_4096(&mut self, payload: Vec<u8>) -> u64 {
         self.deposit(payload[0])
     }
 

@@ -105,7 +105,7 @@ pub(crate) struct Options {
     /// Who drives the transport between processes, in both of them [default: auto]
     #[arg(long, value_delimiter = ',')]
     threads: Vec<Threads>,
-    /// Bytes of the argument, passed by value
+    /// Bytes of the argument, and of what echo gives back: an array by value, but 4096 are a vector that is made for each call
     #[arg(
         long,
         value_delimiter = ',',

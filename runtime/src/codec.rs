@@ -3,12 +3,11 @@
 //! [`Wire`] names what may be an argument, a result or saved state. Nothing here allocates on the good path but the
 //! scratch space of nested collections, which a core keeps.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{Error, Source};
+use rkyv::rancor::Error;
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -44,8 +43,11 @@ pub trait Wire:
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The value does not fit the buffer it was to be written to.
-    #[error("the value does not fit the buffer")]
-    Full,
+    #[error("the value does not fit the buffer: it takes {len} bytes")]
+    Full {
+        /// How long a buffer has to be, in bytes.
+        len: usize,
+    },
     /// The bytes are not a valid archive of the type that was expected.
     #[error("the bytes are no valid value: {0}")]
     Invalid(String),
@@ -54,17 +56,16 @@ pub enum CodecError {
 /// Writes `value` to the start of `buffer`, which must start at a multiple of 16. Gives the number of bytes.
 ///
 /// # Errors
-/// [`CodecError::Full`] if the buffer is too small; its content is then unspecified.
+/// [`CodecError::Full`] if the buffer is too small, with the length that it needs; its content is then unspecified.
 pub fn encode<T>(value: &T, buffer: &mut [u8], scratch: &mut Arena) -> Result<usize, CodecError>
 where
     T: for<'a> Serialize<WireSerializer<'a>>,
 {
     debug_assert_eq!(buffer.as_ptr() as usize % 16, 0, "archives start at a multiple of 16");
-    let full = Cell::new(false);
-    let sink = Sink { buffer, written: 0, full: &full };
+    let sink = Sink { buffer, len: 0 };
     match rkyv::api::low::to_bytes_in_with_alloc::<_, _, Error>(value, sink, scratch.acquire()) {
-        Ok(sink) => Ok(sink.written),
-        Err(_) if full.get() => Err(CodecError::Full),
+        Ok(Sink { buffer, len }) if len <= buffer.len() => Ok(len),
+        Ok(Sink { len, .. }) => Err(CodecError::Full { len }),
         Err(error) => Err(CodecError::Invalid(error.to_string())),
     }
 }
@@ -157,46 +158,36 @@ where
                 bytes.resize(written, 0);
                 return Ok(bytes);
             }
-            Err(CodecError::Full) if len < len_max => len = (len * 4).min(len_max),
+            Err(CodecError::Full { len: needed }) if needed <= len_max => len = needed,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// A fixed buffer that a value is written into, front to back.
+/// A fixed buffer that a value is written into, front to back. What goes beyond its end is counted and not kept, so that it is known
+/// how long the next one has to be.
 #[derive(Debug)]
 pub struct Sink<'a> {
     buffer: &'a mut [u8],
-    written: usize,
-    full: &'a Cell<bool>,
+    len: usize,
 }
 
 impl Positional for Sink<'_> {
     fn pos(&self) -> usize {
-        self.written
+        self.len
     }
 }
 
 impl Writer<Error> for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let end = self.written + bytes.len();
-        match self.buffer.get_mut(self.written..end) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                self.written = end;
-                Ok(())
-            }
-            None => {
-                self.full.set(true);
-                Err(Error::new(BufferFull))
-            }
+        let end = self.len + bytes.len();
+        if let Some(room) = self.buffer.get_mut(self.len..end) {
+            room.copy_from_slice(bytes);
         }
+        self.len = end;
+        Ok(())
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the buffer is full")]
-struct BufferFull;
 
 /// Hashes of type shapes, computed while compiling.
 pub mod layout {
@@ -293,11 +284,23 @@ mod tests {
         let value = (7u64, vec![String::from("a"), "bob".repeat(40)], Some(3u8));
         let bytes = encode_to_vec(&value, 4096).expect("fits");
         assert_eq!(decode::<(u64, Vec<String>, Option<u8>)>(&bytes), Ok(value.clone()));
-        assert_eq!(encode_to_vec(&value, 32).map(|_| ()), Err(CodecError::Full));
+        assert_eq!(encode_to_vec(&value, 32).map(|_| ()), Err(CodecError::Full { len: bytes.len() }));
         assert!(matches!(
             decode::<(u64, Vec<String>, Option<u8>)>(&bytes[..16]),
             Err(CodecError::Invalid(_))
         ));
+    }
+
+    #[test]
+    fn what_does_not_fit_says_how_long_it_is() {
+        let value = (vec![7u8; 300], vec![String::from("out of line"), "b".repeat(90)]);
+        let mut room = rkyv::util::AlignedVec::<16>::new();
+        room.resize(1024, 0);
+        let len = encode(&value, &mut room, &mut Arena::new()).expect("fits");
+        for short in 0..len {
+            assert_eq!(encode(&value, &mut room[..short], &mut Arena::new()), Err(CodecError::Full { len }));
+        }
+        assert_eq!(encode(&value, &mut room[..len], &mut Arena::new()), Ok(len));
     }
 
     #[test]

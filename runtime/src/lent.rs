@@ -145,7 +145,7 @@ fn write<T: Wire>(value: &T) -> AlignedVec {
                 SPARE.with_borrow_mut(|spare| spare.scratch = Some(scratch));
                 return bytes;
             }
-            Err(CodecError::Full) if room < ROOM_MAX => room *= 4,
+            Err(CodecError::Full { len }) if len <= ROOM_MAX => room = len,
             Err(error) => panic!("an argument that is read in place cannot be archived: {error}"),
         }
     }

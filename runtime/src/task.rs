@@ -753,8 +753,8 @@ pub(crate) const NOTHING: TaskVtable = TaskVtable {
     fail: |_, _| {},
     locate: |_, _| Located::Nowhere,
     key: |_, _| {},
-    encode_request: |_, _| Err(CodecError::Full),
-    encode_reply: |_, _| Err(CodecError::Full),
+    encode_request: |_, _| Err(CodecError::Full { len: 0 }),
+    encode_reply: |_, _| Err(CodecError::Full { len: 0 }),
     decode_reply: |_, _| {},
 };
 

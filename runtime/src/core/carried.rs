@@ -105,7 +105,7 @@ impl CoreState {
                     envelope.resize(ENVELOPE_HEADER_LENGTH + len, 0);
                     return Ok(envelope);
                 }
-                Err(CodecError::Full) if room < self.config.state_len_max => room *= ROOM_GROWTH,
+                Err(CodecError::Full { len }) if len <= self.config.state_len_max => room = len,
                 Err(error) => return Err(error),
             }
         }
@@ -203,6 +203,5 @@ impl Images {
     }
 }
 
-/// Room for a state that is tried first, in bytes, and how fast it grows when that is too little.
+/// Room for a state that is tried first, in bytes.
 const ROOM_FIRST: usize = 256;
-const ROOM_GROWTH: usize = 8;

@@ -125,7 +125,7 @@ impl CoreState {
 fn unsaved(object: ObjectPtr, error: &CodecError) -> CallError {
     let label = object.label();
     match error {
-        CodecError::Full => CallError::Rejected(Rejection::TooLarge(format!("the state of {label}"))),
+        CodecError::Full { .. } => CallError::Rejected(Rejection::TooLarge(format!("the state of {label}"))),
         CodecError::Invalid(reason) => CallError::Unavailable(format!("{label} cannot be saved: {reason}")),
     }
 }

@@ -194,7 +194,7 @@ impl CoreState {
                 .image(self.form_of(object), &mut Encoder { buffer: &mut room, scratch: &mut scratch })
             {
                 Ok(len) => break len,
-                Err(CodecError::Full) if room_len < len_max => room_len = (room_len * 8).min(len_max),
+                Err(CodecError::Full { len }) if len <= len_max => room_len = len,
                 // As large as a state gets; whoever saves it tells of it.
                 Err(_) => break len_max,
             }

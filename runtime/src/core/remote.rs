@@ -379,7 +379,7 @@ impl CoreState {
             header.target_core = routes.core_at(call.node, call.partition);
             (routes.view().version, self.epoch_for(&routes, call.partition))
         };
-        let mut result = Err(CodecError::Full);
+        let mut result = Err(CodecError::Full { len: 0 });
         slot.key(|key| {
             let target = TargetKey { entity: vtable.entity_id.0, key };
             let handle = self.handle_for(call.node, target);
@@ -486,7 +486,7 @@ impl CoreState {
             let place = &mut buffer[payload_at..payload_at + room];
             match write(&mut Encoder { buffer: place, scratch: &mut scratch }) {
                 Ok(payload_len) => return Ok(Draft { buffer, payload_at, payload_len }),
-                Err(CodecError::Full) if room < len_max => room = (room * ROOM_GROWTH).min(len_max),
+                Err(CodecError::Full { len }) if len <= len_max => room = len,
                 Err(error) => return Err(error),
             }
         }
@@ -723,7 +723,7 @@ fn write_path(above: &PathNode, path: &mut [PathEntry]) -> usize {
 fn request_error(slot: SlotPtr, error: &CodecError) -> CallError {
     let vtable = slot.vtable.get();
     let text = match error {
-        CodecError::Full => format!("the arguments of {}.{}", vtable.entity, vtable.name),
+        CodecError::Full { .. } => format!("the arguments of {}.{}", vtable.entity, vtable.name),
         CodecError::Invalid(text) => format!("the arguments of {}.{}: {text}", vtable.entity, vtable.name),
     };
     CallError::Rejected(Rejection::TooLarge(text))
@@ -732,7 +732,7 @@ fn request_error(slot: SlotPtr, error: &CodecError) -> CallError {
 /// The error that a frame carries.
 fn read_error(frame: &PeerFrame) -> CallError {
     let payload = FrameHeader::payload_bytes(&frame.frame).filter(|payload| payload.len() <= ERROR_LEN_MAX);
-    let error = payload.ok_or(CodecError::Full).and_then(codec::decode::<CallError>);
+    let error = payload.ok_or(CodecError::Full { len: 0 }).and_then(codec::decode::<CallError>);
     error.unwrap_or_else(|error| {
         tracing::warn!(peer = %frame.peer, %error, "an error cannot be read");
         CallError::OutcomeUnknown(Loss::LinkLost)
@@ -767,9 +767,8 @@ const ROOT: PathEntry = PathEntry {
     partition: zerocopy::little_endian::U16::ZERO,
 };
 
-/// Room for a payload that is tried first, in bytes, unless it is known to be longer, and how fast it grows when that is too
-/// little. Most messages are short: small buffers stay in the caches.
+/// Room for a payload that is tried first, in bytes, unless it is known to be longer. Most messages are short: small buffers stay in the
+/// caches.
 const ROOM_FIRST: usize = 96;
-const ROOM_GROWTH: usize = 8;
 /// Longest error in a frame, in bytes: bounds how deep a foreign one can nest before it is looked at.
 const ERROR_LEN_MAX: usize = 32 << 10;

@@ -143,15 +143,13 @@ impl CoreState {
         let len_max = self.config.state_len_max;
         let form = self.form_of(object);
         object.dirty.set(false);
-        let written = open.write(|room| {
-            let room_len = room.len();
-            match image(form, &mut Encoder { buffer: room, scratch: &mut scratch }) {
+        let written =
+            open.write(|room| match image(form, &mut Encoder { buffer: room, scratch: &mut scratch }) {
                 Ok(len) if len <= len_max => Ok(Some(len)),
-                Err(CodecError::Full) if room_len < len_max => Ok(None),
-                Ok(_) => Err(CodecError::Full),
+                Err(CodecError::Full { len }) if len <= len_max => Ok(None),
+                Ok(len) => Err(CodecError::Full { len }),
                 Err(error) => Err(error),
-            }
-        })?;
+            })?;
         if object.image_buffer.get() == self.saving.buffer.get() {
             open.replace(object.image.get(), (form.version, form.layout), written);
         } else {

@@ -57,7 +57,7 @@ impl CoreState {
             bytes.resize(len, 0);
             match slot.encode_request(&mut Encoder { buffer: &mut bytes, scratch: &mut scratch }) {
                 Ok(written) => return Ok(bytes[..written].to_vec()),
-                Err(CodecError::Full) if len < ENCODED_LEN_MAX => len *= 4,
+                Err(CodecError::Full { len: needed }) if needed <= ENCODED_LEN_MAX => len = needed,
                 Err(error) => return Err(error),
             }
         }

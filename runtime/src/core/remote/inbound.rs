@@ -433,7 +433,7 @@ impl CoreState {
             // The method ran, so this is no plain rejection.
             Err(error) => {
                 let text = match error {
-                    CodecError::Full => format!("the result of {}.{}", vtable.entity, vtable.name),
+                    CodecError::Full { .. } => format!("the result of {}.{}", vtable.entity, vtable.name),
                     CodecError::Invalid(text) => text,
                 };
                 CallError::Nested(Box::new(CallError::Rejected(Rejection::TooLarge(text))))
