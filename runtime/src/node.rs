@@ -442,9 +442,15 @@ impl Parts {
         let threads = cores + usize::from(self.links.is_some() && !is_inline);
         let yields = self.builder.wait == Wait::Spin && threads > processors.len();
         let mut parkers: Vec<Parker> = (0..cores).map(|_| Parker::new()).collect();
-        if let Some(links) = self.links.as_ref().filter(|_| is_inline) {
-            parkers[0] = links.parker();
-        }
+        let takes_turns = !is_inline && self.links.as_ref().is_some_and(links::PreparedLinks::takes_turns);
+        let link_parker = self.links.as_ref().map(|links| {
+            if is_inline {
+                parkers[0] = links.parker();
+            } else if takes_turns {
+                parkers[0] = links.parker_of_two();
+            }
+            if takes_turns { links.parker_of_two() } else { links.parker() }
+        });
         let unparkers: Vec<Unparker> = parkers.iter().map(Parker::unparker).collect();
         let storage_parker = Parker::new();
         let (storage_clock, core_clocks) = batch_clock(cores, storage_parker.unparker());
@@ -455,7 +461,6 @@ impl Parts {
         let number = self.configs[0].node_tag;
         let shared = Arc::new(NodeShared { id: self.id, number, gauges: gauges.clone() });
 
-        let link_parker = self.links.as_ref().map(links::PreparedLinks::parker);
         let link_unparker = link_parker.as_ref().map(Parker::unparker).filter(|_| !is_inline);
         let link_unparker = link_unparker.unwrap_or_else(|| unparkers[0].clone());
         let control = self

@@ -5,7 +5,7 @@
 
 use loom::model::Builder;
 use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use loom::sync::{Arc, Mutex};
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use crate::batch_clock::{CoreClock, StorageClock, batch_clock};
@@ -199,6 +199,47 @@ mod parkers {
             for producer in producers {
                 producer.join().expect("no panic");
             }
+        });
+    }
+
+    /// A thread that sleeps in turns here and elsewhere, where a bell is rung that is remembered.
+    #[test]
+    fn loom_parker_with_a_choice_loses_no_wake() {
+        check_bounded(3, || {
+            let bell = Arc::new((Mutex::new(false), Condvar::new()));
+            let ring = bell.clone();
+            let mut parker = Parker::with_either(move || {
+                *lock(&ring.0) = true;
+                ring.1.notify_one();
+            });
+            let unparker = parker.unparker();
+            let work = Arc::new(AtomicU64::new(0));
+            let published = Arc::clone(&work);
+            let producer = thread::spawn(move || {
+                for batch in 1..=2 {
+                    published.store(batch, Ordering::Relaxed);
+                    unparker.unpark_if_parked();
+                }
+            });
+            let mut is_away = true;
+            while work.load(Ordering::Relaxed) < 2 {
+                parker.prepare();
+                if work.load(Ordering::Relaxed) == 2 {
+                    parker.cancel();
+                } else if is_away {
+                    if parker.commit() {
+                        let mut rung = lock(&bell.0);
+                        while !std::mem::take(&mut *rung) {
+                            rung = bell.1.wait(rung).expect("no panic");
+                        }
+                    }
+                    parker.cancel();
+                } else {
+                    parker.park(None);
+                }
+                is_away = !is_away;
+            }
+            producer.join().expect("no panic");
         });
     }
 

@@ -8,12 +8,14 @@
 //!     nothing:   park(timeout)                   yes: state = NOTIFIED, wake system call
 //! ```
 //! The two fences make it impossible that the consumer misses the work *and* the producer misses PARKED. A check made before
-//! `prepare` proves nothing. Not a lock or a condition variable: no data passes here, and one parker is one thread.
+//! `prepare` proves nothing. Not a lock or a condition variable: no data passes here, and one parker is one thread. A thread that
+//! sleeps here at times and elsewhere at others says so by `commit`, and is woken where it is.
 //!
 //! | field | written by | read by | ordering |
 //! |---|---|---|---|
 //! | `state` RUNNING -> PARKED | the parker's thread | unparkers | then fence(SeqCst) |
-//! | `state` PARKED -> NOTIFIED | the one unparker whose exchange succeeds: it makes the system call | the sleeper | AcqRel |
+//! | `state` PARKED -> AWAY | the parker's thread, in `commit` | unparkers | AcqRel |
+//! | `state` PARKED or AWAY -> NOTIFIED | the one unparker whose exchange succeeds: it makes the system call | the sleeper | AcqRel |
 //! | `state` any -> NOTIFIED | `unpark` | the sleeper | AcqRel |
 //! | `state` any -> RUNNING | the parker's thread, after the sleep or in `cancel` | unparkers | AcqRel |
 
@@ -39,6 +41,11 @@ impl Parker {
         Self::over(Sleep::Elsewhere(Box::new(wake)))
     }
 
+    /// A parker whose thread sleeps in [`Self::park`], or, after [`Self::commit`], elsewhere as with [`with_waker`](Self::with_waker).
+    pub fn with_either(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::over(Sleep::Either(futex::Futex::new(), Box::new(wake)))
+    }
+
     fn over(sleep: Sleep) -> Self {
         Self { shared: Arc::new(Shared { state: Padded(AtomicU32::new(RUNNING)), sleep }) }
     }
@@ -61,10 +68,18 @@ impl Parker {
     /// [`Self::prepare`] before it, it does not sleep.
     pub fn park(&mut self, timeout_ns: Option<u64>) -> bool {
         match &self.shared.sleep {
-            Sleep::Futex(futex) => futex.wait_while_parked(&self.shared.state, timeout_ns),
+            Sleep::Futex(futex) | Sleep::Either(futex, _) => {
+                futex.wait_while_parked(&self.shared.state, timeout_ns);
+            }
             Sleep::Elsewhere(_) => debug_assert!(false, "this parker's thread sleeps elsewhere"),
         }
         self.cancel()
+    }
+
+    /// Says that the sleep is elsewhere, of a parker that leaves the choice. `false`: an unpark came since [`Self::prepare`], so do not
+    /// sleep.
+    pub fn commit(&mut self) -> bool {
+        self.shared.state.compare_exchange(PARKED, AWAY, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Takes [`Self::prepare`] back, or ends a sleep elsewhere. Returns whether an unpark came meanwhile.
@@ -91,25 +106,20 @@ impl Unparker {
     #[inline]
     pub fn unpark_if_parked(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.shared.state.load(Ordering::Relaxed) == PARKED && self.notify_parked()
+        matches!(self.shared.state.load(Ordering::Relaxed), PARKED | AWAY) && self.notify_parked()
     }
 
     /// Wakes the thread, or lets its next [`Parker::park`] return at once. For control: it does not depend on anything the
     /// thread would find when it looks again.
     pub fn unpark(&self) {
-        if self.shared.state.swap(NOTIFIED, Ordering::AcqRel) == PARKED {
-            self.shared.wake();
-        }
+        self.shared.wake_from(self.shared.state.swap(NOTIFIED, Ordering::AcqRel));
     }
 
     #[cold]
     fn notify_parked(&self) -> bool {
-        let won =
-            self.shared.state.compare_exchange(PARKED, NOTIFIED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if won {
-            self.shared.wake();
-        }
-        won
+        let is_asleep = |state| matches!(state, PARKED | AWAY).then_some(NOTIFIED);
+        let asleep = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, is_asleep);
+        asleep.is_ok_and(|state| self.shared.wake_from(state))
     }
 }
 
@@ -119,22 +129,27 @@ struct Shared {
 }
 
 impl Shared {
-    fn wake(&self) {
-        match &self.sleep {
-            Sleep::Futex(futex) => futex.wake(&self.state),
-            Sleep::Elsewhere(wake) => wake(),
+    /// Wakes the thread if it was asleep by this state; gives whether it was.
+    fn wake_from(&self, state: u32) -> bool {
+        match (&self.sleep, state) {
+            (_, RUNNING | NOTIFIED) => return false,
+            (Sleep::Futex(futex), _) | (Sleep::Either(futex, _), PARKED) => futex.wake(&self.state),
+            (Sleep::Elsewhere(wake) | Sleep::Either(_, wake), _) => wake(),
         }
+        true
     }
 }
 
 enum Sleep {
     Futex(futex::Futex),
     Elsewhere(Box<dyn Fn() + Send + Sync>),
+    Either(futex::Futex, Box<dyn Fn() + Send + Sync>),
 }
 
 const RUNNING: u32 = 0;
 const PARKED: u32 = 1;
 const NOTIFIED: u32 = 2;
+const AWAY: u32 = 3;
 
 impl fmt::Debug for Parker {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -293,6 +308,29 @@ mod tests {
         unparker.clone().unpark();
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
         assert!(parker.cancel());
+    }
+
+    #[test]
+    fn thread_that_has_the_choice_is_woken_where_it_sleeps() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&wakes);
+        let mut parker = Parker::with_either(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let unparker = parker.unparker();
+        parker.prepare();
+        assert!(parker.commit() && unparker.unpark_if_parked() && !unparker.unpark_if_parked());
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+        assert!(parker.cancel());
+        parker.prepare();
+        assert!(unparker.unpark_if_parked() && !parker.commit(), "it was told before it slept");
+        assert!(parker.cancel());
+        parker.prepare();
+        thread::scope(|scope| {
+            scope.spawn(|| unparker.unpark());
+            assert!(parker.park(None));
+        });
+        assert_eq!(wakes.load(Ordering::Relaxed), 1, "it slept here");
     }
 
     /// Two threads take turns, each asleep while the other works: one lost wake-up and the test hangs.

@@ -428,11 +428,8 @@ impl CoreThread {
             self.parker.cancel();
         } else {
             let timeout = self.core.next_timer().map_or(SLEEP_NS, |at| at.saturating_sub(now).min(SLEEP_NS));
-            match self.links.as_mut().filter(|links| links.is_inline()) {
-                Some(links) => {
-                    links.sleep(now, timeout);
-                    self.parker.cancel();
-                }
+            match &mut self.links {
+                Some(links) => links.sleep(&mut self.parker, self.clock, now, timeout),
                 None => drop(self.parker.park(Some(timeout))),
             }
         }

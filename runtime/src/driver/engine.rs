@@ -9,7 +9,7 @@
 //! not fit into a core's ring stays in the fabric, in order, and the room of its peer is not given back meanwhile.
 //!
 //! A driver that sleeps apart ([`Engine::sleeper`]) leaves the engine to the cores meanwhile, which send by themselves then
-//! ([`Engine::serve`]): they need not wake anybody for that.
+//! ([`Engine::serve`]): they need not wake anybody for that. Who sleeps there is noted in its [`Seat`].
 //!
 //! Not here: who drives it and how that one sleeps (`driver/links.rs`). It reads no clock. Start at [`Engine::receive`].
 
@@ -45,6 +45,26 @@ pub(crate) struct Engine {
     told: Vec<Unparker>,
     tells_later: bool,
     counts: LinkCounts,
+    pub(crate) seat: Seat,
+}
+
+/// Who sleeps in the transport, where the link thread and the core of a node of one core take turns (`driver/links/seat.rs`).
+#[derive(Debug, Default)]
+pub(crate) struct Seat {
+    pub(crate) taken: Option<Sitter>,
+    /// The core found it taken, and would like to have it.
+    pub(crate) wanted: bool,
+    /// How often the core had it.
+    pub(crate) sittings: u64,
+    /// The link thread looks again and again whether the core comes back.
+    pub(crate) watched: bool,
+}
+
+/// Who has the seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sitter {
+    Driver,
+    Core,
 }
 
 /// What passed over the links of a node so far.
@@ -85,6 +105,7 @@ impl Engine {
             told: Vec::new(),
             tells_later: false,
             counts: LinkCounts::default(),
+            seat: Seat::default(),
         }
     }
 
@@ -213,7 +234,7 @@ impl Engine {
 
     /// Sleeps until something comes or is due, `timeout_ns` at most. Only after [`may_sleep`](Self::may_sleep) said so.
     pub(crate) fn sleep(&mut self, now: u64, timeout_ns: u64) {
-        let timeout = self.begin_sleep(now, timeout_ns);
+        let timeout = self.begin_sleep(now, timeout_ns, Sitter::Driver);
         self.transport.wait(timeout);
     }
 
@@ -230,8 +251,10 @@ impl Engine {
         told.append(&mut self.told);
     }
 
-    /// How long to sleep, `timeout_ns` at most. As for [`sleep`](Self::sleep), only after [`may_sleep`](Self::may_sleep) said so.
-    pub(crate) fn begin_sleep(&mut self, now: u64, timeout_ns: u64) -> Duration {
+    /// How long to sleep in the transport, `timeout_ns` at most. As for [`sleep`](Self::sleep), only after
+    /// [`may_sleep`](Self::may_sleep) said so.
+    pub(crate) fn begin_sleep(&mut self, now: u64, timeout_ns: u64, sitter: Sitter) -> Duration {
+        self.seat.taken = Some(sitter);
         self.now = now;
         self.sleeps_until = self.due_at().unwrap_or(u64::MAX).min(now.saturating_add(timeout_ns));
         Duration::from_nanos(self.sleeps_until.saturating_sub(now))
@@ -239,7 +262,14 @@ impl Engine {
 
     /// Takes in what ended the sleep of the [`sleeper`](Self::sleeper).
     pub(crate) fn end_sleep(&mut self) {
+        self.seat.taken = None;
         self.transport.end_sleep();
+    }
+
+    /// Whether cores or the cluster have left something to send.
+    pub(crate) fn is_asked(&mut self) -> bool {
+        let has_orders = self.control.as_ref().is_some_and(|control| !control.is_idle());
+        has_orders || self.ports.iter_mut().any(|port| !port.outgoing.is_empty())
     }
 
     /// Sends what the cores have, while the driver sleeps. `false`: there is more to do, for which it is to be woken.
@@ -250,6 +280,13 @@ impl Engine {
         self.transmit(now);
         self.wake_told();
         self.is_settled() && self.may_sleep() && self.due_at().is_none_or(|at| at >= self.sleeps_until)
+    }
+
+    /// Takes in what ended the sleep of the core, and sends what there is.
+    pub(crate) fn attend(&mut self, now: u64) {
+        self.end_sleep();
+        self.pass(self.now.max(now));
+        self.wake_told();
     }
 
     fn wake_told(&mut self) {

@@ -6,10 +6,13 @@
 //! ```
 //! The link thread leaves the engine to the cores while it sleeps, where the transport can sleep apart. Then a core that has few frames sends
 //! them by itself: that takes less than to wake the thread, and whoever waits for them does not wait for that. While the thread is
-//! awake the engine is its own, and a core leaves its frames in the ring, as it does when another core has the engine.
+//! awake the engine is its own, and a core leaves its frames in the ring, as it does when another core has the engine. The only core of a
+//! node takes the thread's place when it has nothing to do: see `links/seat.rs`.
 //!
 //! Either way the sleep is the transport's, which other threads end by its waker, and it is entered only when ring, fabric and
 //! transport have nothing: a frame of which a part has come is nothing.
+
+mod seat;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -22,7 +25,7 @@ use epicserver_transport::{Addr, Frame, Sleeper, Transport};
 
 use super::clock::Clock;
 use super::control_port::ControlPort;
-use super::engine::{Engine, LinkPort};
+use super::engine::{Engine, LinkPort, Sitter};
 use crate::core::{CoreConfig, Inputs};
 use crate::fabric::{Fabric, FabricConfig, FixedMembers, LinkInput};
 use crate::node::StartError;
@@ -92,6 +95,8 @@ pub(crate) struct RingLinks {
     told: usize,
     /// There if the one who drives the links leaves the engine to others while it sleeps.
     lent: Option<LentEngine>,
+    /// There if this core sleeps in the transport at times.
+    sleeper: Option<Box<dyn Sleeper>>,
 }
 
 /// The engine of a link thread, which has it while it is awake, and takes it along when it ends.
@@ -122,6 +127,8 @@ pub(crate) struct LinkThreadHandle {
 struct LinkThread {
     lent: LentEngine,
     sleeper: Option<Box<dyn Sleeper>>,
+    /// The core that takes turns with it.
+    beside: Unparker,
     /// Cores that are to be woken.
     told: Vec<Unparker>,
     clock: Clock,
@@ -185,10 +192,22 @@ impl PreparedLinks {
         };
     }
 
+    /// Whether the core takes turns with the link thread in sleeping in the transport: the only one of the node. Where there are others
+    /// the frames for them do not wait for what one of them does.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.cores == 1 && self.transport.sleeper().is_some()
+    }
+
     /// A parker for the thread that is to drive the links.
     pub(crate) fn parker(&self) -> Parker {
         let wake = self.transport.waker();
         Parker::with_waker(move || wake.wake())
+    }
+
+    /// A parker for each of two threads that take turns.
+    pub(crate) fn parker_of_two(&self) -> Parker {
+        let wake = self.transport.waker();
+        Parker::with_either(move || wake.wake())
     }
 
     /// Links for core 0 to drive, whose parker is [`parker`](Self::parker)'s.
@@ -207,7 +226,8 @@ impl PreparedLinks {
         StartedLinks { thread: None, cores }
     }
 
-    /// Links with a thread of their own.
+    /// Links with a thread of their own. If it [takes turns](Self::takes_turns) with the core both have a
+    /// [`parker_of_two`](Self::parker_of_two).
     pub(crate) fn start_dedicated(
         self,
         parker: Parker,
@@ -220,14 +240,20 @@ impl PreparedLinks {
         let stop = Arc::new(AtomicBool::new(false));
         let rings = (0..).zip(cores).map(|(core, its)| rings(core, its, &unparker));
         let (ports, mut links): (Vec<_>, Vec<_>) = rings.unzip();
+        let takes_turns = self.takes_turns();
         let mut engine = self.engine(clock, ports, control);
         let sleeper = engine.sleeper();
+        if takes_turns {
+            links[0].sleeper = engine.sleeper();
+            // Also while the thread has not begun.
+            engine.seat.taken = Some(Sitter::Driver);
+        }
         let lent = Arc::new(Mutex::new(Some(engine)));
         if sleeper.is_some() {
             links.iter_mut().for_each(|links: &mut RingLinks| links.lent = Some(lent.clone()));
         }
-        let (told, stops) = (Vec::new(), stop.clone());
-        let thread = LinkThread { lent, sleeper, told, clock, parker, spin_ns, yields, stop: stops };
+        let (beside, told, stops) = (cores[0].clone(), Vec::new(), stop.clone());
+        let thread = LinkThread { lent, sleeper, beside, told, clock, parker, spin_ns, yields, stop: stops };
         let thread = spawn(thread)?;
         let thread = Some(LinkThreadHandle { stop, unparker, thread: Some(thread) });
         Ok(StartedLinks { thread, cores: links.into_iter().map(CoreLinks::Rings).collect() })
@@ -258,6 +284,7 @@ fn rings(core: u16, its: &Unparker, driver: &Unparker) -> (LinkPort, RingLinks) 
         waiting: VecDeque::new(),
         told: 0,
         lent: None,
+        sleeper: None,
     };
     (port, links)
 }
@@ -363,16 +390,20 @@ impl CoreLinks {
         }
     }
 
-    /// Whether this core drives the links: then it looks for input by [`drive`](Self::drive) and sleeps in
-    /// [`sleep`](Self::sleep).
+    /// Whether this core drives the links: then it looks for input by [`drive`](Self::drive).
     pub(crate) fn is_inline(&self) -> bool {
         matches!(self, Self::Inline(_))
     }
 
-    /// Sleeps in the transport, if this core drives it. Only after [`may_sleep`](Self::may_sleep) said so.
-    pub(crate) fn sleep(&mut self, now: u64, timeout_ns: u64) {
-        if let Self::Inline(links) = self {
-            links.engine.sleep(now, timeout_ns);
+    /// Sleeps in the transport if this core drives it, or takes its turn there; else in the parker, which was prepared. Only after
+    /// [`may_sleep`](Self::may_sleep) said so.
+    pub(crate) fn sleep(&mut self, parker: &mut Parker, clock: Clock, now: u64, timeout_ns: u64) {
+        match self {
+            Self::Rings(links) => links.sleep(parker, clock, now, timeout_ns),
+            Self::Inline(links) => {
+                links.engine.sleep(now, timeout_ns);
+                parker.cancel();
+            }
         }
     }
 }
@@ -416,7 +447,8 @@ impl RingLinks {
     /// Sends what was left, if the one who drives the links sleeps. `false`: that one is to be woken.
     fn serve(&self, now: u64) -> bool {
         let Some(Ok(mut lent)) = self.lent.as_ref().map(|lent| lent.try_lock()) else { return false };
-        lent.as_mut().is_some_and(|engine| engine.serve(now))
+        // Where nobody has the seat this core is about to take it, and does what is left then.
+        lent.as_mut().is_some_and(|engine| engine.serve(now) || engine.seat.taken.is_none())
     }
 
     /// Whether something waits; for the moment before the core sleeps.
@@ -464,6 +496,9 @@ impl LinkThread {
 
     /// Sleeps, with the engine in the hands of the cores if the transport can sleep apart.
     fn sleep<'a>(&mut self, now: u64, lent: &'a LentEngine, mut held: HeldEngine<'a>) -> HeldEngine<'a> {
+        if held.as_ref().is_some_and(|engine| engine.seat.wanted) {
+            return self.stand_by(lent, held);
+        }
         self.parker.prepare();
         let may_sleep =
             !self.stop.load(Ordering::Acquire) && held.as_mut().is_some_and(|engine| engine.may_sleep());
@@ -471,11 +506,13 @@ impl LinkThread {
             (None, _) => self.wake_told(),
             (Some(engine), None) => engine.sleep(now, SLEEP_NS),
             (Some(engine), Some(sleeper)) => {
-                let timeout = engine.begin_sleep(now, SLEEP_NS);
+                let timeout = engine.begin_sleep(now, SLEEP_NS, Sitter::Driver);
                 drop(held);
                 // One that runs at once, in the place of this thread, finds the engine free.
                 wake(&mut self.told);
-                sleeper.sleep(timeout);
+                if self.parker.commit() {
+                    sleeper.sleep(timeout);
+                }
                 // Before it waits for the engine: it looks at the rings when it has that.
                 self.parker.cancel();
                 held = lock(lent);
