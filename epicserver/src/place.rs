@@ -5,7 +5,7 @@
 mod tipc;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use epicserver_data_dir::{ClusterIdentity, DataDirectory, DirectoryMachine, Opening};
 use epicserver_runtime::membership::DampingLimits;
@@ -151,7 +151,7 @@ fn machine(directory: &DataDirectory) -> Box<dyn Machine> {
 
 #[cfg(feature = "sqlite")]
 fn open_store(opening: &Opening<'_>) -> Result<Kept, MachineError> {
-    let path: PathBuf = opening.directory.join(crate::settings::STORE_FILE);
+    let path = opening.directory.join(crate::settings::STORE_FILE);
     let opened = epicserver_storage_sqlite::open(&path, opening.fresh_store)?;
     if opened.is_new_generation {
         let path = opening.directory.display();
