@@ -80,11 +80,7 @@ pub(crate) fn plan(workspace: &Workspace, loom_packages: &[String], guest_packag
     steps.extend(sim(workspace));
     steps.push(fuzz());
     steps.extend(guest(guest_packages));
-    // What is left out here is left to the steps before, and not skipped.
-    let has_sim = steps.iter().any(|step| step.name == "sim");
-    let rest = if has_sim { format!("default()-package({SIMULATOR})") } else { "default()".to_owned() };
-    let line = format!("nextest run --workspace --all-features -E {rest}");
-    steps.push(Step::command("nextest", "all other tests pass", &line));
+    steps.push(Step::commands("nextest", "all other tests pass", vec![nextest()]));
     steps
 }
 
@@ -133,15 +129,10 @@ fn loom(workspace: &Workspace, packages: &[String]) -> Option<Step> {
     Some(Step::commands("loom", "lock-free code holds under every interleaving", commands.collect()))
 }
 
-/// The simulator and its tests compute and never wait: a release runs them ten times as fast. What a debug build asserts is asserted
-/// here too, and places in the code can be named. The program is run as the tests built it: cargo would build it anew without what the
-/// tests need.
+/// The program is run as the tests are built, with all that a debug build asserts.
 fn sim(workspace: &Workspace) -> Option<Step> {
     let program = workspace.package(SIMULATOR)?.target("bin")?;
-    let tests = Invocation::cargo(&format!("nextest run --release -p {SIMULATOR}"))
-        .without_whole_program_optimisation()
-        .with_environment("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
-    let built = workspace.target_folder.join("release").join(&program.name);
+    let built = workspace.target_folder.join("debug").join(&program.name);
     let worlds = [("fixed", 1000), ("moving", 1000), ("parted", 500)];
     let worlds = worlds.map(|(kind, seeds)| format!("--world {kind} --seeds {seeds}"));
     let runs = worlds.into_iter().chain(["--planted".to_owned()]).map(|arguments| {
@@ -150,8 +141,16 @@ fn sim(workspace: &Workspace) -> Option<Step> {
             .with_arguments(arguments)
             .with_time_limit(SEEDS_TIME_MAX)
     });
-    let what = "the simulator's tests, the laws in 2,500 seeds, and planted bugs are found";
-    Some(Step::commands("sim", what, std::iter::once(tests).chain(runs).collect()))
+    let commands = std::iter::once(Invocation::cargo(BUILD_TESTS)).chain(runs).collect();
+    Some(Step::commands("sim", "the laws hold in 2,500 seeds, and planted bugs are found", commands))
+}
+
+/// Many tests wait for something most of the time: twice as many run at a time as there are processors. Of those that start processes
+/// fewer do (`.config/nextest.toml`).
+fn nextest() -> Invocation {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Invocation::cargo("nextest run --workspace --all-features -E default() --test-threads")
+        .with_arguments([(2 * processors).to_string()])
 }
 
 /// Fuzz targets are ordinary tests, so a whole run has them in nextest already; this step runs them alone.
@@ -166,11 +165,14 @@ fn guest(packages: &[String]) -> Option<Step> {
     if packages.is_empty() {
         return None;
     }
-    let build = "test --workspace --all-features --no-run --message-format=json-render-diagnostics";
+    let build = Invocation::cargo(BUILD_TESTS)
+        .with_arguments(["--message-format=json-render-diagnostics".to_owned()]);
     let about = "tests that need a kernel with TIPC and RDMA, in a guest";
-    Some(Step { name: "guest", about, work: Work::Guest(Invocation::cargo(build)), on_request: false })
+    Some(Step { name: "guest", about, work: Work::Guest(build), on_request: false })
 }
 
+/// Builds what nextest builds, and in the same way.
+const BUILD_TESTS: &str = "test --workspace --all-features --no-run";
 /// How long one of the simulator's runs may take; a few times what it does on a slow machine.
 const SEEDS_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// The package of the simulator.
@@ -212,21 +214,9 @@ mod tests {
     fn the_simulator_is_a_step_once_it_has_a_program() {
         assert!(!names(&plan(&with_program(SIMULATOR, "lib"), &[], &[])).contains(&"sim"));
         let steps = plan(&with_program(SIMULATOR, "bin"), &[], &[]);
-        assert!(command_of(&steps, "sim").contains("\nseeds --world fixed --seeds 1000\n"));
-    }
-
-    #[test]
-    fn each_test_runs_in_one_step() {
-        let with = plan(&with_program(SIMULATOR, "bin"), &[], &[]);
-        assert!(command_of(&with, "sim").contains("cargo nextest run --release -p epicserver-sim\n"));
-        assert!(command_of(&with, "nextest").contains("-package(epicserver-sim)"));
-        // A simulator without a program has no step of its own.
-        let without = plan(&with_program(SIMULATOR, "lib"), &[], &[]);
-        assert!(
-            command_of(&without, "nextest").ends_with("default()'"),
-            "{}",
-            command_of(&without, "nextest")
-        );
+        let commands = command_of(&steps, "sim");
+        assert!(commands.starts_with("cargo test --workspace --all-features --no-run\n"), "{commands}");
+        assert!(commands.contains("\nseeds --world fixed --seeds 1000\n"), "{commands}");
     }
 
     #[test]
