@@ -62,8 +62,7 @@ pub(crate) fn run(game: Game, options: &Options) -> Result<ExitCode, String> {
         return run_in_guest(game, options, missing);
     }
     if game == Game::Chaos
-        && !packages::finds_program("nft")
-        && let Err(problem) = packages::install(&["nftables"], "cutting the network needs the program nft")
+        && let Err(problem) = packages::install_nft()
     {
         eprintln!("{problem}");
     }

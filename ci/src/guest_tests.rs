@@ -3,12 +3,17 @@
 
 use crate::counts::TestCounts;
 use crate::invocation::Invocation;
+use crate::packages;
 use crate::report::Printer;
 
 use std::time::Duration;
 
 /// Builds all tests with `build`, runs those that need it in a guest, and gives the failures.
 pub(crate) fn run(build: &Invocation, counts: &mut TestCounts, printer: Printer) -> Vec<String> {
+    // The root of a guest is that of this machine.
+    if let Err(failure) = packages::install_nft() {
+        return vec![failure];
+    }
     printer.line(&format!("$ {build}"));
     let mut programs = Vec::new();
     let built = build.run_watched(&mut |line| match line.starts_with('{') {

@@ -23,6 +23,15 @@ pub(crate) fn install_headers() -> Result<(), String> {
     install(&missing, "a build with InfiniBand verbs needs headers and libclang")
 }
 
+/// Installs what cuts a network between processes, for chaos and for its tests.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn install_nft() -> Result<(), String> {
+    let missing: &[&str] = if finds_program("nft") { &[] } else { &["nftables"] };
+    install(missing, "cutting the network needs the program nft")
+}
+
 /// Whether the build of the bindings finds it where it looks.
 fn has_libclang() -> bool {
     let holds = |folder: &Path| {
