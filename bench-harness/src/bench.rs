@@ -46,6 +46,10 @@ impl<const N: usize> Bench<N> {
                 self.measure(self.callees::<Account>().await?, deposit).await
             }
             Case::Echo => self.measure(self.callees::<Still>().await?, echo).await,
+            Case::EchoVec => {
+                let echo = |object: &Ref<Still>| object.echo_vec(vec![PAYLOAD; N]);
+                self.measure(self.callees::<Still>().await?, echo).await
+            }
         }
     }
 
@@ -231,7 +235,7 @@ impl<const N: usize> Bench<N> {
         match (self.plan.case, self.plan.placement, self.plan.outstanding) {
             (Case::Call, Placement::SameCore, 1) => &[Baseline::BoxFuture, Baseline::Function],
             (Case::Call, Placement::CrossCore, _) => &[Baseline::PingPong, Baseline::Word],
-            (Case::Echo, Placement::CrossProcess, _) => match self.plan.transport {
+            (Case::Echo | Case::EchoVec, Placement::CrossProcess, _) => match self.plan.transport {
                 Transport::Loopback => &[],
                 Transport::Tcp => &[Baseline::Tcp],
                 Transport::Tipc => &[Baseline::Tipc],

@@ -1,7 +1,7 @@
 //! The objects that are called. Their bodies do next to nothing, so that what is measured is the call.
 //!
-//! Up to 1 KiB the argument is an array, passed by value. 4 KiB are a `Vec<u8>`, as whoever sends so much has one: the caller makes a
-//! new one for each call, and who echoes gives back the one that came.
+//! Up to 1 KiB the argument is an array, passed by value. 4 KiB are `Bytes`, which whoever sends so much has: the caller has them once, and
+//! who echoes gives back those that came. `echo_vec` takes and gives a `Vec<u8>`, whatever its length; the caller makes one for each call.
 
 use std::fmt::Display;
 
@@ -34,7 +34,7 @@ impl Still {
         self.value + u64::from(payload[0])
     }
 
-    pub(crate) async fn read_4096(&self, payload: Vec<u8>) -> u64 {
+    pub(crate) async fn read_4096(&self, payload: Bytes) -> u64 {
         self.value + u64::from(payload[0])
     }
 
@@ -48,7 +48,11 @@ impl Still {
         payload
     }
 
-    pub(crate) async fn echo_4096(&self, payload: Vec<u8>) -> Vec<u8> {
+    pub(crate) async fn echo_4096(&self, payload: Bytes) -> Bytes {
+        payload
+    }
+
+    pub(crate) async fn echo_vec(&self, payload: Vec<u8>) -> Vec<u8> {
         payload
     }
 
@@ -111,7 +115,7 @@ impl Account {
         self.deposit(payload[0])
     }
 
-    pub(crate) async fn deposit_4096(&mut self, payload: Vec<u8>) -> u64 {
+    pub(crate) async fn deposit_4096(&mut self, payload: Bytes) -> u64 {
         self.deposit(payload[0])
     }
 

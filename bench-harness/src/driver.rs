@@ -67,11 +67,18 @@ pub(crate) enum Case {
     CallMillion,
     CallDurableMillion,
     Echo,
+    EchoVec,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Call, Self::CallDurable, Self::CallMillion, Self::CallDurableMillion, Self::Echo];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Call,
+        Self::CallDurable,
+        Self::CallMillion,
+        Self::CallDurableMillion,
+        Self::Echo,
+        Self::EchoVec,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -80,6 +87,7 @@ impl Case {
             Self::CallMillion => "call-million",
             Self::CallDurableMillion => "call-durable-million",
             Self::Echo => "echo",
+            Self::EchoVec => "echo-vec",
         }
     }
 
@@ -95,6 +103,7 @@ impl Case {
             Self::Echo => {
                 "a shared method that gives its argument back, on 1,000 objects in turn (cross-process only)"
             }
+            Self::EchoVec => "as echo, of a Vec<u8> that is made for each call (only if asked for)",
         }
     }
 
@@ -103,8 +112,13 @@ impl Case {
         match self {
             Self::Call | Self::CallDurable => placement != Placement::CrossProcess,
             Self::CallMillion | Self::CallDurableMillion => placement == Placement::SameCore,
-            Self::Echo => placement == Placement::CrossProcess,
+            Self::Echo | Self::EchoVec => placement == Placement::CrossProcess,
         }
+    }
+
+    /// Whether it is measured only if asked for.
+    pub(crate) fn is_extra(self) -> bool {
+        self == Self::EchoVec
     }
 
     /// Whether the objects are more than the caches hold, and called at random.
@@ -162,9 +176,7 @@ impl Driver {
             }
             4096 => {
                 let bench = Bench::<4096>::new(plan);
-                let (read, echo) =
-                    (|o: &Ref<Still>| o.read_4096(long()), |o: &Ref<Still>| o.echo_4096(long()));
-                bench.run(read, |o| o.deposit_4096(long()), echo).await
+                bench.run(|o| o.read_4096(long()), |o| o.deposit_4096(long()), |o| o.echo_4096(long())).await
             }
             other => Err(CallError::Unavailable(format!("no method takes {other} bytes"))),
         }
@@ -172,6 +184,6 @@ impl Driver {
 }
 
 /// A payload that is no array; see `callees.rs`.
-fn long() -> Vec<u8> {
-    vec![PAYLOAD; 4096]
+fn long() -> Bytes {
+    Bytes::from_static(&[PAYLOAD; 4096])
 }

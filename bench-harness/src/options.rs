@@ -309,7 +309,10 @@ impl Options {
 
     /// The cases that were asked for, of those that a placement has.
     pub(crate) fn cases(&self, placement: Placement) -> Vec<Case> {
-        let is_asked = |case: &Case| self.case.is_empty() || self.case.contains(case);
+        let is_asked = |case: &Case| match self.case.is_empty() {
+            true => !case.is_extra(),
+            false => self.case.contains(case),
+        };
         all_cases(placement).into_iter().filter(is_asked).collect()
     }
 

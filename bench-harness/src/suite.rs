@@ -144,7 +144,7 @@ fn batch_ns(suite: Suite, quick: bool) -> u64 {
 
 fn objects(case: Case, quick: bool) -> u64 {
     match (case, case.is_million(), quick) {
-        (Case::Echo, _, true) => OBJECTS_FAR_QUICK,
+        (Case::Echo | Case::EchoVec, _, true) => OBJECTS_FAR_QUICK,
         (_, false, _) => OBJECTS,
         (_, true, false) => OBJECTS_MANY,
         (_, true, true) => OBJECTS_QUICK,

@@ -194,6 +194,6 @@ pub use epicserver_storage as storage;
 
 pub use epicserver_runtime::entity::Method;
 pub use epicserver_runtime::{
-    Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection, StartError,
-    Stats, TransportThreads, Wait,
+    Bytes, Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection,
+    StartError, Stats, TransportThreads, Wait,
 };

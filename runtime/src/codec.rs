@@ -20,7 +20,7 @@ pub type WireSerializer<'a> = LowSerializer<Sink<'a>, ArenaHandle<'a>, Error>;
 
 /// A value that may cross cores and nodes and be saved.
 ///
-/// Implemented for numbers, `bool`, `char`, `String`, `Vec`, `Option`, `Result`, `Box`, arrays, tuples, ordered maps,
+/// Implemented for numbers, `bool`, `char`, `String`, `Vec`, [`Bytes`](crate::Bytes), `Option`, `Result`, `Box`, arrays, tuples, ordered maps,
 /// [`Field`](crate::Field) and references to objects; your own types get it from `#[message]` or `#[entity]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a call or be saved",

@@ -110,7 +110,8 @@ pub struct CoreConfig {
     pub memory_len_max: u64,
     /// Requests, one-ways and cancels that may be under way to one node; more wait, in order.
     pub window_max: usize,
-    /// Receive buffers that methods may read in place at a time; beyond that they get copies.
+    /// Received frames that may be kept at a time, by methods that read them in place and by [`Bytes`](crate::Bytes) made of them;
+    /// beyond that there are copies.
     pub lent_max: usize,
     /// Where the buffers of frames come from; `None`: each is made for itself.
     pub frames: Option<epicserver_transport::BufferPool>,

@@ -4,11 +4,15 @@
 //! received: [`Lent::from_archived`] keeps the frame and remembers where. If the call stays in the node there is no frame:
 //! [`Lent::archive`] writes the `T` once, into a buffer that the core uses again.
 //!
-//! It is not for values that are kept: what is lent holds up a receive buffer.
+//! It is not for values that are kept: what is lent holds up a receive buffer. A core bounds how many of its frames are kept so,
+//! each by a `Loan`.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr;
+use std::sync::Arc;
 
 use epicserver_transport::{FRAME_ALIGN, Frame};
 use rkyv::rancor::{Fallible, Source};
@@ -32,7 +36,7 @@ enum Kept<T> {
 
 /// A checked place in a received frame.
 struct Framed<T> {
-    frame: Frame,
+    loan: Loan,
     offset: usize,
     /// Made only if the archive must be written once more, for a call that is passed on to another node.
     restored: OnceCell<T>,
@@ -62,7 +66,7 @@ impl<T: Wire> Lent<T> {
         };
         match offset.filter(fits) {
             Some(offset) => Ok(Self {
-                kept: Kept::Framed(Framed { frame: lend(frame), offset, restored: OnceCell::new() }),
+                kept: Kept::Framed(Framed { loan: lend_or_copy(frame), offset, restored: OnceCell::new() }),
             }),
             None => Err(CodecError::Invalid(String::from(
                 "an argument that is read in place lies outside of its frame",
@@ -78,10 +82,10 @@ impl<T: Wire> Lent<T> {
     pub fn archive(self) -> LentArchive<T> {
         match self.kept {
             Kept::Owned(value) => {
-                LentArchive { bytes: Bytes::Own(write(&value)), offset: None, value: PhantomData }
+                LentArchive { bytes: Archived::Own(write(&value)), offset: None, value: PhantomData }
             }
-            Kept::Framed(Framed { frame, offset, .. }) => {
-                LentArchive { bytes: Bytes::Framed(frame), offset: Some(offset), value: PhantomData }
+            Kept::Framed(Framed { loan, offset, .. }) => {
+                LentArchive { bytes: Archived::Framed(loan), offset: Some(offset), value: PhantomData }
             }
         }
     }
@@ -89,14 +93,14 @@ impl<T: Wire> Lent<T> {
 
 /// An archive that a running method reads.
 pub struct LentArchive<T> {
-    bytes: Bytes,
+    bytes: Archived,
     /// Where its root lies; `None`: at the end.
     offset: Option<usize>,
     value: PhantomData<fn() -> T>,
 }
 
-enum Bytes {
-    Framed(Frame),
+enum Archived {
+    Framed(Loan),
     Own(AlignedVec),
 }
 
@@ -104,8 +108,8 @@ impl<T: Wire> LentArchive<T> {
     /// The archive in place.
     pub fn get(&self) -> &T::Archived {
         let bytes: &[u8] = match &self.bytes {
-            Bytes::Framed(frame) => frame,
-            Bytes::Own(bytes) => bytes,
+            Archived::Framed(loan) => loan,
+            Archived::Own(bytes) => bytes,
         };
         let offset = self.offset.unwrap_or_else(|| bytes.len() - size_of::<T::Archived>());
         debug_assert!(offset + size_of::<T::Archived>() <= bytes.len(), "checked where it was made");
@@ -118,15 +122,90 @@ impl<T: Wire> LentArchive<T> {
 
 impl<T> Drop for LentArchive<T> {
     fn drop(&mut self) {
-        if let Bytes::Own(bytes) = &mut self.bytes {
+        if let Archived::Own(bytes) = &mut self.bytes {
             give_back(std::mem::take(bytes));
         }
     }
 }
 
-/// The frame itself, or a copy where the core has lent enough receive buffers already.
-fn lend(frame: &Frame) -> Frame {
-    crate::current::with(|core| core.lend(frame)).unwrap_or_else(|| frame.clone())
+/// A received frame that is kept.
+#[derive(Clone)]
+pub(crate) struct Loan {
+    frame: Frame,
+    /// Counts for the core that has lent it; `None`: nobody has.
+    _count: Option<Arc<()>>,
+}
+
+impl Loan {
+    /// A frame that no core has received.
+    fn uncounted(frame: Frame) -> Self {
+        Self { frame, _count: None }
+    }
+}
+
+impl Deref for Loan {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+/// How many of a core's frames are kept. Loans can end on any thread.
+#[derive(Default)]
+pub(crate) struct Loans {
+    /// One handle is here, and one in each loan.
+    counted: Arc<()>,
+}
+
+impl Loans {
+    /// A loan, while there are fewer than so many.
+    pub(crate) fn lend(&self, frame: &Frame, max: usize) -> Option<Loan> {
+        (self.now() < max).then(|| Loan { frame: frame.clone(), _count: Some(self.counted.clone()) })
+    }
+
+    /// How many there are.
+    pub(crate) fn now(&self) -> usize {
+        Arc::strong_count(&self.counted) - 1
+    }
+}
+
+/// The frame itself, or `None` where the core keeps enough of them already.
+fn lend(frame: &Frame) -> Option<Loan> {
+    let uncounted = || Some(Loan::uncounted(frame.clone()));
+    crate::current::with(|core| core.lend(frame)).unwrap_or_else(uncounted)
+}
+
+fn lend_or_copy(frame: &Frame) -> Loan {
+    lend(frame).unwrap_or_else(|| Loan::uncounted(Frame::copy_from(frame)))
+}
+
+thread_local! {
+    /// The frame that values are made of.
+    static READING: Cell<*const Frame> = const { Cell::new(ptr::null()) };
+}
+
+/// Has `read` make values of what lies in `frame`, of which they can keep parts instead of copying them.
+#[inline]
+pub(crate) fn while_reading<R>(frame: &Frame, read: impl FnOnce() -> R) -> R {
+    struct Before(*const Frame);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            READING.set(self.0);
+        }
+    }
+    let _before = Before(READING.replace(frame));
+    read()
+}
+
+/// The frame that is being read and where these bytes lie in it, if they do and it may be kept.
+pub(crate) fn borrow(bytes: &[u8]) -> Option<(Loan, usize)> {
+    // SAFETY: `while_reading` has a reference to the frame for as long as the pointer is there, on this very thread.
+    let frame = unsafe { READING.get().as_ref() }?;
+    let start = bytes.as_ptr().addr().checked_sub(frame.as_ptr().addr())?;
+    let is_within = start.checked_add(bytes.len()).is_some_and(|end| end <= frame.len());
+    lend(frame).filter(|_| is_within).map(|loan| (loan, start))
 }
 
 /// Writes `value` into a recycled buffer, which grows until it is large enough: its owned form was in memory before.
@@ -209,7 +288,7 @@ impl<T: Wire> Framed<T> {
         if let Some(value) = self.restored.get() {
             return Ok(value);
         }
-        let bytes = Bytes::Framed(self.frame.clone());
+        let bytes = Archived::Framed(self.loan.clone());
         let archive = LentArchive::<T> { bytes, offset: Some(self.offset), value: PhantomData };
         let value = codec::restore(archive.get())?;
         Ok(self.restored.get_or_init(|| value))
@@ -255,11 +334,11 @@ mod tests {
     fn an_owned_value_is_archived_and_its_buffer_used_again() {
         let archive = Lent::owned(rows(100)).archive();
         assert_eq!(archive.get()[99].1, "row 99, long enough to lie out of line");
-        let Bytes::Own(bytes) = &archive.bytes else { panic!("no frame was involved") };
+        let Archived::Own(bytes) = &archive.bytes else { panic!("no frame was involved") };
         let address = bytes.as_ptr();
         drop(archive);
         let again = Lent::owned(rows(2)).archive();
-        let Bytes::Own(bytes) = &again.bytes else { panic!("no frame was involved") };
+        let Archived::Own(bytes) = &again.bytes else { panic!("no frame was involved") };
         assert_eq!(bytes.as_ptr(), address);
         assert_eq!(again.get().len(), 2);
     }

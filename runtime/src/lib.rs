@@ -27,6 +27,7 @@
 
 #[expect(unsafe_code, reason = "activations are found and borrowed by address")]
 mod activation;
+mod bytes;
 mod call;
 pub mod cluster;
 pub mod codec;
@@ -69,6 +70,7 @@ mod timer;
 mod waker;
 pub mod wire;
 
+pub use bytes::Bytes;
 pub use call::{BUDGET_DEFAULT, Call, DEPTH_MAX};
 pub use core::operations as context;
 pub use driver::{ClusterConfig, LinksConfig, TransportThreads, Wait};

@@ -77,8 +77,6 @@ pub(crate) struct Inbound {
     pub(crate) core: u8,
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    /// Frames that its arguments keep.
-    pub(crate) lent: u16,
 }
 
 /// The payload of a `Moved` frame: who owns the partition, as far as the sender knows.

@@ -18,6 +18,7 @@ use crate::entity::{BorrowedObject, Entity, Method, MethodEntry, Receiver, Store
 use crate::error::{CallError, Rejection};
 use crate::id::EntityId;
 use crate::key::{KeyView, StoredKey};
+use crate::lent::while_reading;
 use crate::parcel::{self, CoreMessage, Visit};
 use crate::slot::{Content, Hold, Outcome, ReplyTo, SlotPool, SlotPtr, State, TaskVtable, class_of};
 
@@ -620,8 +621,8 @@ fn inbound<M: Method>(core: &CoreState, asked: &Asked<'_>) -> Result<(), CallErr
     let key = Stored::<M::Entity>::from_view(asked.key).ok_or_else(layout_error)?;
     let archived = codec::access::<M>(asked.payload).map_err(|_| layout_error())?;
     // Code of the user's own may be in there; a request of another node must not end this core.
-    let decoded =
-        core.while_lending(asked, || catch_unwind(AssertUnwindSafe(|| M::decode(archived, asked.frame))));
+    let decode = || catch_unwind(AssertUnwindSafe(|| M::decode(archived, asked.frame)));
+    let decoded = while_reading(asked.frame, decode);
     let Ok(Ok(arguments)) = decoded else { return Err(layout_error()) };
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else {
         return Err(CallError::Rejected(Rejection::Overloaded));

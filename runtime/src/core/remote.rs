@@ -12,7 +12,7 @@
 //! Calls that wait in a circle over several nodes are found at once along one chain, by the path that travels, and over
 //! several chains by probes (`core/cycle.rs`), which cross links in `remote/probe.rs`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,6 +22,7 @@ use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind,
 use super::{Action, CoreState};
 use crate::codec::{self, CodecError, Encoder};
 use crate::error::{CallError, Executed, Loss, Rejection};
+use crate::lent::{Loans, while_reading};
 use crate::path::PathNode;
 use crate::remote::{CallRef, LinkNews, PeerFrame};
 use crate::session::intern::{Handle, Handles};
@@ -50,9 +51,8 @@ pub(super) struct Remote {
     moves: moved::Moves,
     inbound: inbound::InboundCalls,
     parked: RefCell<VecDeque<inbound::Parked>>,
-    /// Receive buffers that running methods read in place.
-    lent: Cell<usize>,
-    lending: Cell<Option<u16>>,
+    /// Receive buffers that are kept by arguments and results.
+    loans: Loans,
 }
 
 /// The other nodes that this core has called.
@@ -538,7 +538,8 @@ impl CoreState {
             None => Err(CallError::OutcomeUnknown(Loss::LinkLost)),
         };
         // Dropping the message runs user code.
-        if catch_unwind(AssertUnwindSafe(|| slot.decode_reply(reply))).is_err() {
+        let decode = || catch_unwind(AssertUnwindSafe(|| slot.decode_reply(reply)));
+        if while_reading(&frame.frame, decode).is_err() {
             slot.fail_in_place(None, CallError::OutcomeUnknown(Loss::LinkLost));
         }
         self.finish_remote(&entry);

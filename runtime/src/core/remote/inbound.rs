@@ -1,6 +1,6 @@
 //! The called side: requests of other nodes become slots, and their replies frames.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::entity::MethodEntry;
 use crate::error::{CallError, Rejection};
 use crate::id::{CallId, EntityId, ObjectHash};
 use crate::key::KeyView;
+use crate::lent::Loan;
 use crate::path::PathNode;
 use crate::remote::{Inbound, MovedBytes, PeerFrame};
 use crate::routes::Place;
@@ -115,8 +116,6 @@ pub(crate) struct Asked<'a> {
     object: Option<ObjectPtr>,
     deadline: u64,
     is_one_way: bool,
-    /// Frames that its arguments keep.
-    lent: Cell<u16>,
 }
 
 /// A request whose sender has seen a newer view.
@@ -274,22 +273,10 @@ impl CoreState {
             object: self.find_target(called),
             deadline,
             is_one_way: header.kind() == FrameKind::OneWay,
-            lent: Cell::new(0),
         };
         if let Err(error) = (called.method.inbound)(self, &asked) {
-            self.return_lent(asked.lent.get());
             self.answer(from, header, &error);
         }
-    }
-
-    /// Decodes arguments, and counts the frames that they keep.
-    #[inline]
-    pub(crate) fn while_lending<R>(&self, asked: &Asked<'_>, decode: impl FnOnce() -> R) -> R {
-        // A one-way keeps no record that could count what it borrows.
-        self.remote.lending.set((!asked.is_one_way).then_some(0));
-        let decoded = decode();
-        asked.lent.set(self.remote.lending.take().unwrap_or(0));
-        decoded
     }
 
     /// Makes a fresh slot that of a request.
@@ -326,8 +313,7 @@ impl CoreState {
         if asked.is_one_way {
             return;
         }
-        let inbound = Inbound { lent: asked.lent.get(), ..*asked.from };
-        slot.inbound.set(Some(self.remote.inbound.boxed(inbound)));
+        slot.inbound.set(Some(self.remote.inbound.boxed(*asked.from)));
         self.remote.inbound.by_name.borrow_mut().insert(name_of(asked.from), slot.task());
     }
 
@@ -347,7 +333,6 @@ impl CoreState {
         depends_on: u64,
         encode: &mut dyn FnMut(&mut Encoder<'_>) -> Result<usize, CodecError>,
     ) {
-        self.return_lent(asked.lent.get());
         let frame = self.frame_of_answer(vtable, asked.from, |encoder| {
             archive(|| encode(encoder)).map(|len| (Outcome::Value, len))
         });
@@ -360,27 +345,15 @@ impl CoreState {
         self.now.get().saturating_add(budget_ns)
     }
 
-    /// A buffer that arguments are read in: the frame itself while few are lent, else a copy.
-    pub(crate) fn lend(&self, frame: &Frame) -> Frame {
-        let lent = self.remote.lent.get();
-        match self.remote.lending.get() {
-            Some(of_call) if lent < self.config.lent_max => {
-                self.remote.lent.set(lent + 1);
-                self.remote.lending.set(Some(of_call.saturating_add(1)));
-                frame.clone()
-            }
-            _ => Frame::copy_from(frame),
-        }
+    /// A frame that is kept by what is made of it, while few are.
+    pub(crate) fn lend(&self, frame: &Frame) -> Option<Loan> {
+        self.remote.loans.lend(frame, self.config.lent_max)
     }
 
     /// Receive buffers that are lent now.
     #[cfg(test)]
     pub(crate) fn lent_now(&self) -> usize {
-        self.remote.lent.get()
-    }
-
-    fn return_lent(&self, count: u16) {
-        self.remote.lent.set(self.remote.lent.get().saturating_sub(usize::from(count)));
+        self.remote.loans.now()
     }
 
     /// Sends the reply in a slot to the node that asked, as soon as what it depends on is durable, and frees the slot.
@@ -403,7 +376,6 @@ impl CoreState {
 
     fn forget_inbound(&self, inbound: &Inbound) {
         self.remote.inbound.by_name.borrow_mut().remove(name_of(inbound));
-        self.return_lent(inbound.lent);
     }
 
     /// The answer to a call that ran, of what `write` says it came to.
@@ -573,14 +545,12 @@ fn origin(header: &FrameHeader, frame: &PeerFrame, extension: Option<&Extension<
             core: origin.core,
             slot: origin.slot,
             generation: origin.generation,
-            lent: 0,
         },
         None => Inbound {
             peer: frame.peer,
             core: header.source_core,
             slot: header.slot.get(),
             generation: header.generation.get(),
-            lent: 0,
         },
     }
 }

@@ -2,7 +2,8 @@
 
 use epicserver_transport::Frame;
 
-use super::world::{Add, Linger, Options, Post, World, post};
+use super::world::{Add, Linger, Options, Post, Relay, World, post};
+use crate::bytes::Bytes;
 use crate::codec::CodecError;
 use crate::core::CoreConfig;
 use crate::entity::Method;
@@ -57,6 +58,41 @@ fn when_every_buffer_that_may_be_is_lent_others_are_copied_and_nothing_waits() {
         assert_eq!(call.result(), Some(Ok((0..100 + key).sum::<u64>() * 2)));
     }
     assert_eq!(world.process(1).cores[0].state().lent_now(), 0);
+    world.end();
+}
+
+/// Arguments while their method runs, and results for as long as the caller has them.
+#[test]
+fn so_many_frames_are_kept_for_bytes_and_others_are_copied() {
+    let core = CoreConfig { lent_max: 4, ..CoreConfig::default() };
+    let mut world = World::with(2, Options { core, ..Options::default() });
+    let lent_now = |world: &mut World, node: usize| world.process(node).cores[0].state().lent_now();
+    let keys: Vec<u64> = (0..20).map(|nth| world.key_on(1, nth)).collect();
+    let sent = |key: u64| Bytes::from(vec![key as u8; 1000]);
+    let start = |world: &mut World, key: u64, bytes: Bytes| {
+        world.start(0, async move { post(key).call(Relay { bytes }).await })
+    };
+    let mut calls: Vec<_> = keys.iter().map(|key| start(&mut world, *key, sent(*key))).collect();
+    world.pass_ms(10);
+    assert_eq!((lent_now(&mut world, 0), lent_now(&mut world, 1)), (0, 4));
+    world.pass_ms(20);
+    assert_eq!((lent_now(&mut world, 0), lent_now(&mut world, 1)), (4, 0));
+    let results: Vec<_> = calls.iter_mut().map(|call| call.result()).collect();
+    for (key, result) in keys.iter().zip(&results) {
+        assert_eq!(*result, Some(Ok(sent(*key))));
+    }
+    drop(results);
+    assert_eq!(lent_now(&mut world, 0), 0);
+
+    let mut short = start(&mut world, keys[0], Bytes::from("no frame is kept for this"));
+    world
+        .call(0, async move { post(keys[1]).call(Relay { bytes: sent(keys[1]) }).send() })
+        .expect("it is sent");
+    world.pass_ms(10);
+    assert_eq!(lent_now(&mut world, 1), 1, "that of the one-way");
+    world.pass_ms(20);
+    assert_eq!(lent_now(&mut world, 1), 0);
+    assert_eq!(short.result(), Some(Ok(Bytes::from("no frame is kept for this"))));
     world.end();
 }
 

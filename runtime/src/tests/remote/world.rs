@@ -10,6 +10,7 @@ use epicserver_transport::{
     LoopbackOptions, LoopbackTransport, Transport,
 };
 
+use crate::bytes::Bytes;
 use crate::core::{Action, Core, CoreConfig, CoreMessage, Event};
 use crate::entity::{Entities, RawRef};
 use crate::error::CallError;
@@ -42,6 +43,7 @@ entity!(
         Notes,
         Nap,
         Echo,
+        Relay,
         Chain,
         Blow,
         Fan,
@@ -65,6 +67,12 @@ method!(Nap { ms: u64 } on Post as &'a Post, u64, |this, object| {
 });
 method!(Echo { bytes: Vec<u8> } on Post as &'a Post, Vec<u8>, |this, object| {
     let _ = object;
+    this.bytes
+});
+// As `Echo`, after a nap.
+method!(Relay { bytes: Bytes } on Post as &'a Post, Bytes, |this, object| {
+    let _ = object;
+    crate::context::sleep(std::time::Duration::from_millis(20)).await;
     this.bytes
 });
 method!(Blow { len: u64 } on Post as &'a Post, Vec<u8>, |this, object| {
