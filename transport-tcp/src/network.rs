@@ -2,6 +2,7 @@
 
 use epicserver_transport::Addr;
 use epicserver_transport::socket::{Bounds, LinkSocket, Network};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -112,13 +113,14 @@ impl LinkSocket for TcpSocket {
 
 impl Read for TcpSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer)
+        // Not by libc, which looks before and after whether the thread is to end: most reads find nothing, and many follow each other.
+        Ok(recv(&self.stream, buffer, RecvFlags::empty())?.0)
     }
 }
 
 impl Write for TcpSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write(bytes)
+        Ok(send(&self.stream, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
