@@ -97,42 +97,59 @@ impl Outbox {
         if self.frames.len() == 1 {
             return socket.write(&self.frames[0][self.head_sent_len..]);
         }
-        let joined = self.join(scratch);
-        if joined > 0 {
+        let count = self.gather(scratch);
+        let mut parts: [_; PARTS_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
+        let (mut filled, mut joined) = (0, 0..0);
+        for (frame, skip) in self.unsent().take(count) {
+            if is_joined(frame) {
+                joined.end += frame.len() - skip;
+                continue;
+            }
+            for part in [&scratch[joined.clone()], &frame[skip..]].into_iter().filter(|part| !part.is_empty())
+            {
+                parts[filled] = IoSlice::new(part);
+                filled += 1;
+            }
+            joined.start = joined.end;
+        }
+        if filled == 0 {
             return socket.write(scratch);
         }
-        // A long frame is at the front.
-        let mut slices: [_; PARTS_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
-        let (mut count, mut len) = (0, 0);
-        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-            let skip = if count == 0 { self.head_sent_len } else { 0 };
-            len += frame.len() - skip;
-            if count > 0 && len > self.write_len_max {
-                break;
-            }
-            *slice = IoSlice::new(&frame[skip..]);
-            count += 1;
+        if !joined.is_empty() {
+            parts[filled] = IoSlice::new(&scratch[joined]);
+            filled += 1;
         }
-        socket.write_vectored(&slices[..count])
+        socket.write_vectored(&parts[..filled])
     }
 
-    /// Copies short frames at the front into `scratch`, since the kernel's work for each part of a write costs more than that;
-    /// gives how many.
-    fn join(&self, scratch: &mut Vec<u8>) -> usize {
+    /// Copies the short ones of the frames for the next write into `scratch`, one after the other, since the kernel's work for each part
+    /// of a write costs more than that; gives how many frames it is to have, short ones and long ones.
+    fn gather(&self, scratch: &mut Vec<u8>) -> usize {
         scratch.clear();
-        let mut skip = self.head_sent_len;
-        let mut joined = 0;
-        for frame in &self.frames {
-            let bytes = &frame[std::mem::take(&mut skip)..];
-            if bytes.len() > JOINED_FRAME_LEN_MAX
-                || scratch.len() + bytes.len() > SCRATCH_LEN_MAX.min(self.write_len_max)
-            {
+        let (mut count, mut len, mut parts) = (0, 0, 0);
+        let mut was_joined = false;
+        for (frame, skip) in self.unsent() {
+            let bytes = &frame[skip..];
+            len += bytes.len();
+            let is_joined = is_joined(frame);
+            parts += usize::from(!(is_joined && was_joined));
+            let is_over = len > self.write_len_max || parts > PARTS_MAX;
+            if count > 0 && (is_over || is_joined && scratch.len() + bytes.len() > SCRATCH_LEN_MAX) {
                 break;
             }
-            scratch.extend_from_slice(bytes);
-            joined += 1;
+            if is_joined {
+                scratch.extend_from_slice(bytes);
+            }
+            was_joined = is_joined;
+            count += 1;
         }
-        joined
+        count
+    }
+
+    /// The frames, with how much of each the socket has taken.
+    fn unsent(&self) -> impl Iterator<Item = (&Frame, usize)> {
+        let skips = std::iter::once(self.head_sent_len).chain(std::iter::repeat(0));
+        self.frames.iter().zip(skips)
     }
 
     fn drop_sent(&mut self, sent_len: usize) {
@@ -145,6 +162,11 @@ impl Outbox {
             self.frames.pop_front();
         }
     }
+}
+
+/// Whether a frame is copied together with others.
+fn is_joined(frame: &Frame) -> bool {
+    frame.len() <= JOINED_FRAME_LEN_MAX
 }
 
 /// Frames up to this length are joined by copying.
@@ -217,6 +239,24 @@ mod tests {
         let mut socket = Narrow { taken: Vec::new(), take_max: 1 << 20, calls: 0 };
         assert_eq!(outbox.write_to(&mut socket, &mut Vec::new()).expect("no error"), Written::All);
         assert_eq!((socket.calls, socket.taken.len()), (1, 64_000));
+    }
+
+    #[test]
+    fn short_and_long_frames_are_one_write() {
+        let mut outbox = Outbox::new(usize::MAX);
+        let lens = [64, 64, 3_000, 3_000, 64, 3_000, 64, 2_048];
+        // The second time as many parts as a write can have, and one more.
+        for (lens, calls) in
+            [(lens.to_vec(), 1), ([3_000, 64].repeat(PARTS_MAX / 2), 1), ([64, 3_000].repeat(33), 2)]
+        {
+            for (number, len) in (1..).zip(&lens) {
+                outbox.push(Frame::copy_from(&vec![number; *len]));
+            }
+            let mut socket = Narrow { taken: Vec::new(), take_max: 1 << 20, calls: 0 };
+            assert_eq!(outbox.write_to(&mut socket, &mut Vec::new()).expect("no error"), Written::All);
+            let expected: Vec<u8> = (1..).zip(&lens).flat_map(|(number, len)| vec![number; *len]).collect();
+            assert!(socket.calls == calls && socket.taken == expected, "{} calls", socket.calls);
+        }
     }
 
     #[test]
