@@ -144,6 +144,12 @@ impl From<&'static [u8]> for Bytes {
     }
 }
 
+impl<const LEN: usize> From<&'static [u8; LEN]> for Bytes {
+    fn from(bytes: &'static [u8; LEN]) -> Self {
+        Self::from_static(bytes)
+    }
+}
+
 impl From<&'static str> for Bytes {
     fn from(text: &'static str) -> Self {
         Self::from_static(text.as_bytes())
@@ -267,6 +273,7 @@ mod tests {
         let (one, other) = (Bytes::from("map"), Bytes::from("a map".to_owned()).slice(2..));
         assert_eq!(one, other);
         assert_eq!(one, b"map"[..]);
+        assert_eq!(one, Bytes::from(b"map"));
         assert!(Bytes::from("a") < Bytes::from("b") && Bytes::default() < one);
         assert_eq!(format!("{other:?} {:?}", Bytes::from("\n\"")), r#"b"map" b"\n\"""#);
         let set = std::collections::BTreeSet::from([one]);
