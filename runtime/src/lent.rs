@@ -204,8 +204,11 @@ pub(crate) fn borrow(bytes: &[u8]) -> Option<(Loan, usize)> {
     // SAFETY: `while_reading` has a reference to the frame for as long as the pointer is there, on this very thread.
     let frame = unsafe { READING.get().as_ref() }?;
     let start = bytes.as_ptr().addr().checked_sub(frame.as_ptr().addr())?;
-    let is_within = start.checked_add(bytes.len()).is_some_and(|end| end <= frame.len());
-    lend(frame).filter(|_| is_within).map(|loan| (loan, start))
+    let end = start.checked_add(bytes.len())?;
+    if end > frame.len() {
+        return None;
+    }
+    lend(frame).map(|loan| (loan, start))
 }
 
 /// Writes `value` into a recycled buffer, which grows until it is large enough: its owned form was in memory before.
