@@ -281,7 +281,8 @@ impl<const N: usize> Bench<N> {
         let object = context::object::<Still>(key);
         let mut line = None;
         if self.plan.placement == Placement::CrossProcess {
-            let carrier = Carrier::new(self.plan.transport, self.plan.outstanding, self.plan.payload);
+            let plan = &self.plan;
+            let carrier = Carrier::new(plan.transport, plan.outstanding, plan.payload + plan.raw_extra);
             let connecting = Connecting::begin(object.listen_raw().await?, carrier).map_err(unavailable)?;
             object.accept_raw(carrier).await?;
             line = Some(connecting.finish().map_err(unavailable)?);

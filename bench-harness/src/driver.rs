@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) case: Case,
     /// Bytes of the argument: 0, 64, 1024 or 4096.
     pub(crate) payload: u32,
+    /// Bytes that a raw frame has more.
+    pub(crate) raw_extra: u32,
     /// Calls under way at a time.
     pub(crate) outstanding: u32,
     /// How many objects are called, in turn or at random.

@@ -105,7 +105,7 @@ pub(crate) struct Options {
     /// Who drives the transport between processes, in both of them [default: auto]
     #[arg(long, value_delimiter = ',')]
     threads: Vec<Threads>,
-    /// Bytes of the argument, and of what echo gives back: an array by value, but 4096 are a vector that is made for each call
+    /// Bytes of the argument, and of what echo gives back: an array by value, but 4096 are `Bytes`
     #[arg(
         long,
         value_delimiter = ',',
@@ -116,6 +116,10 @@ pub(crate) struct Options {
     /// Calls under way at a time, by as many callers on one core [1 to 256; default: rtt 1,64; throughput 64,256]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=WORDS_MAX as i64))]
     outstanding: Vec<u32>,
+    /// Bytes that each frame of a raw baseline has more than the argument: ours has about 96 more, so that its 4096 take two packets of
+    /// verbs where the bytes alone take one
+    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4096))]
+    pub(crate) raw_extra: u32,
     /// Which calls; all that the placement has unless given
     #[arg(long, value_delimiter = ',')]
     case: Vec<Case>,
@@ -328,13 +332,17 @@ impl Options {
                 format!(" --threads {}", joined(&self.threads()))
             }
         };
+        let raw_extra = match self.raw_extra {
+            0 => String::new(),
+            extra => format!(" --raw-extra {extra}"),
+        };
         let time = if self.quick {
             "--quick".to_owned()
         } else {
             format!("--seconds {} --rounds {}", self.seconds, self.rounds)
         };
         format!(
-            "bench-harness {} --transport {} --placement {} --wait {}{threads} --payload {} --outstanding {} --case {} {time}",
+            "bench-harness {} --transport {} --placement {} --wait {}{threads} --payload {} --outstanding {}{raw_extra} --case {} {time}",
             suite.name(),
             self.transport,
             joined(&placements),

@@ -48,6 +48,11 @@ impl Carrier {
     pub(crate) fn new(transport: Transport, outstanding: u32, payload: u32) -> Self {
         Self { transport, outstanding, frame_len: payload.max(FRAME_LEN_MIN) }
     }
+
+    /// The most bytes that can have come when they are looked for.
+    fn read_len(&self) -> usize {
+        READ_LEN.max(self.outstanding as usize * self.frame_len as usize)
+    }
 }
 
 /// One end of what carries the frames.
@@ -103,7 +108,7 @@ impl Connecting {
             Beginning::Rdma(beginning) => Box::new(RdmaLine::finish(*beginning, &control, &carrier)?),
             Beginning::Tcp => Box::new(TcpLine::new(&control)?),
         };
-        Ok(Caller { control, line, carrier, frames: Vec::new(), received: vec![0; READ_LEN] })
+        Ok(Caller { control, line, carrier, frames: Vec::new(), received: vec![0; carrier.read_len()] })
     }
 }
 
@@ -170,17 +175,17 @@ pub(crate) fn accept(carrier: &Carrier) -> io::Result<()> {
         Transport::Tipc => Box::new(TipcLine::connect(&control, carrier)?),
         Transport::Loopback | Transport::Tcp => Box::new(TcpLine::new(&control)?),
     };
-    callee.ends = Some(Ends { control, line, frame_len: carrier.frame_len });
+    callee.ends = Some(Ends { control, line, carrier: *carrier });
     Ok(())
 }
 
 /// The callee's half: blocks its thread until all frames were sent back.
 pub(crate) fn echo(echo: &Echo) -> io::Result<()> {
     let mut callee = lock(&CALLEE);
-    let Ends { control, line, frame_len } = callee.ends.as_mut().ok_or(ErrorKind::NotConnected)?;
+    let Ends { control, line, carrier } = callee.ends.as_mut().ok_or(ErrorKind::NotConnected)?;
     control.write_all(&READY)?;
-    let mut bytes = vec![0; READ_LEN];
-    let mut left = echo.calls * u64::from(*frame_len);
+    let mut bytes = vec![0; carrier.read_len()];
+    let mut left = echo.calls * u64::from(carrier.frame_len);
     while left > 0 {
         let len = read(&mut **line, &mut bytes, echo.park)?;
         write_all(&mut **line, &bytes[..len], echo.park)?;
@@ -192,7 +197,8 @@ pub(crate) fn echo(echo: &Echo) -> io::Result<()> {
 /// Reads what is there, and waits until something is.
 fn read(line: &mut dyn Line, bytes: &mut [u8], park: bool) -> io::Result<usize> {
     for _ in 0..LOOKS_MAX {
-        match line.read(bytes, park)? {
+        // Verbs have counted messages instead of copying bytes, and give all that there are.
+        match line.read(&mut bytes[..READ_LEN], park)? {
             0 => std::hint::spin_loop(),
             len => return Ok(len),
         }
@@ -227,7 +233,7 @@ struct Callee {
 struct Ends {
     control: TcpStream,
     line: Box<dyn Line>,
-    frame_len: u32,
+    carrier: Carrier,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
