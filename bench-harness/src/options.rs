@@ -118,7 +118,7 @@ pub(crate) struct Options {
     outstanding: Vec<u32>,
     /// Bytes that each frame of a raw baseline has more than the argument: ours has about 96 more, so that its 4096 take two packets of
     /// verbs where the bytes alone take one
-    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4096))]
+    #[arg(long, value_name = "BYTES", default_value_t = 0, conflicts_with = "check", value_parser = clap::value_parser!(u32).range(0..=4096))]
     pub(crate) raw_extra: u32,
     /// Which calls; all that the placement has unless given
     #[arg(long, value_delimiter = ',')]
@@ -279,6 +279,9 @@ impl Options {
         }
         if transport == Transport::Loopback && !self.threads.is_empty() {
             return Err("--threads needs a transport to drive: use --transport tcp".to_owned());
+        }
+        if transport == Transport::Loopback && self.raw_extra > 0 {
+            return Err("--raw-extra is of frames, and over loopback the baselines have none".to_owned());
         }
         let placements = self.placements();
         let impossible = |case: &&Case| !placements.iter().any(|placement| case.has(*placement));

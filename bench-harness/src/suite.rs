@@ -105,13 +105,12 @@ impl Run<'_> {
     }
 
     async fn measure(&mut self, node: &Node, case: Case, setting: &Setting) -> Result<(), Failure> {
-        let options = self.options;
-        let Options { quick, rounds, seconds, json, .. } = *options;
+        let Options { quick, rounds, seconds, json, raw_extra, .. } = *self.options;
         let (rounds, seconds) = if quick { (QUICK_ROUNDS, QUICK_SECONDS) } else { (rounds, seconds) };
         let plan = Plan {
             case,
             payload: setting.payload,
-            raw_extra: options.raw_extra,
+            raw_extra,
             outstanding: setting.outstanding,
             objects: setting.objects,
             placement: setting.placement,

@@ -229,8 +229,8 @@ impl Wire for Bytes {
     const LAYOUT: u64 = <Vec<u8> as Wire>::LAYOUT;
 }
 
-/// What is shorter, in bytes, is copied: that takes less time than counting, and a frame of a stream can share a block of 64 KiB
-/// with many others, which a few bytes are not to keep.
+/// What is shorter, in bytes, is copied: that takes less time than counting, and a frame of a stream shares its block, of
+/// 256 KiB over TCP, with many others, which a few bytes are not to keep.
 const LENT_LEN_MIN: usize = 512;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use loom::thread;
 
 use crate::batch_clock::{CoreClock, StorageClock, batch_clock};
 use crate::inbox::Inbox;
-use crate::parker::Parker;
+use crate::parker::{Parker, Unparker};
 use crate::ring::{Consumer, Producer, ring};
 use crate::shim::lock;
 
@@ -165,19 +165,23 @@ mod parkers {
         }
     }
 
+    /// A thread that does something twice, and says so.
+    fn producer_of_two(work: &Arc<AtomicU64>, unparker: Unparker) -> thread::JoinHandle<()> {
+        let published = Arc::clone(work);
+        thread::spawn(move || {
+            for batch in 1..=2 {
+                published.store(batch, Ordering::Relaxed);
+                unparker.unpark_if_parked();
+            }
+        })
+    }
+
     #[test]
     fn loom_parker_loses_no_wake() {
         loom::model(|| {
             let mut parker = Parker::new();
-            let unparker = parker.unparker();
             let work = Arc::new(AtomicU64::new(0));
-            let published = Arc::clone(&work);
-            let producer = thread::spawn(move || {
-                for batch in 1..=2 {
-                    published.store(batch, Ordering::Relaxed);
-                    unparker.unpark_if_parked();
-                }
-            });
+            let producer = producer_of_two(&work, parker.unparker());
             sleep_until(&mut parker, || work.load(Ordering::Relaxed) == 2);
             producer.join().expect("no panic");
         });
@@ -212,15 +216,8 @@ mod parkers {
                 *lock(&ring.0) = true;
                 ring.1.notify_one();
             });
-            let unparker = parker.unparker();
             let work = Arc::new(AtomicU64::new(0));
-            let published = Arc::clone(&work);
-            let producer = thread::spawn(move || {
-                for batch in 1..=2 {
-                    published.store(batch, Ordering::Relaxed);
-                    unparker.unpark_if_parked();
-                }
-            });
+            let producer = producer_of_two(&work, parker.unparker());
             let mut is_away = true;
             while work.load(Ordering::Relaxed) < 2 {
                 parker.prepare();

@@ -97,7 +97,10 @@ impl Outbox {
         if self.frames.len() == 1 {
             return socket.write(&self.frames[0][self.head_sent_len..]);
         }
-        let count = self.gather(scratch);
+        let (count, are_joined) = self.gather(scratch);
+        if are_joined {
+            return socket.write(scratch);
+        }
         let mut parts: [_; PARTS_MAX] = std::array::from_fn(|_| IoSlice::new(&[]));
         let (mut filled, mut joined) = (0, 0..0);
         for (frame, skip) in self.unsent().take(count) {
@@ -112,9 +115,6 @@ impl Outbox {
             }
             joined.start = joined.end;
         }
-        if filled == 0 {
-            return socket.write(scratch);
-        }
         if !joined.is_empty() {
             parts[filled] = IoSlice::new(&scratch[joined]);
             filled += 1;
@@ -123,11 +123,11 @@ impl Outbox {
     }
 
     /// Copies the short ones of the frames for the next write into `scratch`, one after the other, since the kernel's work for each part
-    /// of a write costs more than that; gives how many frames it is to have, short ones and long ones.
-    fn gather(&self, scratch: &mut Vec<u8>) -> usize {
+    /// of a write costs more than that; gives how many frames it is to have, short ones and long ones, and whether all of them are short.
+    fn gather(&self, scratch: &mut Vec<u8>) -> (usize, bool) {
         scratch.clear();
         let (mut count, mut len, mut parts) = (0, 0, 0);
-        let mut was_joined = false;
+        let (mut was_joined, mut are_joined) = (false, true);
         for (frame, skip) in self.unsent() {
             let bytes = &frame[skip..];
             len += bytes.len();
@@ -141,9 +141,10 @@ impl Outbox {
                 scratch.extend_from_slice(bytes);
             }
             was_joined = is_joined;
+            are_joined &= is_joined;
             count += 1;
         }
-        count
+        (count, are_joined)
     }
 
     /// The frames, with how much of each the socket has taken.
