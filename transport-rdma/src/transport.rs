@@ -18,7 +18,7 @@ use crate::sys::{AsyncEvent, Completion, CompletionKind};
 use accept::listen;
 use epicserver_transport::{
     Addr, BufferPool, Caps, Direction, DownReason, EVENTS_PER_POLL_MAX, Epoll, Event, EventFd, Frame,
-    FrameHeader, LinkId, LinkTable, Readiness, ReceiveBlock, SendError, Shape, Transport, Wake,
+    FrameHeader, LinkId, LinkTable, Readiness, ReceiveBlock, SendError, Shape, TOKEN_MAX, Transport, Wake,
 };
 use hardware::{Hardware, Pools};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -765,10 +765,10 @@ fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINPROGRESS) || error.kind() == io::ErrorKind::WouldBlock
 }
 
-const LISTENER_TOKEN: u64 = u64::MAX;
-const WAKE_TOKEN: u64 = u64::MAX - 1;
-const COMPLETION_TOKEN: u64 = u64::MAX - 2;
-const DEVICE_TOKEN: u64 = u64::MAX - 3;
+const LISTENER_TOKEN: u64 = TOKEN_MAX;
+const WAKE_TOKEN: u64 = TOKEN_MAX - 1;
+const COMPLETION_TOKEN: u64 = TOKEN_MAX - 2;
+const DEVICE_TOKEN: u64 = TOKEN_MAX - 3;
 /// Polls of the completion queue for each look at descriptors, which is a system call.
 const POLLS_PER_EDGES: u32 = 64;
 const COMPLETIONS_PER_POLL_MAX: usize = 256;

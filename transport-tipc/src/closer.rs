@@ -3,16 +3,24 @@
 //! The kernel lets who closes a congested socket wait for up to eight seconds, until the peer has read or is gone. That must not be
 //! the thread that all other links wait for.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
+use std::os::fd::AsFd;
 use std::sync::{LazyLock, mpsc};
 
 /// Closes a socket: here if that takes no time, else on a thread for such.
 pub(crate) fn close(socket: Socket) {
-    if crate::sys::is_writable(&socket) {
+    if takes_packets(&socket) {
         return drop(socket);
     }
     // If that has enough to do it is closed here, when it comes back.
     let _ = CLOSER.try_send(socket);
+}
+
+/// Whether the socket takes a packet now. One that does not is congested, and the kernel lets who closes it wait.
+pub(crate) fn takes_packets(socket: &impl AsFd) -> bool {
+    let mut entry = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut entry, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 static CLOSER: LazyLock<mpsc::SyncSender<Socket>> = LazyLock::new(start);

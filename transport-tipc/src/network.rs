@@ -10,7 +10,7 @@ use epicserver_transport::socket::{Bounds, LinkSocket, Network};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Socket, Type};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Settings, with defaults for nodes of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,9 +128,9 @@ impl TipcNetwork {
     }
 }
 
-impl AsRawFd for TipcNetwork {
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
+impl AsFd for TipcNetwork {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -155,7 +155,7 @@ impl LinkSocket for TipcSocket {
     /// What was written is with the peer, or on its way over links that lose nothing. Only where it may take long is not yet the
     /// time to close.
     fn finish_writing(&self) -> bool {
-        sys::is_writable(self)
+        closer::takes_packets(self)
     }
 }
 
@@ -188,9 +188,9 @@ impl Write for TipcSocket {
     }
 }
 
-impl AsRawFd for TipcSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.open().as_raw_fd()
+impl AsFd for TipcSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.open().as_fd()
     }
 }
 

@@ -66,14 +66,6 @@ pub(crate) fn set_importance(socket: &impl AsRawFd, importance: u32) -> io::Resu
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether the socket takes a packet now. One that does not is congested, and the kernel lets who closes it wait.
-pub(crate) fn is_writable(socket: &impl AsRawFd) -> bool {
-    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one entry, which lives through the call; a timeout of zero does not wait.
-    let count = unsafe { libc::poll(&raw mut entry, 1, 0) };
-    count > 0 && entry.revents & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) != 0
-}
-
 fn raw_to_sock_addr(raw: RawAddress) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `RawAddress` is an address of C's layout, smaller than any storage of addresses; all bytes of it are

@@ -76,6 +76,6 @@ pub use header::{FRAME_ALIGN, FrameHeader, FrameKind, HEADER_LEN, HeaderError, f
 pub use link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
 pub use loopback::{LoopbackNetwork, LoopbackOptions, LoopbackRaw, LoopbackTransport};
 pub use pool::{BufferPool, SizeClass};
-pub use readiness::{Asleep, Epoll, EventFd, Readiness};
+pub use readiness::{Asleep, Epoll, EventFd, Readiness, TOKEN_MAX};
 pub use transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Sleeper, Transport};
 pub use wake::{Signal, Wake};

@@ -16,13 +16,13 @@ mod outbox;
 
 use crate::link::Addr;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 pub use bounds::Bounds;
 pub use driver::SocketTransport;
 
 /// One family of sockets: a listening one, whose descriptor this gives, and how others are made. All of them are non-blocking.
-pub trait Network: AsRawFd + Send + Sized {
+pub trait Network: AsFd + Send + Sized {
     /// What it is made from.
     type Options;
     /// The two ends of a link.
@@ -62,7 +62,7 @@ pub trait Network: AsRawFd + Send + Sized {
 }
 
 /// One end of a link.
-pub trait LinkSocket: Read + Write + AsRawFd + Send {
+pub trait LinkSocket: Read + Write + AsFd + Send {
     /// Whether a connection begun here is there. Asked after an edge of writing.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::{LinkSocket, Network};
 use crate::frame::Frame;
 use crate::link::{Addr, Direction, DownReason, Event, LinkId, LinkTable};
 use crate::pool::{BufferPool, SizeClass};
-use crate::readiness::{Asleep, Epoll, EventFd, Readiness};
+use crate::readiness::{Asleep, Epoll, EventFd, Readiness, TOKEN_MAX};
 use crate::transport::{Caps, EVENTS_PER_POLL_MAX, SendError, Shape, Sleeper, Transport};
 use crate::wake::Wake;
 use std::collections::VecDeque;
@@ -606,8 +606,8 @@ fn is_peers_fault(kind: io::ErrorKind) -> bool {
 }
 
 /// Not ids of links: their index is below `links_max`.
-const LISTENER_TOKEN: u64 = u64::MAX;
-const WAKE_TOKEN: u64 = u64::MAX - 1;
+const LISTENER_TOKEN: u64 = TOKEN_MAX;
+const WAKE_TOKEN: u64 = TOKEN_MAX - 1;
 /// Links that are read without being told that there is something.
 const HOT_LINKS: usize = 4;
 /// How often these are read before the kernel is asked for edges.

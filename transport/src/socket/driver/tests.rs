@@ -4,6 +4,7 @@
 use super::*;
 use crate::header::{FrameHeader, FrameKind};
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
@@ -43,9 +44,9 @@ impl Network for Local {
     }
 }
 
-impl AsRawFd for Local {
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
+impl AsFd for Local {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
