@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A set of descriptors watched for edges.
+/// A set of descriptors watched for edges, unless one is to be [reported while it is readable](Self::watch_readable).
 #[derive(Debug)]
 pub struct Epoll {
     set: Arc<Set>,
@@ -68,6 +68,23 @@ impl Epoll {
     pub fn add(&self, fd: &impl AsFd, token: u64) -> io::Result<()> {
         debug_assert!(token <= TOKEN_MAX, "the token of the set itself");
         Ok(epoll::add(&self.set.fd, fd, epoll::EventData::new_u64(token), edges())?)
+    }
+
+    /// As [`add`](Self::add), for one that is watched already.
+    ///
+    /// # Errors
+    /// It was not watched.
+    pub fn watch_edges(&self, fd: &impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(&self.set.fd, fd, epoll::EventData::new_u64(token), edges())?)
+    }
+
+    /// Has a descriptor that is watched reported in each wait while there is something to read or it is hung up, and nothing else.
+    ///
+    /// # Errors
+    /// It was not watched.
+    pub fn watch_readable(&self, fd: &impl AsFd, token: u64) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        Ok(epoll::modify(&self.set.fd, fd, epoll::EventData::new_u64(token), flags)?)
     }
 
     /// Watches a descriptor no longer, until it is [added](Self::add) again.

@@ -34,8 +34,20 @@ pub(super) struct Connection<S> {
     pub(super) queued: bool,
     /// In the transport's list of links to write to.
     pub(super) dirty: bool,
-    /// The kernel says what happens to the socket. It does not while the transport reads again and again.
-    pub(super) is_watched: bool,
+    pub(super) watched: Watched,
+}
+
+/// What the kernel says of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// Nothing, while the transport reads again and again.
+    Not,
+    /// What happens to it.
+    Edges,
+    /// That there is something to read, as long as there is. So a driver may sleep without a read that finds nothing, which is the only
+    /// other way to know that the last packet has been read. With nowhere to read into, or something to write that the socket does not
+    /// take, it would not sleep any more.
+    Readable,
 }
 
 /// Where a connection is in its life. Deadlines are in nanoseconds of the driver's clock.
@@ -95,7 +107,7 @@ impl<S: LinkSocket> Connection<S> {
             write_failed: None,
             queued: false,
             dirty: false,
-            is_watched: true,
+            watched: Watched::Edges,
         }
     }
 
@@ -107,22 +119,46 @@ impl<S: LinkSocket> Connection<S> {
     /// Whether an edge is waited for that nobody watches for.
     #[inline]
     pub(super) fn lacks_edges(&self) -> bool {
-        !self.is_watched && !self.may_go_unwatched()
+        self.watched != Watched::Edges && !self.may_go_unwatched()
     }
 
-    /// Has the kernel watch the socket, if it does not. What there is counts as an edge.
+    /// Has the kernel say what happens to the socket. What there is counts as an edge.
     #[cold]
     pub(super) fn watch(&mut self, epoll: &Epoll, link: LinkId) -> Result<(), DownReason> {
-        if std::mem::replace(&mut self.is_watched, true) {
-            return Ok(());
+        let watched = match std::mem::replace(&mut self.watched, Watched::Edges) {
+            Watched::Not => epoll.add(&self.socket, link.to_u64()),
+            Watched::Readable => epoll.watch_edges(&self.socket, link.to_u64()),
+            Watched::Edges => Ok(()),
+        };
+        watched.map_err(|error| DownReason::Failed(error.kind()))
+    }
+
+    /// The socket was read until there was nothing: from now on the kernel may say when there is.
+    #[inline]
+    pub(super) fn drained(&mut self, epoll: &Epoll, link: LinkId) {
+        if self.in_packets && self.watched == Watched::Edges && self.may_go_unwatched() {
+            self.watch_readable(epoll, link);
         }
-        epoll.add(&self.socket, link.to_u64()).map_err(|error| DownReason::Failed(error.kind()))
+    }
+
+    #[cold]
+    fn watch_readable(&mut self, epoll: &Epoll, link: LinkId) {
+        match epoll.watch_readable(&self.socket, link.to_u64()) {
+            Ok(()) => self.watched = Watched::Readable,
+            // Edges do as well.
+            Err(error) => tracing::warn!(%error, "cannot have a socket watched in another way"),
+        }
     }
 
     pub(super) fn handle_edges(&mut self, readable: bool, writable: bool, hangup: bool) {
         self.readable |= readable;
         self.writable |= writable;
         self.hangup |= hangup;
+    }
+
+    /// Whether an edge of writing is of any use.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.stage != Stage::Up || self.blocked || !self.outbox.is_empty() || self.lacks_edges()
     }
 
     /// Whether a connection that was begun here is there: `None` while it is not decided.
@@ -176,9 +212,13 @@ impl<S: LinkSocket> Connection<S> {
             Ok(len) => {
                 self.deframer.filled(len);
                 // Less than there was room for was all that a stream has, and later bytes are a new edge; an end that has been
-                // announced is not.
-                self.readable =
-                    self.in_packets || len == space_len || self.hangup || self.write_failed.is_some();
+                // announced is not. A packet that is far from full is all that was sent together; the kernel tells of another.
+                let is_all = match (self.in_packets, self.watched) {
+                    (false, _) => len < space_len,
+                    (true, Watched::Readable) => len < LONG_PACKET_LEN,
+                    (true, _) => false,
+                };
+                self.readable = !is_all || self.hangup || self.write_failed.is_some();
                 Progress::Again
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -274,3 +314,5 @@ pub(super) fn down_reason(kind: io::ErrorKind) -> DownReason {
 }
 
 const DISCARDS_PER_POLL_MAX: usize = 16;
+/// Of packets that are as long as this more may have been sent together.
+const LONG_PACKET_LEN: usize = 8 << 10;

@@ -10,7 +10,7 @@
 //! when something else than reading is waited for, they are watched again, which tells at once what there is.
 
 use super::bounds::Bounds;
-use super::connection::{Connection, Progress, Stage, down_reason};
+use super::connection::{Connection, Progress, Stage, Watched, down_reason};
 use super::outbox::SCRATCH_LEN_MAX;
 use super::{LinkSocket, Network};
 use crate::frame::Frame;
@@ -162,7 +162,7 @@ impl<N: Network> SocketTransport<N> {
                 Some(connection) => {
                     connection.readable = true;
                     match receive(connection, id, events, events_max) {
-                        Progress::Drained => {}
+                        Progress::Drained => connection.drained(&self.epoll, id),
                         progress => {
                             connection.queued = true;
                             self.note_progress(id, progress, events);
@@ -220,9 +220,12 @@ impl<N: Network> SocketTransport<N> {
     fn unwatch_hot(&mut self) {
         for id in self.hot.into_iter().flatten() {
             let Some(connection) = self.links.get_mut(id) else { continue };
-            if connection.is_watched && connection.may_go_unwatched() {
-                connection.is_watched = self.epoll.remove(connection.socket()).is_err();
-                self.has_unwatched |= !connection.is_watched;
+            if connection.watched != Watched::Not
+                && connection.may_go_unwatched()
+                && self.epoll.remove(connection.socket()).is_ok()
+            {
+                connection.watched = Watched::Not;
+                self.has_unwatched = true;
             }
         }
     }
@@ -270,7 +273,9 @@ impl<N: Network> SocketTransport<N> {
                 Some(Err(reason)) => return self.end(id, reason),
             }
         }
-        self.write(id);
+        if edge.writable && connection.waits_for_room() {
+            self.write(id);
+        }
         self.queue_read(id);
     }
 
@@ -369,10 +374,14 @@ impl<N: Network> SocketTransport<N> {
                 self.links.remove(id);
                 events.push(Event::LinkDown { link: id, reason });
             }
-            Progress::Starved => self.starved.push(id),
+            Progress::Starved => {
+                self.starved.push(id);
+                self.watch(id);
+            }
             Progress::Drained => {
                 if let Some(connection) = self.links.get_mut(id) {
                     connection.queued = false;
+                    connection.drained(&self.epoll, id);
                 }
             }
             Progress::Again => self.readable.push_back(id),
@@ -387,6 +396,9 @@ impl<N: Network> SocketTransport<N> {
     }
 
     fn handle_deadlines(&mut self) {
+        if self.timed.is_empty() {
+            return;
+        }
         let mut timed = std::mem::take(&mut self.timed);
         timed.retain(|&id| match self.links.get(id).map(|connection| connection.stage) {
             None | Some(Stage::Up) => false,
@@ -404,6 +416,9 @@ impl<N: Network> SocketTransport<N> {
     }
 
     fn hand_out_pending(&mut self, events: &mut Vec<Event>, events_max: usize) {
+        if self.pending.is_empty() {
+            return;
+        }
         let count = self.pending.len().min(events_max.saturating_sub(events.len()));
         events.extend(self.pending.drain(..count));
     }
