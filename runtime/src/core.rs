@@ -520,6 +520,11 @@ impl Core {
         self.take_actions(actions);
     }
 
+    /// Whether [`Event::Rest`] has something to do.
+    pub(crate) fn wants_rest(&self) -> bool {
+        self.state.has_open_images() || self.state.is_moving()
+    }
+
     /// Whether there are frames for other nodes.
     #[inline]
     pub(crate) fn has_sends(&self) -> bool {

@@ -50,6 +50,7 @@ mod dial;
 mod fixed;
 mod members;
 mod peer;
+mod peers;
 mod strangers;
 
 pub use config::{Command, FabricConfig, PeerNews};
@@ -59,6 +60,7 @@ use dial::Dial;
 pub use fixed::{FixedMembers, MembersError, fingerprint};
 use members::Removed;
 use peer::{Peer, Standing};
+use peers::Peers;
 use strangers::Strangers;
 
 /// All links of a node. See the module for how to drive it.
@@ -66,7 +68,7 @@ pub struct Fabric {
     config: FabricConfig,
     pool: Option<BufferPool>,
     rng: fastrand::Rng,
-    peers: BTreeMap<u64, Peer>,
+    peers: Peers,
     /// Whose link it is, once that is known.
     links: BTreeMap<LinkId, u64>,
     strangers: Strangers,
@@ -96,13 +98,13 @@ impl Fabric {
     /// A fabric without links; buffers for the sessions' own frames come from `pool`.
     pub fn new(now: u64, config: FabricConfig, pool: Option<&BufferPool>) -> Self {
         let mut rng = fastrand::Rng::with_seed(config.seed);
-        let peer = |(id, addr): &(u64, Addr)| {
+        let mut peers = Peers::default();
+        for (id, addr) in &config.peers {
             let session = SessionConfig { stream: rng.u64(..), ..config.session };
             let dial = (config.address < *addr).then(|| Dial::new(now, addr.clone()));
             let session = new_session(session, pool, config.bulk.as_ref());
-            (*id, Peer::new(*id, Standing::Listed, session, dial, config.cores))
-        };
-        let peers = config.peers.iter().map(peer).collect();
+            peers.insert(Peer::new(*id, Standing::Listed, session, dial, config.cores));
+        }
         let outputs = (0..config.cores).map(|_| VecDeque::new()).collect();
         Self {
             config,
@@ -151,7 +153,7 @@ impl Fabric {
         events: &mut impl Iterator<Item = Event>,
         inputs: &mut Option<(u16, &mut Inputs<'_>)>,
     ) -> Option<Event> {
-        let peer = self.links.get(&link).and_then(|id| self.peers.get_mut(id));
+        let peer = self.links.get(&link).and_then(|id| self.peers.get_mut(*id));
         let Some(peer) = peer.filter(|peer| peer.link == Some(link)) else {
             self.receive(now, link, frame);
             return events.next();
@@ -203,7 +205,7 @@ impl Fabric {
             Event::LinkDown { link, reason } => self.lose(now, link, reason),
             Event::Receive { link, frame } => self.receive(now, link, frame),
             Event::Writable { link } => {
-                if let Some(peer) = self.links.get(&link).and_then(|id| self.peers.get_mut(id)) {
+                if let Some(peer) = self.links.get(&link).and_then(|id| self.peers.get_mut(*id)) {
                     peer.blocked = false;
                     peer.session.handle_writable();
                 }
@@ -220,7 +222,7 @@ impl Fabric {
         outcome: std::io::Result<LinkId>,
     ) {
         let Some(peer) = peer else { return self.handle_sought(now, addr, outcome) };
-        match (self.peers.get_mut(&peer), outcome) {
+        match (self.peers.get_mut(peer), outcome) {
             (Some(_), Ok(link)) => drop(self.links.insert(link, peer)),
             // It was removed in the meantime.
             (None, Ok(link)) => self.commands.push_back(Command::Close(link)),
@@ -248,7 +250,7 @@ impl Fabric {
     pub fn try_frame(&mut self, now: u64, core: u16, peer: NodeId, frame: Frame) -> Option<Frame> {
         // By its fields: a copy of what was just written in parts would have to wait for them.
         let Ok(marks) = FrameHeader::parse_frame(&frame).map(Marks::of) else { return None };
-        let Some(peer) = self.peers.get_mut(&peer.id).filter(|its| its.may_be_called(peer)) else {
+        let Some(peer) = self.peers.get_mut(peer.id).filter(|its| its.may_be_called(peer)) else {
             return Some(frame);
         };
         peer.queue(now, core, marks, frame);
@@ -258,9 +260,8 @@ impl Fabric {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: u64) {
-        let ids: Vec<u64> = self.peers.keys().copied().collect();
-        for id in ids {
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
+        for id in self.peers.take_due(now) {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             if let Some(dial) = peer.dial.as_mut().filter(|dial| dial.is_due(now)) {
                 dial.pause();
                 let addr = dial.addr().clone();
@@ -274,13 +275,9 @@ impl Fabric {
         self.handle_strangers_timeout(now);
     }
 
-    /// When [`Self::handle_timeout`] is due; `None`: never, as things are.
+    /// When [`Self::handle_timeout`] is due, at the latest: there may be nothing to do then. `None`: never, as things are.
     pub fn poll_timeout(&self) -> Option<u64> {
-        let of_peer = |peer: &Peer| {
-            let dial = peer.dial.as_ref().and_then(Dial::poll_timeout);
-            peer.session.poll_timeout().into_iter().chain(dial).min()
-        };
-        self.peers.values().filter_map(of_peer).chain(self.strangers.poll_timeout()).min()
+        self.peers.poll_timeout().into_iter().chain(self.strangers.poll_timeout()).min()
     }
 
     /// What the transport is to do; to be drained after [`Self::poll_transmit`], so that last words leave before a link is
@@ -289,19 +286,23 @@ impl Fabric {
         self.commands.pop_front()
     }
 
-    /// Gives each link's frames to `send`, which takes them from the front; what it leaves waits until the link is writable.
+    /// Gives each link's frames to `send`, which takes them from the front; what it leaves waits until the link is writable. The cores
+    /// are told how many of their one-ways and cancels are on their way.
     pub fn poll_transmit(&mut self, now: u64, mut send: impl FnMut(LinkId, &mut VecDeque<Frame>)) {
         self.strangers.transmit(&mut send);
         for (link, mut frames) in self.parting.drain(..) {
             send(link, &mut frames);
             self.commands.push_back(Command::Close(link));
         }
-        for peer in self.peers.values_mut() {
+        let (commands, outputs) = (&mut self.commands, &mut self.outputs);
+        self.peers.look_at_changed(|peer| {
             peer.transmit(now, &mut send);
             if let Some(link) = peer.ending.take_if(|_| peer.transmits.is_empty() || peer.blocked) {
-                self.commands.push_back(Command::Close(link));
+                commands.push_back(Command::Close(link));
             }
-        }
+            peer.report_taken(outputs);
+            peer.report_unsent(outputs);
+        });
     }
 
     /// The next frame or news for a core. Whoever takes it has room for it: this gives the peer its room back.
@@ -346,7 +347,7 @@ impl Fabric {
     }
 
     fn give_back(&mut self, owed: Owed) {
-        if let Some(peer) = self.peers.get_mut(&owed.peer) {
+        if let Some(peer) = self.peers.get_mut(owed.peer) {
             peer.release(owed.calls, owed.answers);
         }
     }
@@ -356,24 +357,16 @@ impl Fabric {
         self.outputs.get(usize::from(core)).is_some_and(|outputs| !outputs.is_empty())
     }
 
-    /// Tells the cores how many of their one-ways and cancels are on their way; to be called once in each pass.
-    pub fn report_taken(&mut self) {
-        for peer in self.peers.values_mut() {
-            peer.report_taken(&mut self.outputs);
-        }
-    }
-
     /// Ends everything, with a last word to each peer: transmit that, then close.
     pub fn close(&mut self, now: u64) {
-        let ids: Vec<u64> = self.peers.keys().copied().collect();
-        for id in ids {
-            if let Some(peer) = self.peers.get_mut(&id) {
+        for id in self.peers.ids() {
+            if let Some(peer) = self.peers.get_mut(id) {
                 peer.dial = None;
                 peer.session.close(now);
             }
             self.settle(now, id);
         }
-        let ended: Vec<LinkId> = self.peers.values().filter_map(|peer| peer.link).collect();
+        let ended: Vec<LinkId> = self.peers.iter().filter_map(|peer| peer.link).collect();
         for link in self.links.keys().filter(|link| !ended.contains(link)) {
             // Connecting still: there is no session whose end would be told.
             self.commands.push_back(Command::Close(*link));
@@ -383,13 +376,13 @@ impl Fabric {
 
     /// The peers whose link works now, in their present lives.
     pub fn present(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.peers.values().filter(|peer| peer.session.is_up()).filter_map(|peer| peer.present)
+        self.peers.iter().filter(|peer| peer.session.is_up()).filter_map(|peer| peer.present)
     }
 
     /// A link that this node dialled works.
     fn introduce(&mut self, now: u64, link: LinkId) {
         let Some(id) = self.links.get(&link).copied() else { return self.meet(now, link) };
-        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(peer) = self.peers.get(id) else { return };
         if peer.needs_no_link(self.config.me, None, true) {
             self.links.remove(&link);
             return self.commands.push_back(Command::Close(link));
@@ -400,7 +393,7 @@ impl Fabric {
     }
 
     fn give_link(&mut self, now: u64, id: u64, link: LinkId, handshake: Handshake, has_dialled: bool) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.has_dialled = has_dialled;
         if let Some(dial) = &mut peer.dial {
             dial.pause();
@@ -420,7 +413,7 @@ impl Fabric {
     fn lose(&mut self, now: u64, link: LinkId, reason: epicserver_transport::DownReason) {
         self.lose_stranger(now, link);
         let Some(id) = self.links.remove(&link) else { return };
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         tracing::debug!(peer = format!("{id:016x}"), %reason, "a link went down");
         if peer.link == Some(link) {
             peer.link = None;
@@ -437,7 +430,7 @@ impl Fabric {
 
     fn receive(&mut self, now: u64, link: LinkId, frame: Frame) {
         if let Some(id) = self.links.get(&link).copied() {
-            let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.link == Some(link)) else { return };
+            let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.link == Some(link)) else { return };
             let passed = peer.pass_frame(now, frame);
             return self.handle_passed(now, id, passed);
         }
@@ -450,23 +443,23 @@ impl Fabric {
         if passed.kind == FrameKind::Control {
             return self.handle_session_event(now, id, SessionEvent::Control(passed.frame));
         }
-        if let Some(peer) = self.peers.get_mut(&id) {
+        if let Some(peer) = self.peers.get_mut(id) {
             peer.take_frame(passed, self.config.cores, &self.removed, &mut self.outputs);
         }
     }
 
     /// Takes what a session has to tell after an input.
     fn settle(&mut self, now: u64, id: u64) {
-        while let Some(event) = self.peers.get_mut(&id).and_then(|peer| peer.session.poll_event()) {
+        while let Some(event) = self.peers.get_mut(id).and_then(|peer| peer.session.poll_event()) {
             self.handle_session_event(now, id, event);
         }
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.flush(now);
         peer.report_unsent(&mut self.outputs);
     }
 
     fn handle_session_event(&mut self, now: u64, id: u64, event: SessionEvent) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         match event {
             SessionEvent::Up { peer: identity, .. } => {
                 let there = peer.come_up(&identity, &mut self.outputs);

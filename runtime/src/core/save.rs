@@ -256,6 +256,11 @@ impl CoreState {
         self.hand_over(self.saving.number());
     }
 
+    /// Whether [`rest`](Self::rest) finds something.
+    pub(super) fn has_open_images(&self) -> bool {
+        !self.saving.open.borrow().is_empty()
+    }
+
     /// A shared method that changed a `Field` in this turn depends on the image that is taken at the turn's end.
     #[cold]
     pub(super) fn dependence_after_change(&self, task: SlotPtr, number: u64) -> u64 {

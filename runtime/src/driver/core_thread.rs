@@ -117,12 +117,15 @@ impl CoreThread {
             if self.core.is_ready() {
                 continue;
             }
-            if worked && !self.sees_input() {
-                self.publish();
+            if worked && self.sees_input() {
+                continue;
             }
             if self.wait == Wait::Spin || now - busy_at < self.spin_ns {
+                if worked {
+                    self.publish();
+                }
                 self.look_out(now);
-            } else if !worked || !self.sees_input() {
+            } else {
                 self.sleep(now);
                 now = self.clock.now();
                 busy_at = now;
@@ -416,8 +419,12 @@ impl CoreThread {
     /// Hands over, declares itself idle, and sleeps until something comes or a timer is due.
     fn sleep(&mut self, now: u64) {
         self.publish();
-        self.step(now, Event::Rest);
-        self.perform(now);
+        if self.core.wants_rest() {
+            self.step(now, Event::Rest);
+        }
+        if self.has_unsent() {
+            self.perform(now);
+        }
         if !self.buffers.storage.is_empty() || !self.buffers.drained.is_empty() {
             // Another thread has no room; it is awake, so look again at once.
             return;

@@ -129,7 +129,6 @@ impl Engine {
             return self.deliver();
         }
         let worked = self.send(now) | self.obey(now);
-        self.fabric.report_taken();
         let delivered = self.deliver();
         self.due = self.fabric.poll_timeout();
         if let Some(control) = &self.control {

@@ -78,7 +78,7 @@ impl Fabric {
     /// Takes a control frame for a node. `false` if no link to this life of it works, or too many wait: it is lost then, as it
     /// may get lost on its way.
     pub fn handle_control(&mut self, now: u64, node: NodeId, frame: Frame) -> bool {
-        let Some(peer) = self.peers.get_mut(&node.id) else { return false };
+        let Some(peer) = self.peers.get_mut(node.id) else { return false };
         if peer.present != Some(node) || !peer.session.is_up() {
             return false;
         }
@@ -98,7 +98,7 @@ impl Fabric {
         loop {
             let (input, is_told) = self.controls.poll()?;
             let ControlInput::Frame(from, frame) = input else { return Some(input) };
-            let Some(peer) = self.peers.get_mut(&from.id) else { continue };
+            let Some(peer) = self.peers.get_mut(from.id) else { continue };
             peer.session.release_controls(1);
             if is_told && peer.present == Some(from) {
                 return Some(ControlInput::Frame(from, super::unpin(&self.config, frame)));

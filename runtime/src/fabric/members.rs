@@ -51,9 +51,9 @@ impl Fabric {
             (Standing::Member(_), None) => true,
             (Standing::Listed | Standing::Guest, _) => false,
         };
-        let over: Vec<u64> = self.peers.values().filter(is_over).map(|peer| peer.id).collect();
+        let over: Vec<u64> = self.peers.iter().filter(is_over).map(|peer| peer.id).collect();
         for id in over {
-            match self.peers.get(&id) {
+            match self.peers.get(id) {
                 Some(peer) if peer.leads_to_next_life() => self.outlive(id),
                 _ => self.dismiss(now, id),
             }
@@ -66,8 +66,7 @@ impl Fabric {
     /// Takes a new life of this node, as the last one was evicted: every link ends, and what is sought is sought again.
     pub fn handle_rebirth(&mut self, now: u64, me: NodeId) {
         self.config.me = me;
-        let ids: Vec<u64> = self.peers.keys().copied().collect();
-        for id in ids {
+        for id in self.peers.ids() {
             self.dismiss(now, id);
         }
         self.restart_strangers(now);
@@ -79,10 +78,10 @@ impl Fabric {
         let addr = Addr::new(&member.address);
         let is_first = self.config.address < addr;
         let dial = move || if is_first { Dial::new(now, addr) } else { Dial::second(now, addr) };
-        if !self.peers.contains_key(&id) {
+        if self.peers.get(id).is_none() {
             self.add_peer(id, Standing::Guest, None);
         }
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if matches!(peer.standing, Standing::Listed) || peer.standing == Standing::Member(member.node) {
             return;
         }
@@ -99,7 +98,7 @@ impl Fabric {
 
     /// Takes in a proven node that is no member; `false` if there are as many as may be.
     pub(super) fn take_guest(&mut self, node: NodeId) -> bool {
-        let guests = self.peers.values().filter(|peer| peer.standing == Standing::Guest).count();
+        let guests = self.peers.iter().filter(|peer| peer.standing == Standing::Guest).count();
         if guests >= self.config.guests_max {
             tracing::warn!(%node, guests, "a node that is no member is sent away");
             return false;
@@ -111,7 +110,7 @@ impl Fabric {
     /// A guest without a link is nobody.
     pub(super) fn forget_guest(&mut self, now: u64, id: u64) {
         let is_over = |peer: &Peer| peer.standing == Standing::Guest && peer.link.is_none();
-        if self.peers.get(&id).is_some_and(is_over) {
+        if self.peers.get(id).is_some_and(is_over) {
             self.remove(now, id);
         }
         self.seek_again(now, id);
@@ -120,14 +119,13 @@ impl Fabric {
     fn add_peer(&mut self, id: u64, standing: Standing, dial: Option<Dial>) {
         let session = SessionConfig { stream: self.rng.u64(..), ..self.config.session };
         let session = new_session(session, self.pool.as_ref(), self.config.bulk.as_ref());
-        let peer = Peer::new(id, standing, session, dial, self.config.cores);
-        self.peers.insert(id, peer);
+        self.peers.insert(Peer::new(id, standing, session, dial, self.config.cores));
     }
 
     /// Ends a life of a peer that was a member; the link leads to a later one, which is a guest until it is a member. What it has said and
     /// heard is its own.
     fn outlive(&mut self, id: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if let Standing::Member(gone) = peer.standing {
             push_all(&mut self.outputs, || LinkNews::Gone(gone));
             self.removed.add(gone);
@@ -137,7 +135,7 @@ impl Fabric {
 
     /// Ends a peer that was a member: its calls, its link, and what it may say.
     fn dismiss(&mut self, now: u64, id: u64) {
-        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(peer) = self.peers.get(id) else { return };
         let member = match peer.standing {
             Standing::Member(node) => Some(node),
             Standing::Listed | Standing::Guest => None,
@@ -154,7 +152,7 @@ impl Fabric {
     }
 
     fn remove(&mut self, now: u64, id: u64) {
-        let Some(mut peer) = self.peers.remove(&id) else { return };
+        let Some(mut peer) = self.peers.remove(id) else { return };
         for outputs in &mut self.outputs {
             outputs.retain(|output| match output {
                 Output::Call(frame) | Output::Answer(frame) => frame.peer.id != id,

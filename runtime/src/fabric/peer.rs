@@ -152,8 +152,9 @@ impl Peer {
         }
     }
 
-    /// Gives the session what it has room for now.
-    pub(super) fn flush(&mut self, now: u64) {
+    /// Gives the session what it has room for now; `false` if that is nothing.
+    pub(super) fn flush(&mut self, now: u64) -> bool {
+        let waiting = self.calls.len() + self.answers.len();
         while let Some((core, frame)) = self.calls.pop_front() {
             let Ok(marks) = FrameHeader::parse(&frame).map(Marks::of) else { continue };
             if !self.queue_call(now, core, marks, frame) {
@@ -168,9 +169,11 @@ impl Peer {
                 break;
             }
         }
-        if self.answers.is_empty() && self.owed_calls > 0 {
+        let gives_back = self.answers.is_empty() && self.owed_calls > 0;
+        if gives_back {
             self.session.release_calls(std::mem::take(&mut self.owed_calls));
         }
+        gives_back || self.calls.len() + self.answers.len() < waiting
     }
 
     /// Gives the session a call; if it has no room the call waits at the front, and this is `false`.
@@ -222,18 +225,29 @@ impl Peer {
     /// Brings frames to the link while it takes any.
     pub(super) fn transmit(&mut self, now: u64, send: &mut impl FnMut(LinkId, &mut VecDeque<Frame>)) {
         let Some(link) = self.link else { return };
-        while !self.blocked {
-            self.session.poll_transmits(now, &mut self.transmits, TRANSMITS_MAX);
-            let is_all = self.transmits.len() < TRANSMITS_MAX;
-            if !self.transmits.is_empty() {
-                send(link, &mut self.transmits);
-                self.blocked = !self.transmits.is_empty();
+        loop {
+            while !self.blocked {
+                self.session.poll_transmits(now, &mut self.transmits, TRANSMITS_MAX);
+                let is_all = self.transmits.len() < TRANSMITS_MAX;
+                if !self.transmits.is_empty() {
+                    send(link, &mut self.transmits);
+                    self.blocked = !self.transmits.is_empty();
+                }
+                if is_all {
+                    break;
+                }
             }
-            if is_all {
-                break;
+            // What has got room by that is not left until somebody looks again.
+            if !self.flush(now) || self.blocked {
+                return;
             }
         }
-        self.flush(now);
+    }
+
+    /// When the peer wants to be called, as far as it knows now.
+    pub(super) fn poll_timeout(&self) -> Option<u64> {
+        let dial = self.dial.as_ref().and_then(Dial::poll_timeout);
+        self.session.poll_timeout().into_iter().chain(dial).min()
     }
 
     /// A core has taken frames of this peer.

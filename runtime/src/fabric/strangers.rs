@@ -165,7 +165,7 @@ impl Fabric {
     /// Dials the address again where this node was found, unless there is a link or another reason to dial it.
     pub(super) fn seek_again(&mut self, now: u64, id: u64) {
         let is_dialled = |id| {
-            self.peers.get(&id).is_some_and(|peer: &super::Peer| peer.link.is_some() || peer.dial.is_some())
+            self.peers.get(id).is_some_and(|peer: &super::Peer| peer.link.is_some() || peer.dial.is_some())
         };
         for seek in self.strangers.seeks.values_mut() {
             if seek.found == Some(id) && !is_dialled(id) {
@@ -178,7 +178,7 @@ impl Fabric {
     /// Somebody else answers where this node was found: a process that began there when that one had ended. Unless there is a link to it
     /// the address is dialled for the sake of whoever that is, beside the dialling of the one who was there.
     pub(super) fn seek_other(&mut self, now: u64, id: u64, there: u64) {
-        if self.peers.get(&there).is_some_and(|peer| peer.link.is_some()) {
+        if self.peers.get(there).is_some_and(|peer| peer.link.is_some()) {
             return;
         }
         for seek in self.strangers.seeks.values_mut().filter(|seek| seek.found == Some(id)) {
@@ -223,7 +223,7 @@ impl Fabric {
             seek.found = Some(there.id);
             seek.dial.succeeded();
         }
-        let is_welcome = match self.peers.get(&there.id) {
+        let is_welcome = match self.peers.get(there.id) {
             Some(peer) => {
                 let is_older = match peer.standing {
                     Standing::Member(node) => there.incarnation < node.incarnation,

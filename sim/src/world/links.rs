@@ -192,7 +192,6 @@ impl Links {
             }
             self.fabric.handle_event(now, event);
         }
-        self.fabric.report_taken();
         self.pass_on();
         let delivered = self.deliver(scene);
         if let Some(owes_pass) = &mut self.owes_pass {

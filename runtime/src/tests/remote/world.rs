@@ -477,7 +477,6 @@ impl Process {
         if self.fabric.poll_timeout().is_some_and(|at| at <= now) {
             self.fabric.handle_timeout(now);
         }
-        self.fabric.report_taken();
         moved | self.deliver(now)
     }
 
