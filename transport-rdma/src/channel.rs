@@ -9,7 +9,7 @@ use crate::options::{BULK_LEN, RECEIVE_LEN, RdmaOptions};
 #[cfg(test)]
 use crate::sys::Hostile;
 use crate::sys::{
-    CompletionQueue, Device, Done, Memory, Outgoing, POST_BATCH, QueuePair, QueuePairSizes, Region,
+    CompletionQueue, Device, Done, Memory, Outgoing, PARTS_MAX, POST_BATCH, QueuePair, QueuePairSizes, Region,
 };
 use epicserver_transport::{BufferPool, DownReason, Frame, ReceiveBlock, SizeClass, Wake};
 use std::collections::VecDeque;
@@ -46,8 +46,10 @@ pub(crate) struct Channel {
     receive_batch: usize,
     /// Receives of empty packets that are not posted again yet.
     empty_received: u32,
-    /// Packets being made.
+    /// Packets being made, in parts.
     packets: Vec<Outgoing>,
+    /// The parts of the next one; empty between two.
+    parts: Vec<Frame>,
     /// Packets since the last one that the device reports.
     unsignalled: usize,
     sends_max: usize,
@@ -102,6 +104,7 @@ impl Channel {
             receive_batch: (options.receives / 4).min(POST_BATCH),
             empty_received: 0,
             packets: Vec::with_capacity(options.sends_max),
+            parts: Vec::with_capacity(PARTS_MAX),
             unsignalled: 0,
             sends_max: options.sends_max,
         };
@@ -155,12 +158,13 @@ impl Channel {
                 taken_len += len;
                 continue;
             }
-            let Some(frame) = next_packet(outbox, &memory.joining, self.pair.inline_len_max(), &memory.pool)
-            else {
+            let packet =
+                Packet { inline_len_max: self.pair.inline_len_max(), parts_max: self.pair.parts_max() };
+            if !packet.take(outbox, &memory.joining, &memory.pool, &mut self.parts) {
                 break;
-            };
-            taken_len += frame.len();
-            self.push(Some(frame));
+            }
+            taken_len += self.parts.iter().map(|part| part.len()).sum::<usize>();
+            self.push_parts();
         }
         if self.credits.wants_announcement() && self.has_room(0) {
             self.push(None);
@@ -219,6 +223,20 @@ impl Channel {
         self.pair.in_flight() + self.packets.len() + reserved < self.sends_max
     }
 
+    /// Makes a packet of the parts.
+    fn push_parts(&mut self) {
+        let mut parts = std::mem::take(&mut self.parts);
+        let mut each = parts.drain(..);
+        self.push(each.next());
+        self.packets.extend(each.map(|frame| Outgoing {
+            frame: Some(frame),
+            immediate: 0,
+            is_signalled: false,
+            is_continued: true,
+        }));
+        self.parts = parts;
+    }
+
     fn push(&mut self, frame: Option<Frame>) {
         self.unsignalled += 1;
         // A quarter of the queue at most, so that packets nobody hears of never fill it.
@@ -226,7 +244,8 @@ impl Channel {
         if is_signalled {
             self.unsignalled = 0;
         }
-        self.packets.push(Outgoing { frame, immediate: self.credits.send(), is_signalled });
+        let immediate = self.credits.send();
+        self.packets.push(Outgoing { frame, immediate, is_signalled, is_continued: false });
     }
 
     fn post(&mut self) -> io::Result<()> {
@@ -397,32 +416,58 @@ impl Channel {
     }
 }
 
-/// Takes frames for one packet from the front of `outbox`. A long frame from the pool of the transport goes from where it lies;
-/// others are joined by copying while they fit, since the device's work for each packet costs more than that. `None`: there is no
-/// buffer to join them in until sends are done.
-fn next_packet(
-    outbox: &mut VecDeque<Frame>,
-    joining: &BufferPool,
+/// What a packet may be.
+#[derive(Clone, Copy)]
+struct Packet {
     inline_len_max: usize,
-    pool: &BufferPool,
-) -> Option<Frame> {
-    let first = outbox.front()?;
-    let is_registered = |frame: &Frame| pool.holds(frame);
-    let (mut count, mut total_len) = (0, 0);
-    for frame in outbox.iter() {
-        let goes_alone = frame.len() > JOINED_FRAME_LEN_MAX && is_registered(frame);
-        if count > 0 && (goes_alone || total_len + frame.len() > RECEIVE_LEN) {
-            break;
+    parts_max: usize,
+}
+
+impl Packet {
+    /// Takes the frames of one packet from the front of `outbox`, and gives its parts. A long frame from the pool of the transport
+    /// goes from where it lies, and the device gathers as many as fit; others are joined by copying, since the device's work for each
+    /// part costs more than that. `false`: there is no buffer to join them in until sends are done.
+    fn take(
+        self,
+        outbox: &mut VecDeque<Frame>,
+        joining: &BufferPool,
+        pool: &BufferPool,
+        parts: &mut Vec<Frame>,
+    ) -> bool {
+        if outbox.len() == 1 && outbox[0].len() <= self.inline_len_max {
+            // The device copies it.
+            parts.extend(outbox.pop_front());
+            return true;
         }
-        (count, total_len) = (count + 1, total_len + frame.len());
-        if goes_alone {
-            break;
+        let mut room = RECEIVE_LEN;
+        while parts.len() < self.parts_max
+            && let Some(first) = outbox.front().filter(|first| first.len() <= room)
+        {
+            let is_registered = |frame: &Frame| pool.holds(frame);
+            let goes_as_it_is = |frame: &Frame| frame.len() > JOINED_FRAME_LEN_MAX && is_registered(frame);
+            let (mut count, mut len) = (0, 0);
+            for frame in outbox.iter().take_while(|frame| !goes_as_it_is(frame)) {
+                if len + frame.len() > room {
+                    break;
+                }
+                (count, len) = (count + 1, len + frame.len());
+            }
+            let part = if count == 0 || count == 1 && is_registered(first) {
+                outbox.pop_front()
+            } else {
+                join(outbox, count, len, joining)
+            };
+            let Some(part) = part else { break };
+            room -= part.len();
+            parts.push(part);
         }
+        !parts.is_empty()
     }
-    if count == 1 && (total_len <= inline_len_max || is_registered(first)) {
-        return outbox.pop_front();
-    }
-    let mut packet = joining.alloc(total_len)?;
+}
+
+/// Copies so many frames, of this length together, one behind the other. `None`: there is no buffer for that.
+fn join(outbox: &mut VecDeque<Frame>, count: usize, len: usize, joining: &BufferPool) -> Option<Frame> {
+    let mut packet = joining.alloc(len)?;
     let mut at = 0;
     for frame in outbox.drain(..count) {
         packet[at..at + frame.len()].copy_from_slice(&frame);
@@ -460,32 +505,57 @@ mod tests {
         buffer.freeze()
     }
 
+    /// The next packet: where each of its parts lies, and all bytes.
+    fn take(
+        outbox: &mut VecDeque<Frame>,
+        joining: &BufferPool,
+        pool: &BufferPool,
+    ) -> Option<(Vec<Frame>, Vec<u8>)> {
+        let mut parts = Vec::new();
+        let packet = Packet { inline_len_max: 200, parts_max: PARTS_MAX };
+        let bytes = |parts: &[Frame]| parts.iter().flat_map(|part| part.to_vec()).collect();
+        packet.take(outbox, joining, pool, &mut parts).then(|| (parts.clone(), bytes(&parts)))
+    }
+
     #[test]
-    fn short_frames_share_a_packet_and_long_ones_are_not_copied() {
+    fn short_frames_are_joined_and_long_ones_are_not_copied() {
         let (pool, joining) = pools();
         let long = frame(Some(&pool), 4096, 3);
-        let long_id = long.buffer_id();
-        let mut outbox = VecDeque::from([
+        let frames = [
             frame(Some(&pool), 64, 1),
             frame(None, 128, 2),
-            long,
+            long.clone(),
             frame(None, 4096, 4),
             frame(None, 4096, 5),
             frame(None, 16, 6),
-        ]);
-        let mut packets = Vec::new();
-        for _ in 0..2 {
-            packets.push(next_packet(&mut outbox, &joining, 200, &pool).expect("a buffer"));
-        }
-        assert_eq!(*packets[0], [&[1; 64][..], &[2; 128]].concat());
-        assert_eq!((packets[1].buffer_id(), packets[1].len()), (long_id, 4096));
-        let joined = next_packet(&mut outbox, &joining, 200, &pool).expect("a buffer");
-        assert_eq!(joined.len(), 8192);
-        // A frame alone that the device copies needs no buffer; without one to join in, the rest waits.
+        ];
+        let mut outbox = VecDeque::from(frames.clone());
+        let (parts, bytes) = take(&mut outbox, &joining, &pool).expect("a buffer");
+        assert!(bytes.iter().eq(frames.iter().flat_map(|frame| frame.iter())));
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [192, 4096, 8208]);
+        assert_eq!(parts[1].buffer_id(), long.buffer_id());
         assert_eq!(joining.outstanding(), 2);
-        assert_eq!(next_packet(&mut outbox, &joining, 200, &pool).expect("short").len(), 16);
+        // A frame alone that the device copies needs no buffer; without one to join in, the rest waits.
+        outbox.push_back(frame(None, 16, 6));
+        assert_eq!(take(&mut outbox, &joining, &pool).expect("short").1.len(), 16);
         outbox.extend([frame(None, 64, 7), frame(None, 64, 8)]);
-        assert_eq!(next_packet(&mut outbox, &joining, 200, &pool), None);
+        assert_eq!(take(&mut outbox, &joining, &pool), None);
         assert_eq!(outbox.len(), 2);
+    }
+
+    #[test]
+    fn a_packet_has_as_many_long_frames_as_a_receive_and_the_device_take() {
+        let (pool, joining) = pools();
+        let long =
+            |count: usize, len| (0..count).map(|_| frame(Some(&pool), len, 9)).collect::<VecDeque<_>>();
+        let parts = |outbox: &mut VecDeque<Frame>| {
+            std::iter::from_fn(|| take(outbox, &joining, &pool))
+                .map(|(parts, _)| parts.len())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(&mut long(7, 4192)), [3, 3, 1]);
+        assert_eq!(parts(&mut long(6, 3000)), [PARTS_MAX, 2]);
+        assert_eq!(parts(&mut long(2, RECEIVE_LEN)), [1, 1]);
+        assert_eq!(joining.outstanding(), 0);
     }
 }

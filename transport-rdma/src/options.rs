@@ -22,7 +22,8 @@ pub struct RdmaOptions {
     pub sends_max: usize,
     /// Bytes taken and not posted, above which no further frame is taken.
     pub outbox_len_max: usize,
-    /// Short buffers in the pool for sending, of the transport; a quarter as many hold a whole frame.
+    /// Short buffers in the pool for sending, of the transport; a quarter as many hold a page with what goes before it, and a
+    /// sixteenth as many the longest frame that goes in one packet.
     pub send_buffers_max: usize,
     /// Buffers of [`BULK_LEN`] bytes in the pool for sending long frames, of the transport. With none, or on a device that has no windows
     /// of the second kind, there are no long frames, and long messages go in short pieces.
@@ -45,7 +46,7 @@ impl Default for RdmaOptions {
             port: None,
             gid_index: None,
             links_max: 64,
-            receives: 64,
+            receives: 32,
             sends_max: 128,
             outbox_len_max: 1 << 20,
             send_buffers_max: 2048,
@@ -59,7 +60,7 @@ impl Default for RdmaOptions {
 }
 
 /// Length in bytes of one posted receive, and so of the longest packet and of the longest frame that goes in one.
-pub const RECEIVE_LEN: usize = 8 << 10;
+pub const RECEIVE_LEN: usize = 16 << 10;
 
 /// Length in bytes of the longest frame, which the peer reads from where it lies.
 pub const BULK_LEN: usize = 256 << 10;

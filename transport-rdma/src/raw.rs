@@ -116,7 +116,8 @@ impl Raw {
             if is_signalled {
                 self.unsignalled = 0;
             }
-            self.packets.push(Outgoing { frame: Some(self.packet.clone()), immediate: 0, is_signalled });
+            let frame = Some(self.packet.clone());
+            self.packets.push(Outgoing { frame, immediate: 0, is_signalled, is_continued: false });
         }
         self.pair.post_sends(&mut self.packets)
     }

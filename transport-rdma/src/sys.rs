@@ -16,7 +16,7 @@ mod request;
 pub(crate) use device::{
     AsyncEvent, Device, DeviceInfo, GidEntry, PortInfo, Region, RoceVersion, list_devices,
 };
-pub(crate) use queue::{CompletionQueue, POST_BATCH, QueuePair};
+pub(crate) use queue::{CompletionQueue, PARTS_MAX, POST_BATCH, QueuePair};
 #[cfg(test)]
 pub(crate) use request::Hostile;
 pub(crate) use request::{

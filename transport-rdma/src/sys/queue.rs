@@ -20,6 +20,7 @@ use rdma_sys::{
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_uint};
 use std::io;
+use std::iter::Peekable;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
@@ -180,10 +181,14 @@ pub(crate) struct QueuePair {
     number: u32,
     tag: u32,
     inline_len_max: usize,
+    /// Frames that one packet may be made of.
+    parts_max: usize,
     /// Sequence number of the next send: 31 bits, which wrap.
     next_sequence: u32,
     /// What requests use that are not known to be done, oldest first.
     in_flight: VecDeque<Held>,
+    /// The frames behind the first of each packet that has several, oldest first.
+    more_in_flight: VecDeque<Frame>,
     /// Windows; those in use are in `offered` or in flight.
     windows: Vec<Window>,
     free_windows: Vec<usize>,
@@ -220,7 +225,7 @@ impl QueuePair {
     ) -> io::Result<Self> {
         let cq = Arc::clone(&queue.shared);
         let device = &cq.device;
-        let mut inline_len = sizes.inline_len;
+        let (mut inline_len, mut parts_max) = (sizes.inline_len, PARTS_MAX);
         let (qp, cap) = loop {
             let mut wanted = ibv_qp_init_attr {
                 qp_context: ptr::null_mut(),
@@ -230,7 +235,7 @@ impl QueuePair {
                 cap: ibv_qp_cap {
                     max_send_wr: sizes.sends as u32,
                     max_recv_wr: sizes.receives as u32,
-                    max_send_sge: 1,
+                    max_send_sge: parts_max as u32,
                     max_recv_sge: 1,
                     max_inline_data: inline_len,
                 },
@@ -242,6 +247,7 @@ impl QueuePair {
                 Ok(qp) => break (qp, wanted.cap),
                 // A device refuses more than it has, instead of giving what it has.
                 Err(_) if inline_len > 0 => inline_len /= 2,
+                Err(_) if parts_max > 1 => (inline_len, parts_max) = (sizes.inline_len, parts_max / 2),
                 Err(error) => return Err(error),
             }
         };
@@ -251,8 +257,10 @@ impl QueuePair {
             qp,
             tag,
             inline_len_max: cap.max_inline_data as usize,
+            parts_max,
             next_sequence: 0,
             in_flight: VecDeque::with_capacity(sizes.sends),
+            more_in_flight: VecDeque::with_capacity(sizes.sends * (parts_max - 1)),
             windows: Vec::with_capacity(sizes.windows),
             free_windows: (0..sizes.windows).collect(),
             offered: VecDeque::with_capacity(sizes.windows),
@@ -277,6 +285,11 @@ impl QueuePair {
     /// Longest packet that needs no registered memory.
     pub(crate) fn inline_len_max(&self) -> usize {
         self.inline_len_max
+    }
+
+    /// Frames that one packet may be made of.
+    pub(crate) fn parts_max(&self) -> usize {
+        self.parts_max
     }
 
     /// Requests to send, to read, and about windows, that are posted and not known to be done.
@@ -429,32 +442,31 @@ impl QueuePair {
         }
         let mut sends = sends.drain(..).peekable();
         while sends.peek().is_some() {
-            self.post_send_batch(sends.by_ref().take(POST_BATCH))?;
+            self.post_send_batch(&mut sends)?;
         }
         Ok(())
     }
 
-    fn post_send_batch(&mut self, sends: impl Iterator<Item = Outgoing>) -> io::Result<()> {
+    fn post_send_batch(&mut self, sends: &mut Peekable<impl Iterator<Item = Outgoing>>) -> io::Result<()> {
         // Nothing is written that is not used: of 16 requests, which are 2 KB, most calls make one.
-        let mut parts = [const { MaybeUninit::<ibv_sge>::uninit() }; POST_BATCH];
+        let mut parts = [const { MaybeUninit::<ibv_sge>::uninit() }; POST_BATCH + PARTS_MAX - 1];
         let mut requests = [const { MaybeUninit::<ibv_send_wr>::uninit() }; POST_BATCH];
+        let part_at: *mut ibv_sge = parts.as_mut_ptr().cast();
         let request_at: *mut ibv_send_wr = requests.as_mut_ptr().cast();
-        let mut count = 0;
-        for (at, Outgoing { frame, immediate, is_signalled }) in sends.enumerate() {
-            let mut flags = 0;
-            if is_signalled {
-                flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
-            }
-            let mut part = ptr::null_mut();
-            let mut held = Held::Nothing;
+        let (mut count, mut parts_count) = (0, 0);
+        // A packet whose first part has room has room for all of them.
+        while parts_count < POST_BATCH
+            && let Some(first) = sends.next_if(|_| count < POST_BATCH)
+        {
+            let Outgoing { frame, immediate, mut is_signalled, is_continued: _ } = first;
+            let parts_before = parts_count;
+            let (mut flags, mut held) = (0, Held::Nothing);
             if let Some(frame) = frame {
-                let is_inline = frame.len() <= self.inline_len_max;
+                let is_whole = sends.peek().is_none_or(|next| !next.is_continued);
+                let is_inline = is_whole && frame.len() <= self.inline_len_max;
                 let lkey = if is_inline { 0 } else { self.send_key(&frame)? };
-                part = parts[at].write(ibv_sge {
-                    addr: frame.as_ptr() as u64,
-                    length: frame.len() as u32,
-                    lkey,
-                });
+                parts[parts_count].write(part(&frame, lkey));
+                parts_count += 1;
                 if is_inline {
                     flags |= ibv_send_flags::IBV_SEND_INLINE.0;
                     self.copied.push(frame);
@@ -462,31 +474,43 @@ impl QueuePair {
                     held = Held::Frame(frame);
                 }
             }
-            // SAFETY: within the array; the request before it, if any, becomes its predecessor.
+            while let Some(next) = sends.next_if(|next| next.is_continued) {
+                debug_assert!(parts_count - parts_before < self.parts_max, "a packet of too many parts");
+                is_signalled |= next.is_signalled;
+                let Some(frame) = next.frame else { continue };
+                parts[parts_count].write(part(&frame, self.send_key(&frame)?));
+                parts_count += 1;
+                self.more_in_flight.push_back(frame);
+                held = held.with_one_more();
+            }
+            if is_signalled {
+                flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
+            }
+            // SAFETY: within the arrays; the request before it, if any, becomes its predecessor.
             unsafe {
-                let request = request_at.add(at);
+                let request = request_at.add(count);
                 // All zero is a valid value of every field that is not set below.
                 request.write_bytes(0, 1);
                 (*request).wr_id = u64::from(self.tag) << 32 | u64::from(self.next_sequence);
-                (*request).sg_list = part;
-                (*request).num_sge = c_int::from(!part.is_null());
+                (*request).sg_list = part_at.add(parts_before);
+                (*request).num_sge = (parts_count - parts_before) as c_int;
                 (*request).opcode = ibv_wr_opcode::IBV_WR_SEND_WITH_IMM;
                 (*request).send_flags = flags;
                 (*request).imm_data_invalidated_rkey_union.imm_data = immediate.to_be();
-                if at > 0 {
-                    (*request_at.add(at - 1)).next = request;
+                if count > 0 {
+                    (*request_at.add(count - 1)).next = request;
                 }
             }
             self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
             self.in_flight.push_back(held);
-            count = at + 1;
+            count += 1;
         }
         if count == 0 {
             return Ok(());
         }
         let mut bad = ptr::null_mut();
-        // SAFETY: a list of `count` requests that lives through the call; what the device reads later stays in `in_flight`
-        // until it is done or the queue pair is gone, what it copies now lives in `copied`.
+        // SAFETY: a list of `count` requests that lives through the call; what the device reads later stays in `in_flight` and
+        // `more_in_flight` until it is done or the queue pair is gone, what it copies now lives in `copied`.
         let posted = checked(unsafe { ibv_post_send(self.qp.as_ptr(), request_at, &raw mut bad) });
         self.copied.clear();
         posted
@@ -613,6 +637,7 @@ impl QueuePair {
         for held in self.in_flight.drain(..=done) {
             match held {
                 Held::Nothing | Held::Frame(_) => {}
+                Held::Frames(_, more) => drop(self.more_in_flight.drain(..more as usize)),
                 Held::Read { mut block, len } => {
                     block.advance(len);
                     self.done.push_back(Done::Read(block));
@@ -646,18 +671,25 @@ impl Drop for QueuePair {
         let result = unsafe { (self.cq.library().destroy_qp)(self.qp.as_ptr()) };
         if result != 0 || !are_closed {
             tracing::debug!(result, "the queue pair goes with its device");
-            let mut frames: Vec<_> = self.offered.drain(..).map(|(_, frame)| frame).collect();
+            let offered = self.offered.drain(..).map(|(_, frame)| frame);
+            let mut frames: Vec<_> = offered.chain(self.more_in_flight.drain(..)).collect();
             let mut blocks: Vec<_> = self.receives.drain(..).flatten().collect();
             for held in self.in_flight.drain(..) {
                 match held {
                     Held::Nothing => {}
-                    Held::Frame(frame) | Held::Closing { frame, .. } => frames.push(frame),
+                    Held::Frame(frame) | Held::Frames(frame, _) | Held::Closing { frame, .. } => {
+                        frames.push(frame);
+                    }
                     Held::Read { block, .. } => blocks.push(block),
                 }
             }
             self.cq.device.keep((frames, blocks));
         }
     }
+}
+
+fn part(frame: &Frame, lkey: u32) -> ibv_sge {
+    ibv_sge { addr: frame.as_ptr() as u64, length: frame.len() as u32, lkey }
 }
 
 impl Window {
@@ -719,6 +751,8 @@ const RECEIVE_BIT: u32 = 1 << 31;
 const POLL_BATCH: usize = 32;
 /// Requests posted with one call: on soft-RoCE each call is a system call.
 pub(crate) const POST_BATCH: usize = 16;
+/// Frames that the device gathers for one packet, where it can: three pages and what goes before each fill one, and a short frame.
+pub(crate) const PARTS_MAX: usize = 4;
 /// Notifications acknowledged at once.
 const ACKNOWLEDGE_AT: c_uint = 64;
 /// A pause of 10 us, the shortest, after a packet found no receive; credits see to it that none does.

@@ -40,6 +40,8 @@ pub(super) enum Held {
     /// Nothing: the device has its own copy.
     Nothing,
     Frame(Frame),
+    /// A packet of several frames: the first, and how many more, which are in a list of their own.
+    Frames(Frame, u32),
     /// Bytes of the peer come into it.
     Read {
         block: ReceiveBlock,
@@ -50,6 +52,17 @@ pub(super) enum Held {
         window: usize,
         frame: Frame,
     },
+}
+
+impl Held {
+    /// The same for a packet of frames that has one frame more.
+    pub(super) fn with_one_more(self) -> Self {
+        match self {
+            Self::Frame(frame) => Self::Frames(frame, 1),
+            Self::Frames(frame, more) => Self::Frames(frame, more + 1),
+            other => other,
+        }
+    }
 }
 
 /// What a request came to, if anybody waits for that.
@@ -90,14 +103,17 @@ pub(crate) enum Destination {
     Lid(u16),
 }
 
-/// One packet to send.
+/// One packet to send, or the next part of it.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     /// The bytes; `None` for an empty packet.
     pub(crate) frame: Option<Frame>,
+    /// Those of a packet are those of its first part.
     pub(crate) immediate: u32,
-    /// The device reports when it is done.
+    /// The device reports when it is done: said with any of its parts.
     pub(crate) is_signalled: bool,
+    /// The bytes go in the same packet as those before. Of a packet there are [`PARTS_MAX`](super::PARTS_MAX) parts at most.
+    pub(crate) is_continued: bool,
 }
 
 /// What a peer with bad intentions may ask of the device.

@@ -96,16 +96,21 @@ impl Hardware {
 
 impl Pools {
     fn new(options: &RdmaOptions) -> Self {
-        let classes = |short: usize, long: usize| {
-            [(SHORT_BUFFER_LEN, short), (RECEIVE_LEN, long)]
-                .map(|(buffer_len, buffers_max)| SizeClass { buffer_len, buffers_max })
-        };
-        let long = options.send_buffers_max.div_ceil(4);
-        let bulk = SizeClass { buffer_len: BULK_LEN, buffers_max: options.bulk_buffers_max };
+        let class = |buffer_len, buffers_max| SizeClass { buffer_len, buffers_max };
+        let (short, sends) = (options.send_buffers_max, options.sends_max);
+        let bulk = class(BULK_LEN, options.bulk_buffers_max);
         Self {
             bulk: (bulk.buffers_max > 0).then(|| BufferPool::shown(&[bulk])),
-            pool: BufferPool::contiguous(&classes(options.send_buffers_max, long)),
-            joining: BufferPool::contiguous(&classes(options.sends_max, options.sends_max)),
+            pool: BufferPool::contiguous(&[
+                class(SHORT_BUFFER_LEN, short),
+                class(PAGE_BUFFER_LEN, short.div_ceil(4)),
+                class(RECEIVE_LEN, short.div_ceil(16)),
+            ]),
+            // Who finds none waits until something is sent.
+            joining: BufferPool::contiguous(&[
+                class(SHORT_BUFFER_LEN, sends),
+                class(RECEIVE_LEN, sends.div_ceil(2)),
+            ]),
         }
     }
 
@@ -127,3 +132,5 @@ pub(super) fn send_memory(device: &Arc<Device>, options: &RdmaOptions) -> Result
 
 /// Most frames are short; those up to this length share the smaller buffers.
 const SHORT_BUFFER_LEN: usize = 1024;
+/// A page with what goes before it.
+const PAGE_BUFFER_LEN: usize = 4608;

@@ -153,7 +153,8 @@ impl Raw {
     fn send(&mut self, bytes: &[u8], immediate: u32) {
         let mut packet = self.memory.joining.alloc(bytes.len()).expect("a free buffer");
         packet.copy_from_slice(bytes);
-        self.channel.post_raw(Outgoing { frame: Some(packet.freeze()), immediate, is_signalled: true });
+        let frame = Some(packet.freeze());
+        self.channel.post_raw(Outgoing { frame, immediate, is_signalled: true, is_continued: false });
     }
 }
 
