@@ -158,9 +158,14 @@ impl Channel {
                 taken_len += len;
                 continue;
             }
-            let packet =
-                Packet { inline_len_max: self.pair.inline_len_max(), parts_max: self.pair.parts_max() };
-            if !packet.take(outbox, &memory.joining, &memory.pool, &mut self.parts) {
+            if outbox.len() == 1 && outbox[0].len() <= self.pair.inline_len_max() {
+                // The device copies it.
+                taken_len += outbox[0].len();
+                self.push(outbox.pop_front());
+                break;
+            }
+            let parts_max = self.pair.parts_max();
+            if !take_packet(outbox, &memory.joining, &memory.pool, parts_max, &mut self.parts) {
                 break;
             }
             taken_len += self.parts.iter().map(|part| part.len()).sum::<usize>();
@@ -416,53 +421,39 @@ impl Channel {
     }
 }
 
-/// What a packet may be.
-#[derive(Clone, Copy)]
-struct Packet {
-    inline_len_max: usize,
+/// Takes the frames of one packet from the front of `outbox`, and gives its parts. A long frame from the pool of the transport goes from
+/// where it lies, and the device gathers as many as fit; others are joined by copying, since the device's work for each part costs
+/// more than that. `false`: there is no buffer to join them in until sends are done.
+fn take_packet(
+    outbox: &mut VecDeque<Frame>,
+    joining: &BufferPool,
+    pool: &BufferPool,
     parts_max: usize,
-}
-
-impl Packet {
-    /// Takes the frames of one packet from the front of `outbox`, and gives its parts. A long frame from the pool of the transport
-    /// goes from where it lies, and the device gathers as many as fit; others are joined by copying, since the device's work for each
-    /// part costs more than that. `false`: there is no buffer to join them in until sends are done.
-    fn take(
-        self,
-        outbox: &mut VecDeque<Frame>,
-        joining: &BufferPool,
-        pool: &BufferPool,
-        parts: &mut Vec<Frame>,
-    ) -> bool {
-        if outbox.len() == 1 && outbox[0].len() <= self.inline_len_max {
-            // The device copies it.
-            parts.extend(outbox.pop_front());
-            return true;
-        }
-        let mut room = RECEIVE_LEN;
-        while parts.len() < self.parts_max
-            && let Some(first) = outbox.front().filter(|first| first.len() <= room)
-        {
-            let is_registered = |frame: &Frame| pool.holds(frame);
-            let goes_as_it_is = |frame: &Frame| frame.len() > JOINED_FRAME_LEN_MAX && is_registered(frame);
-            let (mut count, mut len) = (0, 0);
-            for frame in outbox.iter().take_while(|frame| !goes_as_it_is(frame)) {
-                if len + frame.len() > room {
-                    break;
-                }
-                (count, len) = (count + 1, len + frame.len());
+    parts: &mut Vec<Frame>,
+) -> bool {
+    let is_registered = |frame: &Frame| pool.holds(frame);
+    let goes_as_it_is = |frame: &Frame| frame.len() > JOINED_FRAME_LEN_MAX && is_registered(frame);
+    let mut room = RECEIVE_LEN;
+    while parts.len() < parts_max
+        && let Some(first) = outbox.front().filter(|first| first.len() <= room)
+    {
+        let (mut count, mut len) = (0, 0);
+        for frame in outbox.iter().take_while(|frame| !goes_as_it_is(frame)) {
+            if len + frame.len() > room {
+                break;
             }
-            let part = if count == 0 || count == 1 && is_registered(first) {
-                outbox.pop_front()
-            } else {
-                join(outbox, count, len, joining)
-            };
-            let Some(part) = part else { break };
-            room -= part.len();
-            parts.push(part);
+            (count, len) = (count + 1, len + frame.len());
         }
-        !parts.is_empty()
+        let part = if count == 0 || count == 1 && is_registered(first) {
+            outbox.pop_front()
+        } else {
+            join(outbox, count, len, joining)
+        };
+        let Some(part) = part else { break };
+        room -= part.len();
+        parts.push(part);
     }
+    !parts.is_empty()
 }
 
 /// Copies so many frames, of this length together, one behind the other. `None`: there is no buffer for that.
@@ -512,9 +503,8 @@ mod tests {
         pool: &BufferPool,
     ) -> Option<(Vec<Frame>, Vec<u8>)> {
         let mut parts = Vec::new();
-        let packet = Packet { inline_len_max: 200, parts_max: PARTS_MAX };
         let bytes = |parts: &[Frame]| parts.iter().flat_map(|part| part.to_vec()).collect();
-        packet.take(outbox, joining, pool, &mut parts).then(|| (parts.clone(), bytes(&parts)))
+        take_packet(outbox, joining, pool, PARTS_MAX, &mut parts).then(|| (parts.clone(), bytes(&parts)))
     }
 
     #[test]
@@ -535,9 +525,7 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [192, 4096, 8208]);
         assert_eq!(parts[1].buffer_id(), long.buffer_id());
         assert_eq!(joining.outstanding(), 2);
-        // A frame alone that the device copies needs no buffer; without one to join in, the rest waits.
-        outbox.push_back(frame(None, 16, 6));
-        assert_eq!(take(&mut outbox, &joining, &pool).expect("short").1.len(), 16);
+        // Without a buffer to join them in they wait.
         outbox.extend([frame(None, 64, 7), frame(None, 64, 8)]);
         assert_eq!(take(&mut outbox, &joining, &pool), None);
         assert_eq!(outbox.len(), 2);

@@ -20,7 +20,6 @@ use rdma_sys::{
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_uint};
 use std::io;
-use std::iter::Peekable;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
@@ -440,29 +439,48 @@ impl QueuePair {
         if sends.is_empty() {
             return Ok(());
         }
-        let mut sends = sends.drain(..).peekable();
-        while sends.peek().is_some() {
-            self.post_send_batch(&mut sends)?;
+        let (mut at, mut posted) = (0, Ok(()));
+        while at < sends.len() && posted.is_ok() {
+            posted = self.post_send_batch(&mut sends[at..]).map(|count| at += count);
         }
-        Ok(())
+        sends.clear();
+        posted
     }
 
-    fn post_send_batch(&mut self, sends: &mut Peekable<impl Iterator<Item = Outgoing>>) -> io::Result<()> {
+    /// Posts so many of the first that one call takes, and gives how many, parts included.
+    fn post_send_batch(&mut self, sends: &mut [Outgoing]) -> io::Result<usize> {
         // Nothing is written that is not used: of 16 requests, which are 2 KB, most calls make one.
         let mut parts = [const { MaybeUninit::<ibv_sge>::uninit() }; POST_BATCH + PARTS_MAX - 1];
         let mut requests = [const { MaybeUninit::<ibv_send_wr>::uninit() }; POST_BATCH];
         let part_at: *mut ibv_sge = parts.as_mut_ptr().cast();
         let request_at: *mut ibv_send_wr = requests.as_mut_ptr().cast();
-        let (mut count, mut parts_count) = (0, 0);
-        // A packet whose first part has room has room for all of them.
-        while parts_count < POST_BATCH
-            && let Some(first) = sends.next_if(|_| count < POST_BATCH)
-        {
-            let Outgoing { frame, immediate, mut is_signalled, is_continued: _ } = first;
-            let parts_before = parts_count;
-            let (mut flags, mut held) = (0, Held::Nothing);
+        let (mut taken, mut count, mut parts_count) = (0, 0, 0);
+        while let Some(send) = sends.get_mut(taken) {
+            let (frame, is_signalled) = (send.frame.take(), send.is_signalled);
+            if send.is_continued && count > 0 {
+                let Some(frame) = frame else { return Err(io::ErrorKind::InvalidInput.into()) };
+                parts[parts_count].write(part(&frame, self.send_key(&frame)?));
+                self.more_in_flight.push_back(frame);
+                if let Some(held) = self.in_flight.back_mut() {
+                    held.add_one();
+                }
+                // SAFETY: the request before, which was made below.
+                let request = unsafe { &mut *request_at.add(count - 1) };
+                request.num_sge += 1;
+                debug_assert!(request.num_sge as usize <= self.parts_max, "a packet of too many parts");
+                request.send_flags |= signalled(is_signalled);
+                (taken, parts_count) = (taken + 1, parts_count + 1);
+                continue;
+            }
+            // A packet whose first part has room has room for all of them.
+            if count == POST_BATCH || parts_count >= POST_BATCH {
+                send.frame = frame;
+                break;
+            }
+            let immediate = send.immediate;
+            let is_whole = sends.get(taken + 1).is_none_or(|next| !next.is_continued);
+            let (mut flags, mut held, parts_before) = (signalled(is_signalled), Held::Nothing, parts_count);
             if let Some(frame) = frame {
-                let is_whole = sends.peek().is_none_or(|next| !next.is_continued);
                 let is_inline = is_whole && frame.len() <= self.inline_len_max;
                 let lkey = if is_inline { 0 } else { self.send_key(&frame)? };
                 parts[parts_count].write(part(&frame, lkey));
@@ -473,18 +491,6 @@ impl QueuePair {
                 } else {
                     held = Held::Frame(frame);
                 }
-            }
-            while let Some(next) = sends.next_if(|next| next.is_continued) {
-                debug_assert!(parts_count - parts_before < self.parts_max, "a packet of too many parts");
-                is_signalled |= next.is_signalled;
-                let Some(frame) = next.frame else { continue };
-                parts[parts_count].write(part(&frame, self.send_key(&frame)?));
-                parts_count += 1;
-                self.more_in_flight.push_back(frame);
-                held = held.with_one_more();
-            }
-            if is_signalled {
-                flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
             }
             // SAFETY: within the arrays; the request before it, if any, becomes its predecessor.
             unsafe {
@@ -503,17 +509,14 @@ impl QueuePair {
             }
             self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
             self.in_flight.push_back(held);
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(());
+            (taken, count) = (taken + 1, count + 1);
         }
         let mut bad = ptr::null_mut();
-        // SAFETY: a list of `count` requests that lives through the call; what the device reads later stays in `in_flight` and
-        // `more_in_flight` until it is done or the queue pair is gone, what it copies now lives in `copied`.
+        // SAFETY: a list of `count` requests, one at least, that lives through the call; what the device reads later stays in `in_flight`
+        // and `more_in_flight` until it is done or the queue pair is gone, what it copies now lives in `copied`.
         let posted = checked(unsafe { ibv_post_send(self.qp.as_ptr(), request_at, &raw mut bad) });
         self.copied.clear();
-        posted
+        posted.map(|()| taken)
     }
 
     /// Whether the peer may be shown one more frame.
@@ -599,7 +602,7 @@ impl QueuePair {
         let mut wanted: ibv_send_wr = unsafe { MaybeUninit::zeroed().assume_init() };
         wanted.wr_id = u64::from(self.tag) << 32 | u64::from(self.next_sequence);
         (wanted.sg_list, wanted.num_sge) = (part, c_int::from(!part.is_null()));
-        wanted.send_flags = if is_signalled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
+        wanted.send_flags = signalled(is_signalled);
         fill(&mut wanted);
         self.next_sequence = (self.next_sequence + 1) & !RECEIVE_BIT;
         self.in_flight.push_back(held);
@@ -686,6 +689,10 @@ impl Drop for QueuePair {
             self.cq.device.keep((frames, blocks));
         }
     }
+}
+
+fn signalled(is_signalled: bool) -> c_uint {
+    if is_signalled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 }
 }
 
 fn part(frame: &Frame, lkey: u32) -> ibv_sge {

@@ -55,13 +55,13 @@ pub(super) enum Held {
 }
 
 impl Held {
-    /// The same for a packet of frames that has one frame more.
-    pub(super) fn with_one_more(self) -> Self {
-        match self {
+    /// The packet has one frame more.
+    pub(super) fn add_one(&mut self) {
+        *self = match std::mem::replace(self, Self::Nothing) {
             Self::Frame(frame) => Self::Frames(frame, 1),
             Self::Frames(frame, more) => Self::Frames(frame, more + 1),
             other => other,
-        }
+        };
     }
 }
 
