@@ -117,15 +117,14 @@ impl CoreThread {
             if self.core.is_ready() {
                 continue;
             }
-            if worked && self.sees_input() {
-                continue;
-            }
+            let has_input = worked && self.sees_input();
             if self.wait == Wait::Spin || now - busy_at < self.spin_ns {
-                if worked {
+                if worked && !has_input {
                     self.publish();
                 }
+                // Also with input, of which there may be more by now: what leaves together costs less.
                 self.look_out(now);
-            } else {
+            } else if !has_input {
                 self.sleep(now);
                 now = self.clock.now();
                 busy_at = now;

@@ -212,11 +212,12 @@ impl<S: LinkSocket> Connection<S> {
             Ok(len) => {
                 self.deframer.filled(len);
                 // Less than there was room for was all that a stream has, and later bytes are a new edge; an end that has been
-                // announced is not. A packet that is far from full is all that was sent together; the kernel tells of another.
+                // announced is not. A packet that is far from full is all that was sent together; the kernel tells of another, or the next
+                // look.
                 let is_all = match (self.in_packets, self.watched) {
                     (false, _) => len < space_len,
-                    (true, Watched::Readable) => len < LONG_PACKET_LEN,
-                    (true, _) => false,
+                    (true, Watched::Edges) => false,
+                    (true, _) => len < LONG_PACKET_LEN,
                 };
                 self.readable = !is_all || self.hangup || self.write_failed.is_some();
                 Progress::Again
