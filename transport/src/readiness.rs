@@ -23,7 +23,7 @@ pub struct Epoll {
 /// What the handles of a set have in common.
 ///
 /// Sleeps are ended by one timer, which is a descriptor of the set. It is set only for a sleep that has to end before it goes off, and one that
-/// goes off too early is set again. Were the time-out given to each wait instead, the kernel would start and stop a timer for each: 4 % of a
+/// goes off too early is set again. Were the time-out given to each wait instead, the kernel would start and stop a timer for each: 2 % of a
 /// round trip over TIPC, asleep, where the processor is emulated.
 #[derive(Debug)]
 struct Set {

@@ -11,7 +11,7 @@ use super::peer::Peer;
 #[derive(Default)]
 pub(super) struct Peers {
     places: BTreeMap<u64, Place>,
-    /// Those that may have changed; each once, and some may be gone.
+    /// Those that may have changed, each once.
     changed: Vec<u64>,
     /// None of the others wants to be called before.
     due: Option<u64>,
