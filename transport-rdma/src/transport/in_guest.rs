@@ -217,7 +217,8 @@ fn link_with_raw(transport: &mut RdmaTransport) -> (Raw, LinkId) {
 #[test]
 fn a_peer_that_announces_receives_it_cannot_have_is_cut_off() {
     let mut transport = bind(options());
-    for immediate in [0, 63, 65 + 64, u32::MAX] {
+    let receives = options().receives as u32;
+    for immediate in [0, receives - 1, 2 * receives + 1, u32::MAX] {
         let (mut raw, link) = link_with_raw(&mut transport);
         raw.send(&FrameHeader::new(FrameKind::Ping).to_bytes(), immediate);
         let reason = until(&mut transport, |event| match *event {
