@@ -192,7 +192,8 @@ fn shell(script: &str) {
 }
 
 const RECEIVER: &str = "10.78.0.1:7979";
-const FRAMES: u32 = 500;
+/// Of the packets that carry these, some 500 where one has 4 KiB, 2 % get lost: none of them in one of 30,000 runs.
+const FRAMES: u32 = 2000;
 const FRAME_LEN: usize = 1024;
 const WAITING_MAX: usize = 32;
 const NS_PER_PASS: u64 = 1_000_000;
