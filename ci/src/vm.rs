@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! vm: kit -> archive (busybox, modules, scripts) -> qemu -> guest 1..n, joined by the wire
-//!                                                            | four pipes each: console, control, output, errors
+//!                                                            | each: a socket for control; pipes for console, output and errors
 //! ```
 //! Start reading at [`guest`] for how one guest is run and ends; [`scripts`] is what happens inside.
 
@@ -22,7 +22,7 @@ mod stream;
 mod wire;
 
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -31,7 +31,7 @@ use crate::invocation::now;
 use accelerator::Accelerator;
 use guest::Guest;
 use kit::Kit;
-use readers::Happening;
+use readers::Notice;
 use scripts::Job;
 use wire::Wire;
 
@@ -42,7 +42,8 @@ use wire::Wire;
 /// is ours. It finds the modules tipc and rdma_rxe loaded, and the device rxe0 with the address 10.77.0.1.
 ///
 /// With several guests each runs the command, with its number in VM_GUEST and their count in VM_GUESTS; each has 10.78.0.NUMBER
-/// on eth0, where TIPC and rxe0 are too, and its lines begin with its number. The status is that of the first that failed.
+/// on eth0, where TIPC and rxe0 are too, and its lines begin with its number. None begins before all are up. The status is that of the
+/// first that failed.
 ///
 /// QEMU, kmod and iproute2 are installed if they are missing (which needs root and apt); a Debian kernel and busybox are downloaded once to
 /// the cache folder of the user. Where KVM does not work the guest is emulated, and runs 10 to 20 times slower.
@@ -101,45 +102,101 @@ struct Plan {
 }
 
 impl Plan {
-    /// Runs the guests to their end; the exit status of the command in each.
+    /// Runs the guests to their end; the exit status of the command in each. None begins it before all are up.
     ///
     /// # Errors
-    /// A guest cannot be started, ends without a status, or is not done at the deadline. None is left running.
+    /// A guest cannot be started, does not come up, ends without a status, or is not done at the deadline. None is left running.
     fn run(&self, kit: &Kit, accelerator: Accelerator) -> Result<Vec<u8>, String> {
-        let wire = if self.guests > 1 { Some(Wire::new(self.guests)?) } else { None };
-        let (sender, happenings) = sync_channel(HAPPENINGS_MAX);
-        let mut guests = Vec::new();
-        for number in 1..=self.guests {
-            let port = wire.as_ref().map(|wire| wire.port(number));
-            guests.push(Guest::start(self, kit, accelerator, number, port, sender.clone())?);
-        }
-        drop(sender);
+        let (sender, notices) = sync_channel(NOTICES_MAX);
+        let mut guests = self.boot(kit, accelerator, sender, &notices)?;
+        guests.iter_mut().try_for_each(Guest::begin)?;
         while guests.iter().any(|guest| guest.status().is_none()) {
-            let (number, happening) = self.next(&happenings, &guests)?;
-            guests[usize::from(number) - 1].handle(happening)?;
+            if let Some(notice) = self.next(&notices, self.deadline, &guests)? {
+                handle(&mut guests, notice)?;
+            }
         }
         Ok(guests.iter().filter_map(Guest::status).collect())
     }
 
+    /// Starts the guests, and one whose boot hangs once more: where they are emulated one of some forty was seen to.
+    fn boot(
+        &self,
+        kit: &Kit,
+        accelerator: Accelerator,
+        sender: SyncSender<Notice>,
+        notices: &Receiver<Notice>,
+    ) -> Result<Vec<Guest>, String> {
+        let wire = if self.guests > 1 { Some(Wire::new(self.guests)?) } else { None };
+        let start = |number, attempt| {
+            let port = wire.as_ref().map(|wire| wire.port(number));
+            Guest::start(self, kit, accelerator, (number, attempt), port, sender.clone())
+        };
+        let mut attempt = 1;
+        let mut guests =
+            (1..=self.guests).map(|number| start(number, attempt)).collect::<Result<Vec<_>, _>>()?;
+        while !self.come_up(notices, &mut guests)? {
+            let late = guests.iter().filter(|guest| !guest.is_ready());
+            let tails: String = late.map(Guest::last_words).collect();
+            let failure = format!("not up in {} s{tails}", BOOT_TIME_MAX.as_secs());
+            if attempt == BOOT_ATTEMPTS {
+                return Err(failure);
+            }
+            eprintln!("vm: {failure}vm: trying once more");
+            attempt += 1;
+            for (guest, number) in guests.iter_mut().zip(1..).filter(|(guest, _)| !guest.is_ready()) {
+                guest.end();
+                *guest = start(number, attempt)?;
+            }
+        }
+        Ok(guests)
+    }
+
+    /// Waits as long as a boot may take; whether all are up then.
+    fn come_up(&self, notices: &Receiver<Notice>, guests: &mut [Guest]) -> Result<bool, String> {
+        let end = now() + BOOT_TIME_MAX;
+        while guests.iter().any(|guest| !guest.is_ready()) {
+            match self.next(notices, end, guests)? {
+                Some(notice) => handle(guests, notice)?,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is noticed next, up to `end`.
+    ///
+    /// # Errors
+    /// The deadline has come, or there is nobody left.
     fn next(
         &self,
-        happenings: &Receiver<(u8, Happening)>,
+        notices: &Receiver<Notice>,
+        end: Instant,
         guests: &[Guest],
-    ) -> Result<(u8, Happening), String> {
-        happenings.recv_timeout(self.deadline.saturating_duration_since(now())).map_err(|error| match error {
-            RecvTimeoutError::Timeout => {
+    ) -> Result<Option<Notice>, String> {
+        match notices.recv_timeout(end.min(self.deadline).saturating_duration_since(now())) {
+            Ok(notice) => Ok(Some(notice)),
+            Err(RecvTimeoutError::Timeout) if now() < self.deadline => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
                 let tails: String =
                     guests.iter().filter(|guest| guest.status().is_none()).map(Guest::last_words).collect();
-                format!("not done at the deadline, and ended{tails}")
+                Err(format!("not done at the deadline, and ended{tails}"))
             }
-            RecvTimeoutError::Disconnected => "all guests are gone".to_owned(),
-        })
+            Err(RecvTimeoutError::Disconnected) => Err("all guests are gone".to_owned()),
+        }
     }
+}
+
+/// Tells the guest that it is about.
+fn handle(guests: &mut [Guest], notice: Notice) -> Result<(), String> {
+    guests[usize::from(notice.number) - 1].handle(notice)
 }
 
 const DEADLINE_S: u64 = 600;
 const MEMORY_MIB: u32 = 3072;
 /// More would share a processor with each other only.
 const GUESTS_MAX: i64 = 8;
+/// Some times what an emulated one takes where the machine is slow and several boot at once.
+const BOOT_TIME_MAX: Duration = Duration::from_secs(90);
+const BOOT_ATTEMPTS: u8 = 2;
 /// What the guests' readers have to say and nobody has heard yet; they wait above that.
-const HAPPENINGS_MAX: usize = 64;
+const NOTICES_MAX: usize = 64;

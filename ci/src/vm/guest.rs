@@ -1,13 +1,14 @@
 //! One guest: its process, and when it is done.
 //!
-//! QEMU writes into four pipes, read by the threads of [`readers`]: the console of the kernel, the control channel of the job's
-//! script, and the command's two outputs. The guest is done when its script has said the status and both outputs have
+//! QEMU writes into three pipes, read by the threads of [`readers`]: the console of the kernel and the command's two outputs. By a socket,
+//! the control channel, the job's script says that the guest is up and waits for the word to begin. The guest is done when its script has said the status and both outputs have
 //! ended. Its process dies with this value, and with this process too, however that ends; it leaves no files.
 
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Write};
-use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command};
 use std::sync::mpsc::SyncSender;
 
 use super::Plan;
@@ -16,14 +17,18 @@ use super::archive::Archive;
 use super::kit::Kit;
 use super::modules::Modules;
 use super::qemu::Machine;
-use super::readers::{self, Console, Happening, Teller};
+use super::readers::{self, Console, Happening, Notice, Teller};
 use super::scripts::{self, Place};
 
 /// A running guest; ended when dropped.
 #[derive(Debug)]
 pub(super) struct Guest {
     number: u8,
+    /// Which start of it this is, counted from 1.
+    attempt: u8,
     process: Child,
+    control: UnixStream,
+    is_ready: bool,
     status: Option<u8>,
     outputs_ended: usize,
     is_gone: bool,
@@ -35,7 +40,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Starts guest `number`; what happens to it goes to `sender`.
+    /// Starts guest `number` for the `attempt`th time; what happens to it goes to `sender`.
     ///
     /// # Errors
     /// It cannot be started.
@@ -43,15 +48,15 @@ impl Guest {
         plan: &Plan,
         kit: &Kit,
         accelerator: Accelerator,
-        number: u8,
+        (number, attempt): (u8, u8),
         wire_port: Option<u16>,
-        sender: SyncSender<(u8, Happening)>,
+        sender: SyncSender<Notice>,
     ) -> Result<Self, String> {
         let failed = |error: io::Error| format!("guest {number} cannot be started: {error}");
         let first_root = first_root(kit, plan, Place { number, guests: plan.guests })?;
         let first_root = unnamed_file(kit, &first_root).map_err(failed)?;
         let (console, console_writer) = io::pipe().map_err(failed)?;
-        let (control, control_writer) = io::pipe().map_err(failed)?;
+        let (control, its_control) = UnixStream::pair().map_err(failed)?;
         let (output, output_writer) = io::pipe().map_err(failed)?;
         let (errors, errors_writer) = io::pipe().map_err(failed)?;
         let machine = Machine {
@@ -59,29 +64,31 @@ impl Guest {
             memory_mib: plan.memory_mib,
             kernel: &kit.kernel(),
             first_root: &path_of(&first_root),
-            channels: [
+            pipes: [
                 ("console", OWN_OUTPUT),
-                ("control", &path_of(&control_writer)),
                 ("output", &path_of(&output_writer)),
                 ("errors", &path_of(&errors_writer)),
             ],
             wire: wire_port.map(|port| (port, number)),
         };
-        let process = spawn(&machine, console_writer).map_err(failed)?;
+        let process = spawn(&machine, its_control, console_writer).map_err(failed)?;
         let prefix = if plan.guests > 1 { format!("{number}| ") } else { String::new() };
-        let teller = Teller { number, sender };
+        let teller = Teller { number, attempt, sender };
         let kept = Console::new(plan.shows_console.then(|| format!("{prefix}console: ")));
         readers::read_console(console, kept.clone(), teller.clone());
-        readers::read_control(control, teller.clone());
+        readers::read_control(control.try_clone().map_err(failed)?, teller.clone());
         readers::pass_on(output, io::stdout(), prefix.clone(), teller.clone());
         readers::pass_on(errors, io::stderr(), prefix, teller);
         Ok(Self {
             number,
+            attempt,
             process,
+            control,
+            is_ready: false,
             status: None,
             outputs_ended: 0,
             is_gone: false,
-            writers: vec![control_writer, output_writer, errors_writer],
+            writers: vec![output_writer, errors_writer],
             _first_root: first_root,
             console: kept,
         })
@@ -91,8 +98,12 @@ impl Guest {
     ///
     /// # Errors
     /// It ended otherwise than it should.
-    pub(super) fn handle(&mut self, happening: Happening) -> Result<(), String> {
-        match happening {
+    pub(super) fn handle(&mut self, notice: Notice) -> Result<(), String> {
+        if notice.attempt != self.attempt {
+            return Ok(());
+        }
+        match notice.happening {
+            Happening::Ready => self.is_ready = true,
             Happening::Status(status) => self.status = Some(status),
             Happening::OutputEnded => self.outputs_ended += 1,
             Happening::OutputBroken(error) => {
@@ -112,6 +123,21 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether it is up.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// Gives the word to begin.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) fn begin(&mut self) -> Result<(), String> {
+        writeln!(self.control).map_err(|error| {
+            format!("guest {} does not hear that it shall begin: {error}{}", self.number, self.last_words())
+        })
+    }
+
     /// The status of the command, once the guest is done.
     pub(super) fn status(&self) -> Option<u8> {
         self.status.filter(|_| self.outputs_ended == OUTPUTS)
@@ -123,8 +149,8 @@ impl Guest {
         format!("; the console of guest {} said last:\n{lines}", self.number)
     }
 
-    /// There is nothing in a guest that would have to be saved.
-    fn end(&mut self) {
+    /// Ends it now: there is nothing in a guest that would have to be saved.
+    pub(super) fn end(&mut self) {
         // An error means that it has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -138,12 +164,12 @@ impl Drop for Guest {
 }
 
 /// Starts QEMU so that the kernel ends it when the thread that calls this is gone.
-fn spawn(machine: &Machine<'_>, console: PipeWriter) -> io::Result<Child> {
+fn spawn(machine: &Machine<'_>, control: UnixStream, console: PipeWriter) -> io::Result<Child> {
     let errors = console.try_clone()?;
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
         .args(machine.arguments())
-        .stdin(Stdio::null())
+        .stdin(OwnedFd::from(control))
         .stdout(console)
         .stderr(errors)
         .spawn()

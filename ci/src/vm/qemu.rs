@@ -6,15 +6,15 @@ use std::path::Path;
 use super::accelerator::Accelerator;
 use super::scripts::{HOST_TAG, MTU};
 
-/// What one guest is made of. Paths name files and pipes that QEMU opens when it starts.
+/// What one guest is made of. Paths name files and pipes that QEMU opens when it starts; its input is the socket of the control channel.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) memory_mib: u32,
     pub(super) kernel: &'a Path,
     pub(super) first_root: &'a str,
-    /// Where the channels lead to, with their names in the guest; the first is the console.
-    pub(super) channels: [(&'a str, &'a str); 4],
+    /// Where the pipes are that it writes to, with their names in the guest; the first is the console.
+    pub(super) pipes: [(&'a str, &'a str); 3],
     /// The port of this machine that the wire listens on, and the last byte of the guest's address on it.
     pub(super) wire: Option<(u16, u8)>,
 }
@@ -34,13 +34,14 @@ impl Machine<'_> {
             "-virtfs local,path=/,mount_tag={HOST_TAG},readonly=on,security_model=none,multidevs=remap"
         ));
         add("-device virtio-serial-pci");
-        for (index, (name, path)) in self.channels.into_iter().enumerate() {
+        for (index, (name, path)) in self.pipes.into_iter().enumerate() {
             add(&format!("-chardev file,id={name},path={path},append=on"));
             match index {
                 0 => add(&format!("-serial chardev:{name}")),
                 _ => add(&format!("-device virtserialport,chardev={name},name={name}")),
             }
         }
+        add("-chardev socket,id=control,fd=0 -device virtserialport,chardev=control,name=control");
         if let Some((port, number)) = self.wire {
             add(&format!("-netdev socket,id=wire,connect=127.0.0.1:{port}"));
             add(&format!(
@@ -66,13 +67,13 @@ mod tests {
     use super::*;
 
     fn line(accelerator: Accelerator, wire: Option<(u16, u8)>) -> String {
-        let channels = [("console", "/p/1"), ("control", "/p/2"), ("output", "/p/3"), ("errors", "/p/4")];
+        let pipes = [("console", "/p/1"), ("output", "/p/2"), ("errors", "/p/3")];
         let machine = Machine {
             accelerator,
             memory_mib: 1024,
             kernel: Path::new("/k/vmlinuz"),
-            first_root: "/p/5",
-            channels,
+            first_root: "/p/4",
+            pipes,
             wire,
         };
         let words = machine.arguments();
@@ -95,7 +96,7 @@ mod tests {
             "{line}"
         );
         assert!(
-            line.contains("id=output,path=/p/3,append=on -device virtserialport,chardev=output"),
+            line.contains("id=output,path=/p/2,append=on -device virtserialport,chardev=output"),
             "{line}"
         );
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +11,8 @@ use super::stream::Stream;
 /// Something that a reader noticed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Happening {
+    /// It is up, and its script waits for the word to begin.
+    Ready,
     /// The command ended with this status.
     Status(u8),
     /// One of the two outputs ended.
@@ -20,17 +23,27 @@ pub(super) enum Happening {
     Gone,
 }
 
+/// What happened, and to whom.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Notice {
+    pub(super) number: u8,
+    pub(super) attempt: u8,
+    pub(super) happening: Happening,
+}
+
 /// Tells of what happens to one guest.
 #[derive(Clone, Debug)]
 pub(super) struct Teller {
     pub(super) number: u8,
-    pub(super) sender: SyncSender<(u8, Happening)>,
+    /// Which start of that guest, so that the end of one that was given up is not taken for the end of the next.
+    pub(super) attempt: u8,
+    pub(super) sender: SyncSender<Notice>,
 }
 
 impl Teller {
     fn tell(&self, happening: Happening) {
         // Nobody listens any more when the guests are being ended.
-        let _ = self.sender.send((self.number, happening));
+        let _ = self.sender.send(Notice { number: self.number, attempt: self.attempt, happening });
     }
 }
 
@@ -78,10 +91,12 @@ pub(super) fn read_console(pipe: PipeReader, console: Console, teller: Teller) {
 }
 
 /// Reads what the job's script says.
-pub(super) fn read_control(pipe: PipeReader, teller: Teller) {
+pub(super) fn read_control(socket: UnixStream, teller: Teller) {
     aside(move || {
-        for_each_line(pipe, |line| {
-            if let Some(status) = line.strip_prefix("status ").and_then(|status| status.parse().ok()) {
+        for_each_line(socket, |line| {
+            if line == "ready" {
+                teller.tell(Happening::Ready);
+            } else if let Some(status) = line.strip_prefix("status ").and_then(|status| status.parse().ok()) {
                 teller.tell(Happening::Status(status));
             }
         });
@@ -111,7 +126,7 @@ pub(super) fn pass_on(
 }
 
 /// Calls `handle` with each line. Lines that are longer than one should be are cut.
-fn for_each_line(pipe: PipeReader, mut handle: impl FnMut(&str)) {
+fn for_each_line(pipe: impl Read, mut handle: impl FnMut(&str)) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     while (&mut reader).take(LINE_LEN_MAX).read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
@@ -138,14 +153,22 @@ mod tests {
 
     use super::*;
 
+    fn teller(sender: SyncSender<Notice>) -> Teller {
+        Teller { number: 2, attempt: 1, sender }
+    }
+
+    fn notice(happening: Happening) -> Result<Notice, std::sync::mpsc::RecvError> {
+        Ok(Notice { number: 2, attempt: 1, happening })
+    }
+
     #[test]
     fn an_output_that_is_cut_off_ends_too() {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
         let (sender, happenings) = sync_channel(4);
-        pass_on(reader, std::io::sink(), String::new(), Teller { number: 2, sender });
+        pass_on(reader, std::io::sink(), String::new(), teller(sender));
         writer.write_all(b"half of").expect("somebody reads");
         drop(writer);
-        assert_eq!(happenings.recv(), Ok((2, Happening::OutputEnded)));
+        assert_eq!(happenings.recv(), notice(Happening::OutputEnded));
     }
 
     #[test]
@@ -153,22 +176,23 @@ mod tests {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
         let (sender, happenings) = sync_channel(4);
         let console = Console::new(None);
-        read_console(reader, console.clone(), Teller { number: 1, sender });
+        read_console(reader, console.clone(), teller(sender));
         for line in 0..=CONSOLE_LINES_MAX {
             writeln!(writer, "line {line}\r").expect("somebody reads");
         }
         drop(writer);
-        assert_eq!(happenings.recv(), Ok((1, Happening::Gone)));
+        assert_eq!(happenings.recv(), notice(Happening::Gone));
         let lines = console.last_lines();
         assert!(lines.starts_with("    line 1\n") && lines.ends_with("    line 20\n"), "{lines}");
     }
 
     #[test]
-    fn the_status_is_what_the_script_says() {
-        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    fn the_script_says_when_it_is_ready_and_the_status() {
+        let (reader, mut writer) = UnixStream::pair().expect("a pair of sockets");
         let (sender, happenings) = sync_channel(4);
-        read_control(reader, Teller { number: 1, sender });
+        read_control(reader, teller(sender));
         writer.write_all(b"ready\nstatus x\nstatus 300\nstatus 3\n").expect("somebody reads");
-        assert_eq!(happenings.recv(), Ok((1, Happening::Status(3))));
+        assert_eq!(happenings.recv(), notice(Happening::Ready));
+        assert_eq!(happenings.recv(), notice(Happening::Status(3)));
     }
 }

@@ -65,12 +65,13 @@ hostname guest{number}
 for port in /sys/class/virtio-ports/*; do
   read -r name < "$port/name"
   case "$name" in
-    control) exec 3> "/dev/${{port##*/}}" ;;
+    control) exec 3<> "/dev/${{port##*/}}" ;;
     output) exec 4> "/dev/${{port##*/}}" ;;
     errors) exec 5> "/dev/${{port##*/}}" ;;
   esac
 done
 echo ready >&3
+read -r begin <&3
 (
 {exports}export VM_GUEST={number} VM_GUESTS={guests}
 cd {folder} && exec {command}
@@ -194,7 +195,7 @@ mod tests {
 
     /// What the shell makes of that part of the script that leads to the command.
     fn shell(script: &str) -> String {
-        let (_, rest) = script.split_once("echo ready >&3\n").expect("the script has it");
+        let (_, rest) = script.split_once("read -r begin <&3\n").expect("the script has it");
         let (part, _) = rest.split_once("status=$?").expect("the script has it");
         let part = part.replace(">&4 2>&5 3>&- 4>&- 5>&-", "2>&1");
         let output = std::process::Command::new("/bin/sh").args(["-c", &part]).env_clear().output();

@@ -38,28 +38,33 @@ impl Wire {
     }
 }
 
-/// Carries what that guest sends, until it is gone.
+/// Carries what that guest sends.
 #[expect(clippy::disallowed_methods, reason = "the task runner is a driver: each guest is heard by itself")]
 fn carry_aside(listener: TcpListener, index: usize, ends: Ends) {
     std::thread::spawn(move || {
-        // Errors mean that the guest is gone, and then there is nothing to carry.
-        let Ok((mut from, _)) = listener.accept() else { return };
-        let Ok(to) = from.try_clone() else { return };
-        if from.set_nodelay(true).is_err() {
-            return;
+        // One after the other: a guest that was given up is gone before it is started again.
+        while let Ok((from, _)) = listener.accept() {
+            // Errors mean that the guest is gone, and then there is nothing to carry.
+            let _ = carry(from, index, &ends);
+            lock(&ends)[index] = None;
         }
-        lock(&ends)[index] = Some(to);
-        let mut packet = Vec::new();
-        while read_packet(&mut from, &mut packet).is_ok() {
-            let mut ends = lock(&ends);
-            for (_, end) in ends.iter_mut().enumerate().filter(|&(other, _)| other != index) {
-                if end.as_mut().is_some_and(|end| end.write_all(&packet).is_err()) {
-                    *end = None;
-                }
+    });
+}
+
+/// Carries what comes from one end to the others.
+fn carry(mut from: TcpStream, index: usize, ends: &Ends) -> io::Result<()> {
+    from.set_nodelay(true)?;
+    lock(ends)[index] = Some(from.try_clone()?);
+    let mut packet = Vec::new();
+    loop {
+        read_packet(&mut from, &mut packet)?;
+        let mut ends = lock(ends);
+        for (_, end) in ends.iter_mut().enumerate().filter(|&(other, _)| other != index) {
+            if end.as_mut().is_some_and(|end| end.write_all(&packet).is_err()) {
+                *end = None;
             }
         }
-        lock(&ends)[index] = None;
-    });
+    }
 }
 
 fn lock(ends: &Ends) -> std::sync::MutexGuard<'_, Vec<Option<TcpStream>>> {
@@ -95,6 +100,8 @@ mod tests {
     fn what_one_sends_all_others_get() {
         let wire = Wire::new(3).expect("free ports");
         let mut ends = [1, 2, 3].map(|number| connect(&wire, number));
+        // As one that is started again does.
+        drop(std::mem::replace(&mut ends[1], connect(&wire, 2)));
         // Nobody knows when the wire has noticed the others, so each says something until all have heard it.
         for sender in 0..3 {
             let packet = [&4u32.to_be_bytes()[..], &[sender as u8; 4]].concat();
