@@ -17,7 +17,7 @@ use crate::raw::{self, Exchange, PAYLOAD, WORDS_MAX};
 use crate::raw_line::{Caller, Carrier, Connecting, Echo};
 use crate::ticks::{self, Ticks};
 
-/// A plan for arguments of `N` bytes.
+/// A plan for arguments of `N` bytes. Those of arguments that are no arrays have any `N`: only baselines within a process use it.
 pub(crate) struct Bench<const N: usize> {
     plan: Plan,
     clock: Ticks,
@@ -47,7 +47,8 @@ impl<const N: usize> Bench<N> {
             }
             Case::Echo => self.measure(self.callees::<Still>().await?, echo).await,
             Case::EchoVec => {
-                let echo = |object: &Ref<Still>| object.echo_vec(vec![PAYLOAD; N]);
+                let payload = self.plan.payload as usize;
+                let echo = move |object: &Ref<Still>| object.echo_vec(vec![PAYLOAD; payload]);
                 self.measure(self.callees::<Still>().await?, echo).await
             }
         }

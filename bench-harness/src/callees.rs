@@ -1,6 +1,6 @@
 //! The objects that are called. Their bodies do next to nothing, so that what is measured is the call.
 //!
-//! Up to 1 KiB the argument is an array, passed by value. 4 KiB are `Bytes`, which whoever sends so much has: the caller has them once, and
+//! Up to 1 KiB the argument is an array, passed by value. Longer ones are `Bytes`, which whoever sends so much has: the caller has them once, and
 //! who echoes gives back those that came. `echo_vec` takes and gives a `Vec<u8>`, whatever its length; the caller makes one for each call.
 
 use std::fmt::Display;
@@ -34,7 +34,7 @@ impl Still {
         self.value + u64::from(payload[0])
     }
 
-    pub(crate) async fn read_4096(&self, payload: Bytes) -> u64 {
+    pub(crate) async fn read_bytes(&self, payload: Bytes) -> u64 {
         self.value + u64::from(payload[0])
     }
 
@@ -48,7 +48,7 @@ impl Still {
         payload
     }
 
-    pub(crate) async fn echo_4096(&self, payload: Bytes) -> Bytes {
+    pub(crate) async fn echo_bytes(&self, payload: Bytes) -> Bytes {
         payload
     }
 
@@ -115,7 +115,7 @@ impl Account {
         self.deposit(payload[0])
     }
 
-    pub(crate) async fn deposit_4096(&mut self, payload: Bytes) -> u64 {
+    pub(crate) async fn deposit_bytes(&mut self, payload: Bytes) -> u64 {
         self.deposit(payload[0])
     }
 

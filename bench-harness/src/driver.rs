@@ -5,7 +5,7 @@ use epicserver::{CallError, context};
 
 use crate::bench::Bench;
 use crate::callees::Still;
-use crate::options::{Placement, Transport};
+use crate::options::{PAYLOADS, Placement, Transport};
 use crate::raw::PAYLOAD;
 
 /// What to measure, and for how long.
@@ -13,7 +13,7 @@ use crate::raw::PAYLOAD;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) case: Case,
-    /// Bytes of the argument: 0, 64, 1024 or 4096.
+    /// Bytes of the argument: one of [`PAYLOADS`](crate::options::PAYLOADS).
     pub(crate) payload: u32,
     /// Bytes that a raw frame has more.
     pub(crate) raw_extra: u32,
@@ -176,16 +176,22 @@ impl Driver {
                 let echo = move |o: &Ref<Still>| o.echo_1024(payload);
                 bench.run(move |o| o.read_1024(payload), move |o| o.deposit_1024(payload), echo).await
             }
-            4096 => {
-                let bench = Bench::<4096>::new(plan);
-                bench.run(|o| o.read_4096(long()), |o| o.deposit_4096(long()), |o| o.echo_4096(long())).await
-            }
+            4096 => Bench::<4096>::new(plan).run_of_bytes(4096).await,
+            // Longer ones have no baseline within a process.
+            len if PAYLOADS.contains(&len) => Bench::<0>::new(plan).run_of_bytes(len).await,
             other => Err(CallError::Unavailable(format!("no method takes {other} bytes"))),
         }
     }
 }
 
-/// A payload that is no array; see `callees.rs`.
-fn long() -> Bytes {
-    Bytes::from_static(&[PAYLOAD; 4096])
+impl<const N: usize> Bench<N> {
+    /// With a payload that is no array; see `callees.rs`.
+    async fn run_of_bytes(&self, len: u32) -> Result<Vec<Measured>, CallError> {
+        let bytes = move || Bytes::from_static(&BYTES[..len as usize]);
+        let echo = move |o: &Ref<Still>| o.echo_bytes(bytes());
+        self.run(move |o| o.read_bytes(bytes()), move |o| o.deposit_bytes(bytes()), echo).await
+    }
 }
+
+/// The longest payload, of which shorter ones are the beginning.
+static BYTES: [u8; PAYLOADS[PAYLOADS.len() - 1] as usize] = [PAYLOAD; PAYLOADS[PAYLOADS.len() - 1] as usize];

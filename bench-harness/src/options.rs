@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::driver::Case;
 use crate::pair::Serve;
-use crate::raw::WORDS_MAX;
+use crate::raw::{PAYLOAD_MAX, WORDS_MAX};
 use crate::row::Setting;
 use crate::save::processes::CallStored;
 
@@ -105,12 +105,13 @@ pub(crate) struct Options {
     /// Who drives the transport between processes, in both of them [default: auto]
     #[arg(long, value_delimiter = ',')]
     threads: Vec<Threads>,
-    /// Bytes of the argument, and of what echo gives back: an array by value, but 4096 are `Bytes`
+    /// Bytes of the argument, and of what echo gives back: an array by value, from 4096 on `Bytes`; more than
+    /// that between processes only
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "64",
-        value_parser = PossibleValuesParser::new(["0", "64", "1024", "4096"]).map(|text| text.parse::<u32>().unwrap_or(64))
+        value_parser = PossibleValuesParser::new(["0", "64", "1024", "4096", "65536", "1048576"]).map(|text| text.parse::<u32>().unwrap_or(64))
     )]
     pub(crate) payload: Vec<u32>,
     /// Calls under way at a time, by as many callers on one core [1 to 256; default: rtt 1,64; throughput 64,256]
@@ -283,6 +284,12 @@ impl Options {
         if transport == Transport::Loopback && self.raw_extra > 0 {
             return Err("--raw-extra is of frames, and over loopback the baselines have none".to_owned());
         }
+        let longest = self.payload.iter().copied().max().unwrap_or_default();
+        if transport == Transport::Loopback && longest as usize > PAYLOAD_MAX {
+            return Err(format!(
+                "--payload {longest} is measured between processes: use --transport tcp, or {PAYLOAD_MAX} bytes at most"
+            ));
+        }
         let placements = self.placements();
         let impossible = |case: &&Case| !placements.iter().any(|placement| case.has(*placement));
         if let Some(case) = self.case.iter().find(impossible) {
@@ -395,6 +402,8 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Bytes that an argument may have, in order.
+pub(crate) const PAYLOADS: [u32; 6] = [0, 64, 1024, 4096, 64 << 10, 1 << 20];
 const SECONDS_MIN: f64 = 0.001;
 const SECONDS_MAX: f64 = 3600.0;
 
@@ -460,6 +469,11 @@ mod tests {
              --case echo",
         );
         assert_eq!(parsed("").expect("as above").outstanding(Suite::Throughput), [64, 256]);
+        let all = joined(&PAYLOADS);
+        assert_eq!(
+            parsed(&format!("--transport tcp --payload {all}")).expect("each can be").payload,
+            PAYLOADS
+        );
     }
 
     #[test]
@@ -484,5 +498,6 @@ mod tests {
         );
         check_refused("--transport tcp --threads many", &["many", "inline", "dedicated", "auto"]);
         check_refused("--outstanding 257", &["257", "1..=256"]);
+        check_refused("--payload 65536", &["65536", "--transport tcp", "4096"]);
     }
 }

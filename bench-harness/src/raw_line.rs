@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   caller: fill the window -> write -> read -> whole frames are answers -> again
-//!   callee: read -> write as much -> again
+//!   callee: read -> write what whole frames there are -> again
 //! ```
 //! What the carrier takes or gives at once is one batch, as it is for our own frames. Both halves run on the threads of the cores,
 //! from within entity code, while no call is under way. A TCP connection of their own tells the two when to begin; over
@@ -184,12 +184,17 @@ pub(crate) fn echo(echo: &Echo) -> io::Result<()> {
     let mut callee = lock(&CALLEE);
     let Ends { control, line, carrier } = callee.ends.as_mut().ok_or(ErrorKind::NotConnected)?;
     control.write_all(&READY)?;
-    let mut bytes = vec![0; carrier.read_len()];
-    let mut left = echo.calls * u64::from(carrier.frame_len);
+    let frame_len = carrier.frame_len as usize;
+    // Room for one read behind all that can have come, so that every read asks for as much.
+    let mut bytes = vec![0; carrier.read_len() + READ_LEN];
+    let (mut left, mut come) = (echo.calls, 0);
     while left > 0 {
-        let len = read(&mut **line, &mut bytes, echo.park)?;
-        write_all(&mut **line, &bytes[..len], echo.park)?;
-        left = left.saturating_sub(len as u64);
+        come += read(&mut **line, &mut bytes[come..], echo.park)?;
+        // Whole frames go back, as a call is answered when all of it is there; what follows them is the beginning of the next.
+        let whole = come / frame_len * frame_len;
+        write_all(&mut **line, &bytes[..whole], echo.park)?;
+        bytes.copy_within(whole..come, 0);
+        (left, come) = (left.saturating_sub((whole / frame_len) as u64), come - whole);
     }
     Ok(())
 }

@@ -48,7 +48,13 @@ impl TipcLine {
 
 impl Line for TipcLine {
     fn write(&mut self, bytes: &[u8], park: bool) -> io::Result<usize> {
-        let packet = &bytes[..bytes.len().min(PACKET_LEN_MAX / self.frame_len * self.frame_len)];
+        // Of a frame that fits in no packet each has as much as fits.
+        let len_max = if self.frame_len > PACKET_LEN_MAX {
+            PACKET_LEN_MAX
+        } else {
+            PACKET_LEN_MAX / self.frame_len * self.frame_len
+        };
+        let packet = &bytes[..bytes.len().min(len_max)];
         let flags = if park { SendFlags::empty() } else { SendFlags::DONTWAIT };
         send(&self.socket, packet, flags).map_err(io::Error::from).or_else(none_if_blocked)
     }
