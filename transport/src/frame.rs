@@ -1,4 +1,4 @@
-//! Frames and the memory they live in. The only module of this crate with `unsafe` code.
+//! Frames and the blocks they live in. With [`memory`](crate::memory) the only module of this crate with `unsafe` code.
 //!
 //! ```text
 //! BufferPool::alloc -> FrameBuf (one owner, writable) --freeze--> Frame (counted, read only) --last drop--> pool
@@ -11,13 +11,15 @@
 //! | `references` | not used | atomic, any holder |
 //! | `next` | owner of the chain it is in | nobody; the thread that keeps it |
 //! | `pool` | the owner, `None` | set before it is shared, taken by who drops the last reference, unless its thread keeps the block |
-//! | `capacity`, `class`, `in_slab` | constant | constant |
+//! | `capacity`, `class`, `origin` | constant | constant |
 //! | data | nobody | `FrameBuf`: its owner. `Frame`: read only. `ReceiveBlock`: writer beyond `filled`, all read below it |
 //!
 //! What must never be here: what the bytes mean, and when memory is given out (that is [`pool`](crate::pool)).
 #![allow(unsafe_code)]
 
 use crate::header::FRAME_ALIGN;
+use crate::long;
+use crate::memory::{self, Region};
 use crate::pool::PoolShared;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
@@ -159,13 +161,14 @@ pub struct FrameBuf {
 }
 
 impl FrameBuf {
-    /// A zeroed buffer outside any pool, freed when its last frame is dropped.
+    /// A buffer outside any pool. One of 64 KiB or more is kept for the next such one when its last frame is dropped, up to 64 MiB in a
+    /// process; pages of a fresh one take no memory before they are written to.
     ///
     /// # Panics
     /// If `len` is 4 GiB or more.
     #[must_use]
     pub fn unpooled(len: usize) -> Self {
-        let mut buffer = Self { block: FreeBlock::allocate(len, 0).into_use(None), len: 0 };
+        let mut buffer = Self { block: FreeBlock::unpooled(len).into_use(None), len: 0 };
         buffer.set_len(len);
         buffer
     }
@@ -421,8 +424,9 @@ impl Drop for BlockRef {
             return;
         }
         let mut block = FreeBlock { head: self.head };
-        if let Some(pool) = block.head_mut().pool.take() {
-            pool.give_back(block);
+        match block.head_mut().pool.take() {
+            Some(pool) => pool.give_back(block),
+            None => block.retire(),
         }
     }
 }
@@ -554,6 +558,30 @@ pub(crate) struct FreeBlock {
 unsafe impl Send for FreeBlock {}
 
 impl FreeBlock {
+    /// A block for a buffer outside any pool.
+    fn unpooled(capacity: usize) -> Self {
+        let span = block_layout(capacity).size();
+        if span < long::LEN_MIN {
+            return Self::allocate(capacity, 0);
+        }
+        let span = long::span(span);
+        if let Some(kept) = long::take(span) {
+            return kept;
+        }
+        // SAFETY: fresh memory of that length, at the beginning of a page.
+        unsafe { Self::place(memory::map(span), span - size_of::<BlockHead>(), 0, Origin::Mapped) }
+    }
+
+    /// What becomes of a block that was outside any pool, and that nobody uses any more.
+    #[cold]
+    fn retire(mut self) {
+        if self.head_mut().origin == Origin::Mapped {
+            let span = block_layout(self.head_mut().capacity).size();
+            // One that is not kept goes back to the kernel.
+            let _ = long::keep(self, span);
+        }
+    }
+
     /// A block of its own allocation.
     pub(crate) fn allocate(capacity: usize, class: u32) -> Self {
         let layout = block_layout(capacity);
@@ -561,7 +589,7 @@ impl FreeBlock {
         let memory = unsafe { alloc_zeroed(layout) };
         let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
         // SAFETY: fresh memory of that layout.
-        unsafe { Self::place(memory, capacity, class, false) }
+        unsafe { Self::place(memory, capacity, class, Origin::Heap) }
     }
 
     pub(crate) fn class(&self) -> u32 {
@@ -586,10 +614,10 @@ impl FreeBlock {
 
     /// # Safety
     /// `memory` is aligned to 64, has room for `block_layout(capacity)`, is zeroed, and belongs to the new block alone.
-    unsafe fn place(memory: NonNull<u8>, capacity: usize, class: u32, in_slab: bool) -> Self {
+    unsafe fn place(memory: NonNull<u8>, capacity: usize, class: u32, origin: Origin) -> Self {
         let head = memory.cast::<BlockHead>();
         let next = ptr::null_mut();
-        let value = BlockHead { references: AtomicU32::new(0), class, capacity, in_slab, next, pool: None };
+        let value = BlockHead { references: AtomicU32::new(0), class, capacity, origin, next, pool: None };
         // SAFETY: the caller gives memory that fits and is not shared.
         unsafe { head.write(value) };
         Self { head }
@@ -598,12 +626,16 @@ impl FreeBlock {
 
 impl Drop for FreeBlock {
     fn drop(&mut self) {
-        let (capacity, in_slab) = (self.head_mut().capacity, self.head_mut().in_slab);
+        let (capacity, origin) = (self.head_mut().capacity, self.head_mut().origin);
         // SAFETY: the only pointer; nothing uses the head after this.
         unsafe { ptr::drop_in_place(self.head.as_ptr()) };
-        if !in_slab {
+        let (layout, memory) = (block_layout(capacity), self.head.cast::<u8>());
+        match origin {
             // SAFETY: `allocate` made it with this layout.
-            unsafe { dealloc(self.head.as_ptr().cast(), block_layout(capacity)) };
+            Origin::Heap => unsafe { dealloc(memory.as_ptr(), layout) },
+            // SAFETY: `unpooled` mapped it, with as much memory as head and capacity take.
+            Origin::Mapped => unsafe { memory::unmap(memory, layout.size()) },
+            Origin::Slab => {}
         }
     }
 }
@@ -694,64 +726,46 @@ impl Drop for FreeStack {
 /// One contiguous region that many blocks are cut from, for devices that register memory. Lives longer than its blocks:
 /// it is the last field of what holds them.
 pub(crate) struct Slab {
-    memory: NonNull<u8>,
-    len: usize,
-    /// What was allocated: some more, to begin at a page, or at a large one.
-    allocated: NonNull<u8>,
-    layout: Layout,
+    region: Region,
 }
-
-// SAFETY: plain memory; only the blocks cut from it touch it, by their own rules.
-unsafe impl Send for Slab {}
-// SAFETY: as above; `&Slab` gives only the address.
-unsafe impl Sync for Slab {}
 
 impl Slab {
     /// Cuts `(capacity, count)` blocks for each class, in order, out of one new region.
     pub(crate) fn cut(classes: &[(usize, usize)]) -> (Self, Vec<FreeChain>) {
-        let len =
-            classes.iter().map(|&(capacity, count)| block_layout(capacity).size() * count).sum::<usize>();
-        let len = len.max(1);
-        // Asked for pages, the allocator writes the zeros itself; for less, it takes what the kernel has zeroed, and memory that is not
-        // used yet stays with the kernel.
-        let align = if len < HUGE_PAGE_LEN { SLAB_ALIGN } else { HUGE_PAGE_LEN };
-        let layout = Layout::from_size_align(len + align, 16).expect("a slab within the address space");
-        // SAFETY: the layout is not empty.
-        let allocated = unsafe { alloc_zeroed(layout) };
-        let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
-        let address = allocated.addr().get();
-        // SAFETY: less than `align` bytes on, so that `len` are left of the same allocation.
-        let memory = unsafe { allocated.add(address.next_multiple_of(align) - address) };
-        if align == HUGE_PAGE_LEN {
-            // Large pages for as much of it as fills such pages, where the system has them to give; else it says so, and gives small ones.
-            // SAFETY: whole pages within the allocation, which this changes nothing of but the size of its pages.
-            unsafe { libc::madvise(memory.as_ptr().cast(), len - len % HUGE_PAGE_LEN, libc::MADV_HUGEPAGE) };
-        }
+        let span = |capacity| block_layout(capacity).size();
+        let region = Region::new(classes.iter().map(|&(capacity, count)| span(capacity) * count).sum());
         let mut offset = 0;
         let mut chains = Vec::new();
         for (class, &(capacity, count)) in classes.iter().enumerate() {
             let mut chain = FreeChain::new();
             for _ in 0..count {
-                // SAFETY: offsets advance by whole block layouts, so blocks are aligned, apart and inside the region.
-                chain.push(unsafe { FreeBlock::place(memory.add(offset), capacity, class as u32, true) });
-                offset += block_layout(capacity).size();
+                // SAFETY: offsets advance by whole block layouts, so blocks are aligned, apart and inside the region, which is as long.
+                let block = unsafe {
+                    FreeBlock::place(region.memory().add(offset), capacity, class as u32, Origin::Slab)
+                };
+                chain.push(block);
+                offset += span(capacity);
             }
             chains.push(chain);
         }
-        (Self { memory, len, allocated, layout }, chains)
+        (Self { region }, chains)
     }
 
     /// Address and length in bytes.
     pub(crate) fn region(&self) -> (*const u8, usize) {
-        (self.memory.as_ptr(), self.len)
+        (self.region.memory().as_ptr(), self.region.len())
     }
 }
 
-impl Drop for Slab {
-    fn drop(&mut self) {
-        // SAFETY: `cut` made it with this layout; by its contract no block of it is left.
-        unsafe { dealloc(self.allocated.as_ptr(), self.layout) };
-    }
+/// Whose memory a block is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// An allocation of its own.
+    Heap,
+    /// The slab of its pool.
+    Slab,
+    /// A mapping of its own, which is kept for the next long buffer.
+    Mapped,
 }
 
 /// What a block opens with; the data follows at its end.
@@ -760,7 +774,7 @@ struct BlockHead {
     references: AtomicU32,
     class: u32,
     capacity: usize,
-    in_slab: bool,
+    origin: Origin,
     next: *mut BlockHead,
     pool: Option<Arc<PoolShared>>,
 }
@@ -782,7 +796,4 @@ pub(crate) const CAPACITY_MAX: usize = (u32::MAX - 128) as usize;
 const REFERENCES_MAX: u32 = u32::MAX / 2;
 /// References to a receive block that are counted at a time.
 const SPARE_REFERENCES: u32 = 64;
-const SLAB_ALIGN: usize = 4096;
-/// A slab of this length or more begins at such a page: processor and device then look up fewer of them.
-const HUGE_PAGE_LEN: usize = 2 << 20;
 const _: () = assert!(size_of::<BlockHead>() == 64 && size_of::<Frame>() == 16);

@@ -4,7 +4,7 @@
 //! `method` the lane; the payload is that part of the whole frame, header and extension included. The fragments of a
 //! frame follow each other in their lane, so that one frame at most is in pieces per lane.
 
-use epicserver_transport::{FRAME_ALIGN, Frame, FrameBuf, FrameHeader, FrameKind, HEADER_LEN, flags};
+use epicserver_transport::{Frame, FrameBuf, FrameHeader, FrameKind, HEADER_LEN, flags};
 
 use crate::session::lane::Lane;
 use crate::wire::assembly::assemble_bare_in;
@@ -58,7 +58,13 @@ impl Reassembly {
         if is_first != self.partial.is_none() || is_first != (offset == 0) {
             return Err(FragmentError::Order);
         }
-        let partial = self.partial.get_or_insert_with(|| Partial::new(total));
+        // All of it at once: a buffer that is longer than a frame of any link takes memory as it is written to, so that it follows the bytes
+        // that came and not the length that was announced.
+        let partial = self.partial.get_or_insert_with(|| Partial {
+            buffer: FrameBuf::unpooled(total),
+            filled: 0,
+            total,
+        });
         if partial.filled != offset || partial.total != total || piece.is_empty() {
             return Err(FragmentError::Order);
         }
@@ -81,20 +87,10 @@ impl Reassembly {
 }
 
 impl Partial {
-    fn new(total: usize) -> Self {
-        Self { buffer: FrameBuf::unpooled(total.min(ALLOCATE_AT_ONCE_MAX)), filled: 0, total }
-    }
-
     fn append(&mut self, piece: &[u8]) -> Result<(), FragmentError> {
         let end = self.filled + piece.len();
         if end > self.total {
             return Err(FragmentError::Order);
-        }
-        if end > self.buffer.len() {
-            // Memory follows the bytes that came, not the length that was announced.
-            let mut longer = FrameBuf::unpooled(end.next_power_of_two().min(self.total));
-            longer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
-            self.buffer = longer;
         }
         self.buffer[self.filled..end].copy_from_slice(piece);
         self.filled = end;
@@ -117,10 +113,6 @@ pub enum FragmentError {
         frame_len_max: usize,
     },
 }
-
-/// Up to this length a buffer is made for the announced length at once.
-const ALLOCATE_AT_ONCE_MAX: usize = 64 << 10;
-const _: () = assert!(ALLOCATE_AT_ONCE_MAX.is_multiple_of(FRAME_ALIGN));
 
 #[cfg(test)]
 mod tests {
@@ -150,15 +142,23 @@ mod tests {
         let mut header = FrameHeader::new(FrameKind::Fragment);
         header.generation = (16 << 20).into();
         header.flags = flags::FIRST_FRAGMENT;
-        let mut reassembly = Reassembly::default();
-        assert_eq!(reassembly.take(&header, &[1; 1_000], 16 << 20), Ok(None));
-        let held = |reassembly: &Reassembly| reassembly.partial.as_ref().unwrap().buffer.len();
-        assert_eq!(held(&reassembly), ALLOCATE_AT_ONCE_MAX);
-        header.flags = 0;
-        header.slot = 1_000.into();
-        assert_eq!(reassembly.take(&header, &[1; 70_000], 16 << 20), Ok(None));
-        assert!(held(&reassembly) <= 2 * 71_000);
-        reassembly.clear();
-        assert!(!reassembly.is_partial());
+        let before = resident_len();
+        let mut announced: Vec<_> = (0..64).map(|_| Reassembly::default()).collect();
+        for reassembly in &mut announced {
+            assert_eq!(reassembly.take(&header, &[1; 70_000], 16 << 20), Ok(None));
+        }
+        let grown = resident_len() - before;
+        assert!((64 * 70_000..64 * 2 * 71_000).contains(&grown), "{grown} bytes");
+        for reassembly in &mut announced {
+            reassembly.clear();
+            assert!(!reassembly.is_partial());
+        }
+    }
+
+    /// Bytes of this process that lie in memory.
+    fn resident_len() -> usize {
+        let status = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+        let pages = status.split_whitespace().nth(1).expect("the second field");
+        pages.parse::<usize>().expect("a number") * 4096
     }
 }
