@@ -8,7 +8,7 @@ use rkyv::api::low::{LowDeserializer, LowValidator};
 
 pub use self::handler::{Argument, Arguments, Handler, Message, Moved, Pack};
 pub use crate::launch::launch;
-pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, decode, layout, restore};
+pub use epicserver_runtime::codec::{CodecError, Wire, WireSerializer, decode_saved, layout, restore};
 pub use epicserver_runtime::entity::{
     Earlier, Entity, EntityCell, Method, MethodTable, Methods, RawRef, Stored, method_id,
 };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use epicserver_runtime::membership::DampingLimits;
-use epicserver_runtime::{TransportThreads, Wait};
+use epicserver_runtime::{CORES_MAX, TransportThreads, Wait};
 
 /// What a process was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,9 +319,10 @@ impl Settings {
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "cores" => {
-                let cores = value.parse().ok().filter(|cores| (1..=256).contains(cores));
-                self.cores =
-                    Some(cores.ok_or_else(|| format!("{value:?} is no number of cores: use 1 to 256"))?);
+                let cores = value.parse().ok().filter(|cores| (1..=CORES_MAX).contains(cores));
+                self.cores = Some(
+                    cores.ok_or_else(|| format!("{value:?} is no number of cores: use 1 to {CORES_MAX}"))?,
+                );
             }
             "wait" => self.wait = value.parse()?,
             THREADS | "threads_transport" => self.transport_threads = value.parse()?,
@@ -570,7 +571,7 @@ mod tests {
         let text = error.to_string();
         for part in [
             "EPICSERVER_COLOUR: there is no such setting; there are cores,",
-            "1 to 256",
+            "1 to 255",
             "\"spin\"",
             "flag --threads: threads.transport = \"many\" is not known",
             "no address",

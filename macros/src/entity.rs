@@ -146,7 +146,7 @@ impl<'a> Expansion<'a> {
             });
             let read = quote_spanned! {state.span()=>
                 |bytes| {
-                    let state: #state = #private::decode::<#state>(bytes)?;
+                    let state: #state = #private::decode_saved::<#state>(bytes)?;
                     #(#forth)*
                     ::core::result::Result::Ok(<#entity as ::core::convert::From<_>>::from(state))
                 }

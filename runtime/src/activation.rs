@@ -635,7 +635,7 @@ pub(crate) fn image_of<E: Entity>(
 /// # Safety
 /// `object` is a live `Activation<E>` whose state nothing borrows.
 unsafe fn load<E: Entity>(object: ObjectPtr, bytes: &[u8]) -> Result<(), CodecError> {
-    let state = codec::decode::<E>(bytes)?;
+    let state = codec::decode_saved::<E>(bytes)?;
     // SAFETY: see above.
     unsafe { *(*object.activation::<E>().state.get()).assume_init_mut() = state };
     Ok(())
@@ -644,7 +644,7 @@ unsafe fn load<E: Entity>(object: ObjectPtr, bytes: &[u8]) -> Result<(), CodecEr
 fn read_again<E: Entity>(earlier: Option<usize>, bytes: &[u8]) -> Result<Option<AlignedVec>, CodecError> {
     match earlier.and_then(|place| E::EARLIER.get(place)) {
         Some(earlier) => (earlier.read)(bytes).map(|_| None),
-        None => codec::encode_to_vec(&codec::decode::<E>(bytes)?, SAMPLE_LEN_MAX).map(Some),
+        None => codec::encode_to_vec(&codec::decode_saved::<E>(bytes)?, SAMPLE_LEN_MAX).map(Some),
     }
 }
 

@@ -4,12 +4,15 @@
 //! scratch space of nested collections, which a core keeps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroUsize;
 
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The codec id of rkyv archives, in frame headers and save envelopes.
@@ -100,13 +103,25 @@ impl Encoder<'_> {
 /// Validates `bytes` as an archive of `T` and gives it in place.
 ///
 /// # Errors
-/// [`CodecError::Invalid`] for anything that is not a valid archive that starts at a multiple of 16.
+/// [`CodecError::Invalid`] for anything that is not a valid archive that starts at a multiple of 16, and for values that are nested deeper
+/// than [`NESTED_MAX`].
 pub fn access<T>(bytes: &[u8]) -> Result<&T::Archived, CodecError>
 where
     T: Archive<Archived: for<'a> CheckBytes<LowValidator<'a, Error>>>,
 {
-    rkyv::api::low::access::<T::Archived, Error>(bytes)
-        .map_err(|error| CodecError::Invalid(error.to_string()))
+    // What the validator says of too deep a value does not tell that.
+    access_nested::<T>(bytes, Some(NESTED_BOUND)).map_err(|error| {
+        CodecError::Invalid(format!("{error}; values lie at most {NESTED_MAX} deep in each other"))
+    })
+}
+
+#[inline]
+fn access_nested<T>(bytes: &[u8], nested_max: Option<NonZeroUsize>) -> Result<&T::Archived, Error>
+where
+    T: Archive<Archived: for<'a> CheckBytes<LowValidator<'a, Error>>>,
+{
+    let mut validator = Validator::new(ArchiveValidator::with_max_depth(bytes, nested_max), ());
+    rkyv::api::access_with_context::<T::Archived, _, Error>(bytes, &mut validator)
 }
 
 /// Makes an owned value of a validated archive.
@@ -123,6 +138,15 @@ pub fn restore<T: Wire>(archived: &T::Archived) -> Result<T, CodecError> {
 /// As [`access`] and [`restore`].
 pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, CodecError> {
     restore::<T>(access::<T>(bytes)?)
+}
+
+/// As [`decode`], for states that were saved, however deep: a node wrote them on a stack no longer than this one, and a state that could be
+/// saved and not be read would be lost.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_saved<T: Wire>(bytes: &[u8]) -> Result<T, CodecError> {
+    restore::<T>(access_nested::<T>(bytes, None).map_err(|error| CodecError::Invalid(error.to_string()))?)
 }
 
 /// As [`decode`], but that `put` gets the value, at most once and only if there is one.
@@ -163,6 +187,12 @@ where
         }
     }
 }
+
+/// How deep values lie in each other that another process sent: boxes, vectors, strings and the like, the outermost one included. To read
+/// one, to make it and to drop it recurses as deep on a stack of 2 MiB.
+pub const NESTED_MAX: usize = 512;
+/// As the validator counts: down, and never to zero.
+const NESTED_BOUND: NonZeroUsize = NonZeroUsize::new(NESTED_MAX + 1).expect("not zero");
 
 /// A fixed buffer that a value is written into, front to back. What goes beyond its end is counted and not kept, so that it is known
 /// how long the next one has to be.
@@ -278,6 +308,7 @@ impl Wire for std::time::Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::CallError;
 
     #[test]
     fn values_survive_and_a_small_buffer_is_told() {
@@ -301,6 +332,34 @@ mod tests {
             assert_eq!(encode(&value, &mut room[..short], &mut Arena::new()), Err(CodecError::Full { len }));
         }
         assert_eq!(encode(&value, &mut room[..len], &mut Arena::new()), Ok(len));
+    }
+
+    #[test]
+    fn a_value_that_lies_too_deep_is_refused_and_a_saved_one_is_read() {
+        let nested = |depth| {
+            let error = (1..depth).fold(CallError::NotSent, |inner, _| CallError::Nested(Box::new(inner)));
+            encode_to_vec(&error, 16 << 20).expect("fits")
+        };
+        assert!(decode::<CallError>(&nested(NESTED_MAX)).is_ok());
+        let refused = decode::<CallError>(&nested(NESTED_MAX + 1));
+        assert!(matches!(&refused, Err(CodecError::Invalid(why)) if why.contains("512 deep")), "{refused:?}");
+        assert!(decode_saved::<CallError>(&nested(NESTED_MAX + 1)).is_ok());
+    }
+
+    #[test]
+    fn what_no_stack_holds_is_refused() {
+        let write = || {
+            let error = (0..100_000).fold(CallError::NotSent, |inner, _| CallError::Nested(Box::new(inner)));
+            let bytes = encode_to_vec(&error, 16 << 20).expect("fits");
+            // To drop it takes as much stack.
+            std::mem::forget(error);
+            bytes
+        };
+        let bytes = std::thread::scope(|scope| {
+            let with_stack = std::thread::Builder::new().stack_size(1 << 30).spawn_scoped(scope, write);
+            with_stack.expect("a thread").join().expect("a stack of 1 GiB holds it")
+        });
+        assert!(decode::<CallError>(&bytes).is_err());
     }
 
     #[test]

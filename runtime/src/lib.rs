@@ -77,7 +77,7 @@ pub use driver::{ClusterConfig, LinksConfig, TransportThreads, Wait};
 pub use entity::{Entity, Ref};
 pub use error::{CallError, Executed, Loss, MethodError, NESTING_MAX, Rejection};
 pub use field::Field;
-pub use node::{FindError, JoinError, Node, NodeBuilder, StartError, Stats};
+pub use node::{CORES_MAX, FindError, JoinError, Node, NodeBuilder, StartError, Stats};
 pub use pool::Pool;
 
 #[cfg(test)]

@@ -381,7 +381,7 @@ impl NodeBuilder {
     pub fn start(mut self) -> Result<Node, StartError> {
         check_entities(&self.entities)?;
         let processors = pin::available_processors().unwrap_or_default();
-        let cores = self.cores.unwrap_or(processors.len().max(1) as u16);
+        let cores = self.cores.unwrap_or(processors.len().clamp(1, usize::from(CORES_MAX)) as u16);
         if cores == 0 || cores > CORES_MAX {
             return Err(StartError::Config(format!("cores = {cores}: a node has 1 to {CORES_MAX} cores")));
         }
@@ -751,7 +751,8 @@ fn check_entities(entities: &[BoundEntity]) -> Result<(), StartError> {
     Ok(())
 }
 
-const CORES_MAX: u16 = 256;
+/// The most cores that a node has: as many as a member of a view can say it has.
+pub const CORES_MAX: u16 = u8::MAX as u16;
 /// Messages under way between two cores. Short rings stay in the nearest cache; what does not fit waits in order.
 const RING_LEN: usize = 64;
 const SPIN_NS: u64 = 20_000;

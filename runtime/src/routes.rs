@@ -132,6 +132,12 @@ pub fn fixed_view(members: &[Member]) -> View {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_node_with_as_many_cores_as_there_can_be_has_all_its_partitions() {
+        let routes = Routes::solo(NodeId { id: 1, incarnation: 1 }, crate::CORES_MAX);
+        assert_eq!([7, 254, 255].map(|partition| routes.place(partition)), [7, 254, 0].map(Place::Here));
+    }
+
     /// What is looked up is what the view says, also where the short way round does not tell.
     #[test]
     fn partitions_are_found_where_the_view_has_them() {

@@ -277,6 +277,19 @@ fn unreadable<M: Method>(error: &CodecError) -> CallError {
     CallError::OutcomeUnknown(crate::error::Loss::LinkLost)
 }
 
+/// A request that cannot be read: the caller is told that the two do not agree on what it should be, and the log why not.
+#[cold]
+fn unreadable_request<M: Method>(error: &CodecError) -> CallError {
+    tracing::warn!(entity = <M::Entity as Entity>::NAME, method = M::NAME, %error, "a request cannot be read");
+    layout_error::<M>()
+}
+
+#[cold]
+fn layout_error<M: Method>() -> CallError {
+    let entity = <M::Entity as Entity>::NAME.into();
+    CallError::Rejected(Rejection::Layout { entity, method: M::NAME.into() })
+}
+
 /// A slot with this message in it; `None` when as many calls as allowed are under way. The message is dropped then.
 #[inline]
 pub(crate) fn new_call<M: Method>(slots: &SlotPool, message: Message<M>) -> Option<SlotPtr> {
@@ -612,18 +625,12 @@ fn take_error<M: Method>(slot: SlotPtr) -> Poll<Result<M::Value, CallError>> {
 }
 
 fn inbound<M: Method>(core: &CoreState, asked: &Asked<'_>) -> Result<(), CallError> {
-    let layout_error = || {
-        CallError::Rejected(Rejection::Layout {
-            entity: <M::Entity as Entity>::NAME.into(),
-            method: M::NAME.into(),
-        })
-    };
-    let key = Stored::<M::Entity>::from_view(asked.key).ok_or_else(layout_error)?;
-    let archived = codec::access::<M>(asked.payload).map_err(|_| layout_error())?;
+    let key = Stored::<M::Entity>::from_view(asked.key).ok_or_else(layout_error::<M>)?;
+    let archived = codec::access::<M>(asked.payload).map_err(|error| unreadable_request::<M>(&error))?;
     // Code of the user's own may be in there; a request of another node must not end this core.
     let decode = || catch_unwind(AssertUnwindSafe(|| M::decode(archived, asked.frame)));
     let decoded = while_reading(asked.frame, decode);
-    let Ok(Ok(arguments)) = decoded else { return Err(layout_error()) };
+    let Ok(Ok(arguments)) = decoded else { return Err(layout_error::<M>()) };
     let Some(slot) = core.slots.allocate(method_vtable::<M>()) else {
         return Err(CallError::Rejected(Rejection::Overloaded));
     };
