@@ -603,7 +603,11 @@ impl CoreState {
                 calls.into_iter().for_each(|name| self.fail_call(name, CallError::OutcomeUnknown(loss)));
             }
             LinkNews::Taken(peer, count) => (0..count).for_each(|_| self.free_place(peer.id)),
-            LinkNews::Gone(peer) => self.cancel_calls_of(peer),
+            LinkNews::Gone(peer) => {
+                // Whoever is there later knows no handle, even in the same life: this node may be the one that was born again.
+                self.forget_bound(peer);
+                self.cancel_calls_of(peer);
+            }
             LinkNews::Unbound(peer) => self.forget_bound(peer),
         }
     }

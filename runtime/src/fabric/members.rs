@@ -66,9 +66,12 @@ impl Fabric {
     /// Takes a new life of this node, as the last one was evicted: every link ends, and what is sought is sought again.
     pub fn handle_rebirth(&mut self, now: u64, me: NodeId) {
         self.config.me = me;
+        // They are members still, as far as is known, and may hear of the new life before this node hears of them.
+        let removed = std::mem::take(&mut self.removed);
         for id in self.peers.ids() {
             self.dismiss(now, id);
         }
+        self.removed = removed;
         self.restart_strangers(now);
     }
 
@@ -149,6 +152,13 @@ impl Fabric {
         }
         self.remove(now, id);
         self.seek_again(now, id);
+    }
+
+    /// As when both this node and the peer lose each other and meet again, in the same lives.
+    #[cfg(test)]
+    pub(crate) fn part_and_meet(&mut self, now: u64, id: u64, address: &str) {
+        self.dismiss(now, id);
+        self.add_peer(id, Standing::Listed, Some(Dial::new(now, Addr::new(address))));
     }
 
     fn remove(&mut self, now: u64, id: u64) {

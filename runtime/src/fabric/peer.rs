@@ -187,9 +187,9 @@ impl Peer {
             }
             Err(error) if marks.kind == FrameKind::Request => {
                 if matches!(error, QueueError::Handle(_)) {
-                    // It was made before the core heard that handles stand for nothing any more: it is made anew.
+                    // It was made before the core heard that handles stand for nothing any more: those after it will have their keys.
                     self.unbound.insert(core);
-                    tracing::debug!(%error, "a request is made anew");
+                    tracing::debug!(%error, "a request is not sent");
                 } else {
                     tracing::warn!(%error, "a request cannot be sent");
                 }

@@ -40,6 +40,16 @@ struct Seek {
     dial: Dial,
     /// Who was there.
     found: Option<u64>,
+    /// Until when it is dialled while nobody is found there, unless it is sought again.
+    until: u64,
+}
+
+impl Seek {
+    /// Nobody is there any more: it is dialled again.
+    fn lose(&mut self, now: u64, rng: &mut fastrand::Rng) {
+        (self.found, self.until) = (None, now + SEEK_NS);
+        self.dial.failed(now, rng);
+    }
 }
 
 impl Strangers {
@@ -73,19 +83,20 @@ impl Strangers {
 
 impl Fabric {
     /// Looks for a node at this address, of which nothing else is known: dials until somebody is there, and again when
-    /// that link is lost and nobody else dials it. `false` if too many addresses are sought.
+    /// that link is lost and nobody else dials it, for a minute each time. One of too many addresses takes the place of the one that nobody
+    /// was found at for the longest; `false` if there is none.
     pub fn seek(&mut self, now: u64, addr: Addr) -> bool {
         let seeks = &mut self.strangers.seeks;
         if seeks.len() >= SEEKS_MAX && !seeks.contains_key(&addr) {
-            return false;
+            let vain = seeks.iter().filter(|(_, seek)| seek.found.is_none());
+            let Some((oldest, _)) = vain.min_by_key(|(_, seek)| seek.until) else { return false };
+            let oldest = oldest.clone();
+            seeks.remove(&oldest);
         }
-        seeks.entry(addr.clone()).or_insert_with(|| Seek { dial: Dial::new(now, addr), found: None });
+        let dial = || Dial::new(now, addr.clone());
+        let seek = seeks.entry(addr.clone()).or_insert_with(|| Seek { dial: dial(), found: None, until: 0 });
+        seek.until = now + SEEK_NS;
         true
-    }
-
-    /// Looks there no more. A link that exists stays.
-    pub fn unseek(&mut self, addr: &Addr) {
-        self.strangers.seeks.remove(addr);
     }
 
     /// The addresses that are sought, and who was found there.
@@ -107,6 +118,8 @@ impl Fabric {
     }
 
     pub(super) fn handle_strangers_timeout(&mut self, now: u64) {
+        // Whoever wants an address seeks it again; a process that has ended is not dialled for ever.
+        self.strangers.seeks.retain(|_, seek| seek.found.is_some() || now < seek.until);
         for (addr, seek) in &mut self.strangers.seeks {
             if seek.dial.is_due(now) {
                 seek.dial.pause();
@@ -169,8 +182,7 @@ impl Fabric {
         };
         for seek in self.strangers.seeks.values_mut() {
             if seek.found == Some(id) && !is_dialled(id) {
-                seek.found = None;
-                seek.dial.failed(now, &mut self.rng);
+                seek.lose(now, &mut self.rng);
             }
         }
     }
@@ -182,18 +194,14 @@ impl Fabric {
             return;
         }
         for seek in self.strangers.seeks.values_mut().filter(|seek| seek.found == Some(id)) {
-            seek.found = None;
-            seek.dial.failed(now, &mut self.rng);
+            seek.lose(now, &mut self.rng);
         }
     }
 
     /// Ends every link of a stranger, and dials all addresses anew.
     pub(super) fn restart_strangers(&mut self, now: u64) {
         self.commands.extend(self.strangers.end().map(Command::Close));
-        for seek in self.strangers.seeks.values_mut() {
-            seek.found = None;
-            seek.dial.failed(now, &mut self.rng);
-        }
+        self.strangers.seeks.values_mut().for_each(|seek| seek.lose(now, &mut self.rng));
     }
 
     fn advance_stranger(&mut self, now: u64, link: LinkId) {
@@ -289,5 +297,7 @@ impl Stranger {
 const STRANGERS_MAX: usize = 64;
 /// Addresses that are sought, at most.
 const SEEKS_MAX: usize = 64;
+/// How long an address is dialled where nobody is found, in nanoseconds.
+const SEEK_NS: u64 = 60_000_000_000;
 /// How long a handshake may take, in nanoseconds.
 const HANDSHAKE_NS: u64 = 3_000_000_000;

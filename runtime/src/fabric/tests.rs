@@ -486,9 +486,12 @@ fn guests_and_addresses_are_bounded() {
     world.view(&[0], &[0, 1, 2, 3, 4, 5, 6]);
     world.advance(4_000_000_000);
     assert_eq!(world.nodes[0].fabric.present().count(), 6);
-    let sought = (0..1000)
-        .filter(|number| world.nodes[1].fabric.seek(world.now, Addr::new(&format!("nobody{number}"))));
-    assert_eq!(sought.count(), 63, "one is sought already");
+    for number in 0..1000 {
+        assert!(world.nodes[1].fabric.seek(world.now, Addr::new(&format!("nobody{number}"))));
+    }
+    let sought: Vec<_> = world.nodes[1].fabric.sought().collect();
+    assert_eq!(sought.len(), 64);
+    assert!(sought.iter().any(|(_, found)| found.is_some()), "who is there is not given up");
 }
 
 #[test]
@@ -591,4 +594,45 @@ fn the_proof_of_an_older_link_does_not_take_the_place_of_a_newer_one() {
         let present: Vec<NodeId> = fabric.present().collect();
         assert_eq!(present, [NodeId { id: 7, incarnation: life }]);
     }
+}
+
+#[test]
+fn addresses_of_processes_that_ended_make_room_for_others() {
+    let mut world = World::new(1);
+    let dead = |number| Addr::new(&format!("dead{number}"));
+    for number in 0..100 {
+        assert!(world.nodes[0].fabric.seek(world.now, dead(number)));
+        world.advance(50_000_000);
+    }
+    let sought = |world: &World| world.nodes[0].fabric.sought().count();
+    assert_eq!(sought(&world), 64);
+    world.add(LoopbackOptions::plain());
+    world.seek(0, 1);
+    world.advance(5_000_000_000);
+    assert_eq!((world.links(), sought(&world)), (vec![1, 1], 64));
+    // Those that nobody wants any more are given up, and the one that is there is not.
+    world.advance(60_000_000_000);
+    assert_eq!((world.links(), sought(&world)), (vec![1, 1], 1));
+}
+
+#[test]
+fn a_node_born_again_holds_the_calls_of_members_that_it_has_not_heard_of() {
+    let mut world = World::new(2);
+    world.seek(1, 0);
+    world.view(&[0, 1], &[0, 1]);
+    world.settle();
+    world.view(&[0], &[0]);
+    world.settle();
+    let new = NodeId { incarnation: 2, ..world.nodes[1].me };
+    world.nodes[1].me = new;
+    world.nodes[1].fabric.handle_rebirth(world.now, new);
+    world.advance(2_000_000_000);
+    // The other hears of the new view first.
+    world.view(&[0], &[0, 1]);
+    world.call(0, 1, 3);
+    world.settle();
+    assert_eq!(world.nodes[1].calls, []);
+    world.view(&[1], &[0, 1]);
+    world.advance(3_000_000_000);
+    assert_eq!(world.nodes[1].calls, [(world.nodes[0].me, 3)]);
 }

@@ -178,3 +178,17 @@ fn handles_survive_links_that_break_all_the_time() {
     assert!(short > 100, "handles are in use: {short}");
     world.end();
 }
+
+/// As after an eviction: the sessions of both are new, and what the cores knew of the old ones stands for nothing.
+#[test]
+fn nodes_that_part_and_meet_again_call_known_objects_by_their_keys() {
+    let mut world = World::new(2);
+    let key = world.key_on(1, 0);
+    assert_eq!((add(&mut world, key), add(&mut world, key)), (Ok(1), Ok(2)));
+    let (ids, now) = ([world.id(0).id, world.id(1).id], world.now);
+    world.process(0).fabric.part_and_meet(now, ids[1], "b");
+    world.process(1).fabric.part_and_meet(now, ids[0], "a");
+    world.pass_ms(3_000);
+    assert_eq!([add(&mut world, key), add(&mut world, key)], [Ok(3), Ok(4)]);
+    world.end();
+}
