@@ -218,7 +218,10 @@ impl Session {
         if let Some(lane) = Lane::of(kind) {
             let marks = Marks::of(header);
             self.take_credit(lane)?;
-            return self.deliver(lane, marks, frame).map(Some);
+            return match self.deliver(lane, marks, frame) {
+                Ok(passed) => Ok(Some(passed)),
+                Err(error) => Err(self.refuse(lane, error)),
+            };
         }
         self.receive_own(now, kind, &frame)
     }
@@ -246,6 +249,13 @@ impl Session {
 
     fn take_credit(&mut self, lane: Lane) -> Result<(), LinkError> {
         if self.receive_lane(lane).take() { Ok(()) } else { Err(LinkError::CreditBreach) }
+    }
+
+    /// Nobody gets what took a credit, so nobody will release it: what is held outlives the link.
+    #[cold]
+    fn refuse(&mut self, lane: Lane, error: LinkError) -> LinkError {
+        self.receive_lane(lane).release(1);
+        error
     }
 
     #[inline(always)]
@@ -284,11 +294,24 @@ impl Session {
         let header = FrameHeader::parse_frame(frame).map_err(LinkError::Malformed)?;
         let lane = Lane::from_number(header.method.get()).ok_or(LinkError::MalformedWhole)?;
         self.take_credit(lane)?;
-        let piece = FrameHeader::payload_bytes(frame).unwrap_or_default();
+        let passed = self.receive_piece(lane, header, FrameHeader::payload_bytes(frame).unwrap_or_default());
+        if !matches!(passed, Ok(Some(_))) {
+            // The credit is for what somebody gets.
+            self.receive_lane(lane).release(1);
+        }
+        passed
+    }
+
+    /// Takes a piece; gives the frame when it was the last.
+    fn receive_piece(
+        &mut self,
+        lane: Lane,
+        header: &FrameHeader,
+        piece: &[u8],
+    ) -> Result<Option<Passed>, LinkError> {
         let whole_max = self.config.frame_len_whole_max();
         let partial = &mut self.partials[lane as usize];
         let Some(whole) = partial.take(header, piece, whole_max).map_err(LinkError::Fragment)? else {
-            self.receive_lane(lane).release(1);
             return Ok(None);
         };
         let marks = Marks::of(FrameHeader::parse_frame(&whole).map_err(|_| LinkError::MalformedWhole)?);

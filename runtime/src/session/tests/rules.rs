@@ -152,6 +152,32 @@ fn fragments_keep_their_order_and_their_limit() {
     }
 }
 
+/// Windows of four: what is refused more often than that, link after link, would leave none.
+#[test]
+fn what_is_refused_keeps_no_room() {
+    let piece = |total: u32, flags: u8| {
+        let mut header = FrameHeader::new(FrameKind::Fragment);
+        (header.generation, header.flags) = (total.into(), flags);
+        assemble_bare(None, header, &[0; 64])
+    };
+    const FIRST: u8 = 2;
+    for frames in
+        [vec![piece(128, FIRST), bare(FrameKind::Request, 0)], vec![piece(128, 0)], vec![piece(64, 3)]]
+    {
+        let mut pair = up();
+        for _ in 0..6 {
+            broken_by(&mut pair, frames.clone());
+            pair.connect(0);
+            pair.settle();
+        }
+        for number in 0..4 {
+            pair.ends[1].queue(0, FrameKind::Request, number, 0);
+        }
+        pair.settle();
+        assert_eq!(pair.ends[0].got, [0, 1, 2, 3]);
+    }
+}
+
 /// Two ends of which the second takes fragments of this length, and the first has so many buffers for long ones.
 fn with_bulk(fragment_len_max: u32, buffers_max: usize) -> (Pair, BufferPool) {
     let config = |stream| SessionConfig { payload_len_max: 200_000, window_calls: 1024, ..config(stream) };
