@@ -238,6 +238,10 @@ impl CoreState {
 
     /// Takes an object out of memory that nobody holds. Those that wait for it start again.
     fn drop_object(&self, object: ObjectPtr) {
+        // Its hook may have said so.
+        if object.forget.get() && !self.forget_now(object) {
+            return;
+        }
         if object.dirty.get()
             && let Err(error) = self.write_image(object)
         {

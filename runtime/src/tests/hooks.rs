@@ -384,3 +384,27 @@ fn a_call_from_outside_that_is_under_way_when_its_node_ends_has_an_unknown_outco
     let error = unseen.result().expect("ended").expect_err("not run");
     assert!(error.executed() == Executed::No && error.retry_safe(), "{error:?}");
 }
+
+#[test]
+fn an_object_may_be_forgotten_when_it_leaves_memory() {
+    set_on_activate(|_| Box::pin(async { 0 }));
+    set_on_drop(|_| {
+        Box::pin(async {
+            crate::context::forget();
+            0
+        })
+    });
+    let mut cluster = Cluster::new(1);
+    let mut call = cluster.start(
+        0,
+        hooked(1).call(exclusive(async |thing: &mut Thing<HOOKED>| {
+            *thing.count.get_mut() = 5;
+            5
+        })),
+    );
+    cluster.settle();
+    assert_eq!((call.result(), cluster.saved_count::<Thing<HOOKED>>(1)), (Some(Ok(5)), Some(5)));
+    idle(&mut cluster);
+    assert_eq!(cluster.cores[0].activations(), 0);
+    assert_eq!(cluster.saved_count::<Thing<HOOKED>>(1), None);
+}
