@@ -127,14 +127,15 @@ pub(super) struct Parked {
 impl CoreState {
     pub(super) fn handle_request(&self, header: &FrameHeader, frame: PeerFrame) {
         let bytes = FrameHeader::ext_bytes(&frame.frame).unwrap_or_default();
+        let from = origin(header, &frame);
         let extension = match Extension::parse(bytes) {
-            Ok(extension) => extension,
+            Ok(extension) if extension.origin.is_none() => extension,
+            Ok(_) => return self.answer(&from, header, &CallError::Rejected(Rejection::Denied)),
             Err(error) => {
                 let text = format!("the request was malformed: {error}");
-                return self.answer(&origin(header, &frame, None), header, &CallError::Unavailable(text));
+                return self.answer(&from, header, &CallError::Unavailable(text));
             }
         };
-        let from = origin(header, &frame, Some(&extension));
         if self.lease.is_over() && !self.lease.is_awaited() {
             return self.answer(&from, header, &self.lease.refusal());
         }
@@ -508,8 +509,7 @@ impl CoreState {
     fn answer_parked(&self, parked: &Parked, error: &CallError) {
         let frame = &parked.frame;
         let Ok(header) = FrameHeader::parse_frame(&frame.frame) else { return };
-        let extension = Extension::parse(FrameHeader::ext_bytes(&frame.frame).unwrap_or_default()).ok();
-        self.answer(&origin(header, frame, extension.as_ref()), header, error);
+        self.answer(&origin(header, frame), header, error);
     }
 
     pub(super) fn handle_cancel(&self, header: &FrameHeader, peer: NodeId) {
@@ -537,21 +537,13 @@ fn name_of(inbound: &Inbound) -> Name {
     (inbound.peer, inbound.core, inbound.slot, inbound.generation)
 }
 
-/// Who is to be answered: the sender, or whoever it passed the request on for.
-fn origin(header: &FrameHeader, frame: &PeerFrame, extension: Option<&Extension<'_>>) -> Inbound {
-    match extension.and_then(|extension| extension.origin) {
-        Some(origin) => Inbound {
-            peer: NodeId { id: origin.node, incarnation: origin.incarnation },
-            core: origin.core,
-            slot: origin.slot,
-            generation: origin.generation,
-        },
-        None => Inbound {
-            peer: frame.peer,
-            core: header.source_core,
-            slot: header.slot.get(),
-            generation: header.generation.get(),
-        },
+/// Who is to be answered: the sender. Nothing is passed on for others, so that nobody may speak for them.
+fn origin(header: &FrameHeader, frame: &PeerFrame) -> Inbound {
+    Inbound {
+        peer: frame.peer,
+        core: header.source_core,
+        slot: header.slot.get(),
+        generation: header.generation.get(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::key::{KeyKind, KeyView};
 use crate::remote::{MovedBytes, PeerFrame};
 use crate::routes::Routes;
 use crate::wire::assembly::assemble;
-use crate::wire::extension::{Extension, TargetKey, ViewStamp};
+use crate::wire::extension::{Extension, Origin, TargetKey, ViewStamp};
 use epicserver_storage::NodeId;
 use std::sync::Arc;
 
@@ -34,6 +34,7 @@ struct Request<'a> {
     key: KeyView<'a>,
     epoch: u64,
     budget_us: u32,
+    origin: Option<Origin>,
     payload: &'a [u8],
 }
 
@@ -46,6 +47,7 @@ impl Default for Request<'_> {
             key: KeyView { kind: KeyKind::U64, bytes: &[5, 0, 0, 0, 0, 0, 0, 0] },
             epoch: 1,
             budget_us: 1_000_000,
+            origin: None,
             payload: &[2, 0, 0, 0, 0, 0, 0, 0],
         }
     }
@@ -60,6 +62,7 @@ impl Request<'_> {
         header.layout.set(self.layout);
         let extension = Extension {
             budget_us: Some(self.budget_us),
+            origin: self.origin,
             view: Some(ViewStamp { version: 1, epoch: self.epoch }),
             key: Some(TargetKey { entity: EntityId::of(self.entity).0, key: self.key }),
             ..Extension::default()
@@ -134,6 +137,10 @@ fn what_cannot_run_is_refused_by_name() {
     assert_eq!(lone.error(&Request { key: text_key, ..Request::default() }), layout);
     let expired = lone.error(&Request { budget_us: 0, ..Request::default() });
     assert_eq!(expired, CallError::Rejected(Rejection::Expired));
+    // A peer speaks for itself: who else would be answered, and remembered?
+    let other = Some(Origin { node: 7, incarnation: 1, core: 0, slot: 4, generation: 9 });
+    let denied = lone.error(&Request { origin: other, ..Request::default() });
+    assert_eq!(denied, CallError::Rejected(Rejection::Denied));
     assert_eq!(lone.core.counters().calls, 0);
     assert!(lone.core.is_quiet());
 }
