@@ -7,7 +7,7 @@
 //! ```text
 //!   send(call) -> the object runs -> syscalls()      what it asked for
 //!        ^                               |
-//!        +--- answer / fail / advance / run_blocking
+//!        +--- answer / fail / advance / answer_edge / run_blocking
 //! ```
 //!
 //! Not here: several objects, cores or nodes (the simulator), and saving to a store: what the object saves is durable at
@@ -188,6 +188,35 @@ impl<E: Methods> Script<E> {
     /// If there is none.
     pub async fn run_edge(&mut self) {
         self.edges.pop_front().expect("the object gave no future to the edge runtime").await;
+        self.run();
+    }
+
+    /// Gives the oldest work for `context::blocking` this outcome instead of doing it, and runs the object until it waits again.
+    ///
+    /// # Panics
+    /// If there is none, or what it comes to is of another type.
+    #[track_caller]
+    pub fn answer_blocking<T: 'static>(&mut self, outcome: T) {
+        let work = self.works.pop_front().expect("the object gave no work to the blocking pool");
+        self.answer_work::<T>(work.answer(Box::new(outcome)));
+    }
+
+    /// Gives the oldest future for `context::edge` this outcome instead of running it, and runs the object until it waits again: what
+    /// follows an answer of the outside world is tested without it.
+    ///
+    /// # Panics
+    /// If there is none, or its output is of another type.
+    #[track_caller]
+    pub fn answer_edge<T: 'static>(&mut self, output: T) {
+        let future = self.edges.pop_front().expect("the object gave no future to the edge runtime");
+        self.answer_work::<T>(future.answer(Box::new(output)));
+    }
+
+    #[track_caller]
+    fn answer_work<T>(&mut self, taken: Result<(), &'static str>) {
+        if let Err(expected) = taken {
+            panic!("the object waits for a {expected}, not for a {}", std::any::type_name::<T>());
+        }
         self.run();
     }
 

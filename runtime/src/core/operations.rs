@@ -1,6 +1,7 @@
 //! What entity code asks of its core: time, randomness, waiting, work elsewhere. Each is a syscall that the core answers;
 //! none does IO.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -66,21 +67,13 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> Result<(), CallError
 /// It starts when what the object has seen so far is durable, so that nothing it does can outlive what it was done for. If
 /// that is not before the deadline of the call whose method this is, it does not start, and gives `Rejected(Expired)`.
 pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Operation<T> {
-    Operation::new(|sender| {
-        Request::Blocking(Work(Box::new(move || {
-            // The object may have gone meanwhile; then nobody wants the result.
-            let _ = sender.send(work());
-        })))
-    })
+    Operation::new(|sender| Request::Blocking(Work(Box::new(Job { work, sender }))))
 }
 
 /// Runs a tokio future on the edge runtime: HTTP, other clients, anything that needs tokio. Starts as [`blocking`] does.
 pub fn edge<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Operation<T> {
-    Operation::new(|sender| {
-        Request::Edge(EdgeFuture(Box::pin(async move {
-            let _ = sender.send(future.await);
-        })))
-    })
+    let future = Box::pin(future);
+    Operation::new(|sender| Request::Edge(EdgeFuture(Box::new(EdgeJob { future, sender: Some(sender) }))))
 }
 
 /// Forgets the object whose method this is: when no call holds it any more its state is the default again and its saved
@@ -199,6 +192,8 @@ pub struct Operation<T> {
     result: oneshot::Receiver<T>,
     /// When it is too late to start.
     until: u64,
+    /// What a test is told of it.
+    description: Option<String>,
 }
 
 impl<T> fmt::Debug for Operation<T> {
@@ -215,7 +210,15 @@ enum Request {
 impl<T> Operation<T> {
     fn new(request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Self {
         let (sender, result) = oneshot::channel();
-        Self { request: Some(request(sender)), result, until: u64::MAX }
+        Self { request: Some(request(sender)), result, until: u64::MAX, description: None }
+    }
+
+    /// Says what it is for, `context::edge(fetch(city)).described(format!("weather of {city}"))`: a
+    /// [`Script`](crate::script::Script) tells it as [`Syscall::Described`], so that a test can look at what was asked for, and answer it.
+    /// It changes nothing else.
+    pub fn described(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
     }
 }
 
@@ -224,7 +227,8 @@ impl<T> Future for Operation<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(request) = self.request.take() {
-            self.until = on_core("blocking() and edge()", |core| core.start(request));
+            let description = self.description.take();
+            self.until = on_core("blocking() and edge()", |core| core.start(request, description));
         }
         let result = ready!(Pin::new(&mut self.result).poll(context));
         Poll::Ready(result.map_err(|_| {
@@ -235,13 +239,47 @@ impl<T> Future for Operation<T> {
 }
 
 /// Work for the blocking pool.
-pub struct Work(Box<dyn FnOnce() + Send>);
+pub struct Work(Box<dyn Errand + Send>);
 
 impl Work {
     /// Does it, on this thread.
     pub fn run(self) {
-        (self.0)();
+        self.0.run();
     }
+
+    /// Leaves it undone: this is what it came to. If the type is another one it gives the name of the right one.
+    pub(crate) fn answer(self, value: Box<dyn Any>) -> Result<(), &'static str> {
+        self.0.answer(value)
+    }
+}
+
+/// Work, with who waits for what it comes to.
+trait Errand {
+    fn run(self: Box<Self>);
+    fn answer(self: Box<Self>, value: Box<dyn Any>) -> Result<(), &'static str>;
+}
+
+struct Job<F, T> {
+    work: F,
+    sender: oneshot::Sender<T>,
+}
+
+impl<T: 'static, F: FnOnce() -> T> Errand for Job<F, T> {
+    fn run(self: Box<Self>) {
+        let Self { work, sender } = *self;
+        // The object may have gone meanwhile; then nobody wants the result.
+        let _ = sender.send(work());
+    }
+
+    fn answer(self: Box<Self>, value: Box<dyn Any>) -> Result<(), &'static str> {
+        hand_in(self.sender, value)
+    }
+}
+
+fn hand_in<T: 'static>(sender: oneshot::Sender<T>, value: Box<dyn Any>) -> Result<(), &'static str> {
+    let value = value.downcast::<T>().map_err(|_| std::any::type_name::<T>())?;
+    let _ = sender.send(*value);
+    Ok(())
 }
 
 impl fmt::Debug for Work {
@@ -251,13 +289,48 @@ impl fmt::Debug for Work {
 }
 
 /// A future for the edge runtime.
-pub struct EdgeFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
+pub struct EdgeFuture(Box<dyn EdgeErrand + Send>);
+
+impl EdgeFuture {
+    /// As [`Work::answer`].
+    pub(crate) fn answer(self, value: Box<dyn Any>) -> Result<(), &'static str> {
+        self.0.answer(value)
+    }
+}
 
 impl Future for EdgeFuture {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(context)
+        self.0.poll(context)
+    }
+}
+
+/// A future, with who waits for what it comes to.
+trait EdgeErrand {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    fn answer(self: Box<Self>, value: Box<dyn Any>) -> Result<(), &'static str>;
+}
+
+struct EdgeJob<T> {
+    /// In a box of its own, so that a test can take the sender out.
+    future: Pin<Box<dyn Future<Output = T> + Send>>,
+    /// `None` once it has ended.
+    sender: Option<oneshot::Sender<T>>,
+}
+
+impl<T: 'static> EdgeErrand for EdgeJob<T> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let value = ready!(self.future.as_mut().poll(context));
+        if let Some(sender) = self.sender.take() {
+            // As with work: nobody may want it any more.
+            let _ = sender.send(value);
+        }
+        Poll::Ready(())
+    }
+
+    fn answer(self: Box<Self>, value: Box<dyn Any>) -> Result<(), &'static str> {
+        self.sender.map_or(Ok(()), |sender| hand_in(sender, value))
     }
 }
 
@@ -305,18 +378,14 @@ impl Future for Gate {
 
 impl CoreState {
     /// Has it start when it may; gives when it is too late for that.
-    fn start(&self, request: Request) -> u64 {
+    fn start(&self, request: Request, description: Option<String>) -> u64 {
         let (number, until) = (self.dependence(), self.time_over());
-        match request {
-            Request::Blocking(work) => {
-                self.note(Syscall::Blocking);
-                self.act_gated(number, until, Action::Blocking(work));
-            }
-            Request::Edge(future) => {
-                self.note(Syscall::Edge);
-                self.act_gated(number, until, Action::Edge(future));
-            }
-        }
+        let (syscall, action) = match request {
+            Request::Blocking(work) => (Syscall::Blocking, Action::Blocking(work)),
+            Request::Edge(future) => (Syscall::Edge, Action::Edge(future)),
+        };
+        self.note(description.map_or(syscall, Syscall::Described));
+        self.act_gated(number, until, action);
         until
     }
 }

@@ -38,6 +38,8 @@ pub enum Syscall {
     Blocking,
     /// A future for the edge runtime.
     Edge,
+    /// One of these two, by [its description](crate::context::Operation::described).
+    Described(String),
     /// The object is to be forgotten.
     Forget,
     /// A checkpoint.

@@ -24,7 +24,13 @@ pub(crate) struct Player {
 }
 
 entity!(Barrel, u64, "game.Barrel", SavePolicy::Never, [OnHit]);
-entity!(Player, String, "game.Player", SavePolicy::Durable, [EnterLevel, Busy, Finish, Fall, Climb]);
+entity!(
+    Player,
+    String,
+    "game.Player",
+    SavePolicy::Durable,
+    [EnterLevel, Busy, AskOutside, Finish, Fall, Climb]
+);
 
 method!(OnHit { strength: u32 } on Barrel as &'a mut Barrel, bool, |this, barrel| {
     barrel.hits += this.strength;
@@ -36,6 +42,9 @@ method!(EnterLevel { barrels: Vec<RawRef<Barrel>> } on Player as &'a Player, Res
 method!(Busy {} on Player as &'a Player, u64, |_this, player| {
     busy().await;
     player.score.get()
+});
+method!(AskOutside { city: String } on Player as &'a Player, String, |this, _player| {
+    ask_outside(this.city).await
 });
 method!(Finish {} on Player as &'a mut Player, u32, |_this, player| {
     player.levels += 1;
@@ -81,6 +90,15 @@ async fn busy() {
     let eight = context::edge(async { 8u64 }).await.unwrap_or(0);
     assert_eq!((seven, eight), (7, 8));
     context::forget();
+}
+
+/// A test that runs any of it fails.
+async fn ask_outside(city: String) -> String {
+    let weather = async { panic!("a socket was opened") };
+    let degrees: Option<u32> =
+        context::edge(weather).described(format!("weather of {city}")).await.unwrap_or(None);
+    let word = context::blocking(|| -> String { panic!("a file was read") }).await.unwrap_or_default();
+    format!("{word}, {}", degrees.unwrap_or(0))
 }
 
 fn hit(barrel: &RawRef<Barrel>) -> Call<OnHit> {
@@ -137,6 +155,25 @@ fn an_answer_to_a_call_that_was_not_made_fails_the_test() {
     let mut script = Script::<Player>::new("Bob");
     let _call = script.send(|player| player.call(EnterLevel { barrels: barrels(1) }));
     script.answer(hit(&RawRef::new(1)), true);
+}
+
+#[test]
+fn work_and_futures_are_answered_and_not_done() {
+    let mut script = Script::<Player>::new("Bob");
+    let call = script.send(|player| player.call(AskOutside { city: "Berlin".into() }));
+    assert_eq!(script.syscalls(), [Syscall::Described("weather of Berlin".into())]);
+    script.answer_edge(Some(21u32));
+    assert_eq!(script.syscalls(), [Syscall::Blocking]);
+    script.answer_blocking(String::from("warm"));
+    assert_eq!(call.result(), Some(Ok("warm, 21".into())));
+}
+
+#[test]
+#[should_panic(expected = "the object waits for a core::option::Option<u32>, not for a u32")]
+fn an_answer_of_another_type_fails_the_test() {
+    let mut script = Script::<Player>::new("Bob");
+    let _call = script.send(|player| player.call(AskOutside { city: "Berlin".into() }));
+    script.answer_edge(21u32);
 }
 
 #[test]
