@@ -1,8 +1,10 @@
-//! Chat: rooms that know their members, members that get one-way messages, and errors of the program's own.
+//! Chat: rooms that know their members, members that get one-way messages and whose clients wait for them, and errors of the program's own.
 
 use std::fmt;
+use std::sync::Arc;
 
 use epicserver::prelude::*;
+use tokio::sync::Notify;
 
 #[message(error)]
 #[derive(Debug, Clone, PartialEq)]
@@ -60,21 +62,31 @@ impl Room {
     }
 }
 
-/// What members have heard is not worth saving.
+/// What members have not read yet is not worth saving.
 #[entity(name = "chat.Member", key = String, save = never)]
 #[derive(Default)]
 struct Member {
-    heard: Field<Vec<String>>,
+    unread: Field<Vec<String>>,
+    /// Wakes the client that listens; of this activation alone.
+    news: Transient<Arc<Notify>>,
 }
 
 #[methods]
 impl Member {
     async fn hear(&self, line: String) {
-        self.heard.modify(|heard| heard.push(line));
+        self.unread.modify(|unread| unread.push(line));
+        self.news.with(|news| news.notify_one());
     }
 
-    async fn heard(&self) -> Vec<String> {
-        self.heard.get()
+    /// What there is to read, and waits until there is something. A client calls it again and again.
+    async fn listen(&self) -> Vec<String> {
+        loop {
+            let unread = self.unread.replace(Vec::new());
+            if !unread.is_empty() {
+                return unread;
+            }
+            self.news.get().notified().await;
+        }
     }
 }
 
@@ -88,13 +100,11 @@ async fn main(pool: Pool) -> Result<(), ChatError> {
     room.say(bob.clone(), "hi Ada".into()).await?;
     assert_eq!(room.say(eve, "let me in".into()).await, Err(ChatError::NotAMember));
 
-    // One-way calls of one room reach one member in order; ask until both are there.
-    let heard = loop {
-        let heard = ada.heard().await?;
-        if heard.len() == 2 {
-            break heard;
-        }
-    };
+    // One-way calls of one room reach one member in order; listen until both are there.
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        heard.extend(ada.listen().await?);
+    }
     assert_eq!(heard, ["Ada: hello", "Bob: hi Ada"]);
     println!("Ada heard: {}", heard.join(" / "));
     Ok(())

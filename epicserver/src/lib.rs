@@ -195,5 +195,5 @@ pub use epicserver_storage as storage;
 pub use epicserver_runtime::entity::Method;
 pub use epicserver_runtime::{
     Bytes, Call, CallError, Entity, Executed, Field, Loss, Node, NodeBuilder, Pool, Ref, Rejection,
-    StartError, Stats, TransportThreads, Wait,
+    StartError, Stats, Transient, TransportThreads, Wait,
 };

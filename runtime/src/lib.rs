@@ -66,6 +66,7 @@ pub mod stepping;
 mod task;
 #[allow(dead_code, reason = "the driver uses it")]
 mod timer;
+mod transient;
 #[expect(unsafe_code, reason = "wakers are slot addresses")]
 mod waker;
 pub mod wire;
@@ -79,6 +80,7 @@ pub use error::{CallError, Executed, Loss, MethodError, NESTING_MAX, Rejection};
 pub use field::Field;
 pub use node::{CORES_MAX, FindError, JoinError, Node, NodeBuilder, StartError, Stats};
 pub use pool::Pool;
+pub use transient::Transient;
 
 #[cfg(test)]
 mod tests;
