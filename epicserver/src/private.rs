@@ -36,7 +36,8 @@ pub trait Holds<const NUMBER: usize> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a call or be saved",
     label = "not a message type",
-    note = "put `#[message]` on your own struct or enum; `Rc`, `Arc`, `HashMap` and borrowed types cannot be sent"
+    note = "put `#[message]` on your own struct or enum; `Rc`, `Arc`, `HashMap` and borrowed types cannot be sent",
+    note = "a part of an entity that is never saved is a `Transient`"
 )]
 pub trait Sent {
     /// The type's layout.
