@@ -20,7 +20,7 @@ pub struct Settings {
     pub transport_threads: TransportThreads,
     /// Where this process listens for its peers; needed when there are any.
     pub listen: Option<String>,
-    /// The addresses of all other processes of a cluster whose members never change.
+    /// The addresses of all other processes of a cluster whose members never change, and which keeps its state in memory.
     pub peers: Vec<String>,
     /// What carries frames between processes.
     pub transport: TransportKind,
@@ -226,7 +226,8 @@ pub struct Flags {
     /// --secret-file, instead of --data-dir
     #[arg(long, value_name = "ADDRESSES")]
     pub seed: Option<String>,
-    /// The addresses of all other processes of a cluster whose members never change, separated by commas
+    /// The addresses of all other processes of a cluster whose members never change, separated by commas. State is in memory
+    /// only, and nobody takes over from a process that ends; without --data-dir
     #[arg(long, value_name = "ADDRESSES")]
     pub peers: Option<String>,
     /// The file with cluster id and secret, a copy of that in another machine's data directory
@@ -364,6 +365,13 @@ impl Settings {
             problems.push(
                 "a seed and a data directory are given: a seed names a cluster whose data is kept on another machine, so give \
                  secret_file with it instead of data_dir"
+                    .to_owned(),
+            );
+        }
+        if !self.peers.is_empty() && matches!(self.data_dir, DataDir::At(_)) {
+            problems.push(
+                "peers and a data directory are given: a cluster of listed peers keeps its state in memory, so leave data_dir out or \
+                 say data_dir = \"none\"; for one that keeps its data leave peers out, and give seed and secret_file on other machines"
                     .to_owned(),
             );
         }

@@ -56,6 +56,23 @@ fn data_is_kept_here_or_elsewhere_and_not_both() {
     assert!(refused.is_err_and(|error| error.to_string().contains("secret_file")));
 }
 
+/// It kept nothing, and did not say so.
+#[test]
+fn listed_peers_keep_their_state_in_memory() {
+    let flags = |data_dir: Option<&str>| Flags {
+        peers: Some("127.0.0.1:1".into()),
+        listen: Some("127.0.0.1:2".into()),
+        secret_file: Some("secret".into()),
+        data_dir: data_dir.map(str::to_owned),
+        ..Flags::default()
+    };
+    let refused = load(&flags(Some("here")), &[]).expect_err("it would not be kept").to_string();
+    assert!(refused.contains("peers") && refused.contains("data_dir = \"none\""), "{refused}");
+    for data_dir in [None, Some("none")] {
+        assert_eq!(load(&flags(data_dir), &[]).expect("all is right").data_folder(), None);
+    }
+}
+
 #[test]
 fn peers_need_an_address_and_a_secret() {
     let flags = Flags { peers: Some("127.0.0.1:1,127.0.0.1:2".into()), ..Flags::default() };
