@@ -93,8 +93,14 @@ impl Place {
         Ok(builder.links(LinksConfig { transport, nodes, own: Some(own), cluster: 0, secret }))
     }
 
+    fn given_identity(&self) -> Result<Option<ClusterIdentity>, Failure> {
+        let Some(path) = &self.settings.secret_file else { return Ok(None) };
+        let read = ClusterIdentity::read(path);
+        Ok(Some(read.map_err(|error| format!("secret_file {}: {error}", path.display()))?))
+    }
+
     fn cluster(&self, looks_on: bool) -> Result<ClusterConfig, Failure> {
-        let given = self.settings.secret_file.as_deref().map(ClusterIdentity::read).transpose()?;
+        let given = self.given_identity()?;
         let directory = self
             .settings
             .data_folder()

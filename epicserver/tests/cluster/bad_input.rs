@@ -96,10 +96,14 @@ fn what_cannot_work_is_refused_in_words() {
         DataDirectory::open_or_found(founded.as_ref(), None).expect("a new directory");
     }
     let theirs = path("theirs/cluster.secret");
-    let cases: [(&[&str], &str); 5] = [
+    let (missing, garbled) = (path("missing.secret"), path("garbled.secret"));
+    std::fs::write(&garbled, "hello\n").expect("written");
+    let cases: [(&[&str], &str); 7] = [
         (&["--data-dir", &mine, "--listen", &address], "already in use"),
         (&["--data-dir", &mine, "--secret-file", &theirs], "belongs to cluster"),
         (&["--data-dir", &mine, "--seed", &address], "secret_file"),
+        (&["--seed", &address, "--secret-file", &missing], "missing.secret: it cannot be read: No such file"),
+        (&["--seed", &address, "--secret-file", &garbled], "garbled.secret: line 1 is not"),
         (&["--data-dir", "/proc/epicserver"], "/proc/epicserver"),
         (&["--tipc-importance", "urgent"], "use \"low\", \"medium\", \"high\" or \"critical\""),
     ];
