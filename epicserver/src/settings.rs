@@ -266,7 +266,8 @@ impl Settings {
         let mut settings = Self::default();
         let mut problems = Vec::new();
         settings.apply_file(flags.config.as_deref(), &mut problems);
-        let mut environment: Vec<_> = environment.filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let is_ours = |name: &str| name.starts_with(PREFIX) && !name.starts_with(PREFIX_OF_SIMULATOR);
+        let mut environment: Vec<_> = environment.filter(|(name, _)| is_ours(name)).collect();
         environment.sort();
         for (name, value) in environment {
             let key = name[PREFIX.len()..].to_lowercase();
@@ -535,6 +536,8 @@ const TIPC_SCHEME: &str = "tipc:";
 const TIPC_ADDRESS: &str = "tipc:SERVICE:INSTANCE, such as tipc:4711:7, or leave it out";
 const IP_ADDRESS: &str = "ADDRESS:PORT, such as 127.0.0.1:7700";
 const PREFIX: &str = "EPICSERVER_";
+/// What tests in simulated clusters read, from the same environment.
+const PREFIX_OF_SIMULATOR: &str = "EPICSERVER_SIM_";
 const FILE: &str = "epicserver.toml";
 const THREADS: &str = "threads.transport";
 const RDMA_DEVICE: &str = "rdma.device";

@@ -20,6 +20,16 @@ fn flags_win_over_the_environment() {
     assert_eq!(settings.transport_threads, TransportThreads::Inline);
 }
 
+/// Who replays a seed of a simulated test has them set, and starts programs in the same shell.
+#[test]
+fn what_the_simulator_reads_is_no_setting() {
+    let environment =
+        [("EPICSERVER_SIM_SEED", "7"), ("EPICSERVER_SIM_TAPE", "1=0"), ("EPICSERVER_CORES", "2")];
+    assert_eq!(load(&Flags::default(), &environment).expect("all is right").cores, Some(2));
+    let close = load(&Flags::default(), &[("EPICSERVER_SIMPLE", "1")]);
+    assert!(close.is_err_and(|error| error.to_string().contains("EPICSERVER_SIMPLE")));
+}
+
 #[test]
 fn all_problems_are_told_at_once_with_what_is_allowed() {
     let (wait, peers, threads) = (Some("sleep".into()), Some("here".into()), Some("many".into()));
