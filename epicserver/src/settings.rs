@@ -290,7 +290,12 @@ impl Settings {
         };
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
-            Err(error) => return problems.push(format!("{}: {}", path.display(), error.message())),
+            Err(error) => {
+                let lines_before = |at| text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+                let line = error.span().map(|span| format!("line {}: ", lines_before(span.start) + 1));
+                let (line, message) = (line.unwrap_or_default(), error.message());
+                return problems.push(format!("{}: {line}{message}", path.display()));
+            }
         };
         self.apply_table("", table, path, problems);
     }

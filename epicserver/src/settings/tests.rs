@@ -103,6 +103,9 @@ fn a_file_is_read_and_its_mistakes_are_named() {
         let threads = load(&flags, &[]).expect("right").transport_threads;
         assert_eq!(threads, TransportThreads::Dedicated);
     }
+    std::fs::write(&path, "cores = 2\n\nwait = park\n").expect("written");
+    let text = load(&flags, &[]).expect_err("no TOML").to_string();
+    assert!(text.contains("settings.toml: line 3: "), "{text}");
     std::fs::write(&path, "cores = 2.5\ncolor = \"red\"\n").expect("written");
     let text = load(&flags, &[]).expect_err("two mistakes").to_string();
     assert!(
