@@ -104,7 +104,7 @@ pub async fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std
     if let Some(bytes) = settings.memory_budget {
         builder = builder.memory_budget(bytes);
     }
-    let place = Place::of(settings);
+    let place = Place::of(settings).await?;
     let node = place.equip(builder)?.start()?;
     node.joined(JOIN_PATIENCE).await?;
     tracing::info!(node = %node.id(), %place, "serving");
@@ -116,7 +116,8 @@ pub async fn start<B: Entities>(settings: &Settings) -> Result<Node, Box<dyn std
 /// # Errors
 /// Whatever keeps it from seeing the cluster, in words for the user.
 pub async fn look_around(settings: &Settings) -> Result<Node, Box<dyn std::error::Error>> {
-    let node = Place::of(settings).equip_to_look(Node::builder().cores(1).wait(Wait::Park))?.start()?;
+    let place = Place::of(settings).await?;
+    let node = place.equip_to_look(Node::builder().cores(1).wait(Wait::Park))?.start()?;
     node.joined(LOOK_PATIENCE).await?;
     Ok(node)
 }

@@ -2,6 +2,7 @@
 //!
 //! Picks what the settings name: transport, data directory, store. The application does not change with them.
 
+mod names;
 mod tipc;
 
 use std::fmt;
@@ -24,8 +25,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn of(settings: &Settings) -> Self {
-        Self { settings: settings.clone() }
+    /// Looks up the names of hosts in the settings.
+    ///
+    /// # Errors
+    /// A name that stands for no address, or for several where one is meant.
+    pub(crate) async fn of(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self { settings: names::resolved(settings).await? })
     }
 
     /// Gives the node what its place needs.

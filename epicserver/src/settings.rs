@@ -30,7 +30,7 @@ pub struct Settings {
     pub tipc_importance: TipcImportance,
     /// Where the cluster's state lives.
     pub data_dir: DataDir,
-    /// Addresses of processes of the cluster on other machines; one that answers is enough.
+    /// Addresses of processes of the cluster on other machines, or names of hosts that may stand for several; one that answers is enough.
     pub seed: Vec<String>,
     /// The file with cluster id and secret; without one that of the data directory is used.
     pub secret_file: Option<PathBuf>,
@@ -252,7 +252,8 @@ pub struct Flags {
 }
 
 const AFTER_HELP: &str = "Each flag can also be given as a key of epicserver.toml (cores = 4) or in the environment \
-    (EPICSERVER_CORES=4). Flags win over the environment, the environment over the file.";
+    (EPICSERVER_CORES=4). Flags win over the environment, the environment over the file. An ADDRESS is ADDRESS:PORT, \
+    HOST:PORT, or with --transport tipc tipc:SERVICE:INSTANCE; a host is looked up once, when the program starts.";
 
 impl Settings {
     /// Puts the three sources together.
@@ -513,10 +514,25 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
 fn address(text: &str) -> Result<String, String> {
     let text = text.trim();
     // What a TIPC address is, its transport knows.
-    if text.starts_with(TIPC_SCHEME) || text.parse::<std::net::SocketAddr>().is_ok() {
+    let is_address = text.starts_with(TIPC_SCHEME) || text.parse::<std::net::SocketAddr>().is_ok();
+    if is_address || names_a_host(text) {
         return Ok(text.to_owned());
     }
     Err(format!("{text:?} is no address: use {IP_ADDRESS}"))
+}
+
+/// Whether this is the name of a host, and a port. Whether the host exists shows when a node starts.
+fn names_a_host(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| {
+        let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        !label.is_empty() && label.chars().all(is_fine)
+    };
+    // What ends with a number is an address, and then a wrong one.
+    let is_number = |label: &str| label.chars().all(|c| c.is_ascii_digit());
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.split('.').all(is_label) && !is_number(last) && port.parse::<u16>().is_ok()
 }
 
 fn parse_secret(text: &str) -> Option<[u8; 32]> {
@@ -539,7 +555,7 @@ pub const STORE_FILE: &str = "epicserver.sqlite";
 pub(crate) const USUAL_FOLDER: &str = ".epicserver";
 const TIPC_SCHEME: &str = "tipc:";
 const TIPC_ADDRESS: &str = "tipc:SERVICE:INSTANCE, such as tipc:4711:7, or leave it out";
-const IP_ADDRESS: &str = "ADDRESS:PORT, such as 127.0.0.1:7700";
+const IP_ADDRESS: &str = "ADDRESS:PORT or HOST:PORT, such as 127.0.0.1:7700";
 const PREFIX: &str = "EPICSERVER_";
 /// What tests in simulated clusters read, from the same environment.
 const PREFIX_OF_SIMULATOR: &str = "EPICSERVER_SIM_";

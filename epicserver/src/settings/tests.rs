@@ -167,6 +167,35 @@ fn addresses_are_those_of_the_transport() {
 }
 
 #[test]
+fn an_address_may_have_the_name_of_a_host() {
+    let with = |seed: &str| {
+        let secret_file = Some("secret".into());
+        load(&Flags { seed: Some(seed.into()), secret_file, ..Flags::default() }, &[])
+            .map(|settings| settings.seed)
+    };
+    for name in
+        ["localhost:7000", "db-1.game.internal:7000", "db_1:7000", "keeper.example.org.:80", "[::1]:7"]
+    {
+        assert_eq!(with(name), Ok(vec![name.to_owned()]));
+    }
+    assert_eq!(with("a:1, b:2"), Ok(vec!["a:1".into(), "b:2".into()]));
+    for wrong in [
+        "localhost",
+        ":7000",
+        "localhost:",
+        "localhost:70000",
+        "a b:7",
+        "a..b:7",
+        "10.0.0.256:7",
+        "10.1:7",
+        "::1:7",
+    ] {
+        let refused = with(wrong).expect_err(wrong).to_string();
+        assert!(refused.contains("is no address") && refused.contains("HOST:PORT"), "{wrong}: {refused}");
+    }
+}
+
+#[test]
 fn over_tipc_a_secret_is_enough_to_find_a_cluster() {
     let flags = Flags {
         transport: Some("tipc".into()),

@@ -98,12 +98,15 @@ fn what_cannot_work_is_refused_in_words() {
     let theirs = path("theirs/cluster.secret");
     let (missing, garbled) = (path("missing.secret"), path("garbled.secret"));
     std::fs::write(&garbled, "hello\n").expect("written");
-    let cases: [(&[&str], &str); 7] = [
+    // A label of more than 63 letters, for which no resolver asks the network.
+    let nowhere = format!("{}:7000", "a".repeat(64));
+    let cases: [(&[&str], &str); 8] = [
         (&["--data-dir", &mine, "--listen", &address], "already in use"),
         (&["--data-dir", &mine, "--secret-file", &theirs], "belongs to cluster"),
         (&["--data-dir", &mine, "--seed", &address], "secret_file"),
         (&["--seed", &address, "--secret-file", &missing], "missing.secret: it cannot be read: No such file"),
         (&["--seed", &address, "--secret-file", &garbled], "garbled.secret: line 1 is not"),
+        (&["--seed", &nowhere, "--secret-file", &theirs], "cannot be resolved"),
         (&["--data-dir", "/proc/epicserver"], "/proc/epicserver"),
         (&["--tipc-importance", "urgent"], "use \"low\", \"medium\", \"high\" or \"critical\""),
     ];

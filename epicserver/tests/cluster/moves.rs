@@ -55,6 +55,17 @@ async fn a_node_that_joins_takes_its_share_inline() {
     nodes_join("join-inline", "inline").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_may_have_the_name_of_a_host() {
+    let (world, first) = World::found("named", "dedicated").await;
+    let address = world.address(first.id);
+    let (_, port) = address.rsplit_once(':').expect("an address with a port");
+    let second = world.start_elsewhere(&format!("localhost:{port}")).await;
+    world.shared_by(&[first.id, second.id]).await;
+    assert!(second.stop().await, "a node that is told to stop ends well");
+    world.end().await;
+}
+
 /// Each is given its share and killed, until the keeper has seen enough of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_are_killed_soon_after_each_start_get_nothing_more() {
