@@ -19,6 +19,7 @@ mod idle;
 mod in_place;
 mod keys;
 mod lease;
+pub(crate) mod log;
 mod moving;
 mod operations;
 mod order;

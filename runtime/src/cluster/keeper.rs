@@ -19,7 +19,7 @@
 //!
 //! Start at [`KeeperService::handle`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use epicserver_storage::{Coordinator, CoordinatorError, Kept, MEMBERS_MAX, Member, NodeId, Store, View};
@@ -38,6 +38,10 @@ pub struct KeeperService {
     damping: Damping,
     desk: StoreDesk,
     view: Arc<View>,
+    /// The members that this reign began with, until one of them is heard of: before that they are of a cluster that ended.
+    before: BTreeSet<NodeId>,
+    /// Members that were told to stop, and are in the view still as nobody can take what they have.
+    told_to_stop: BTreeSet<NodeId>,
     /// Who wants in, and the number of the question.
     joining: BTreeMap<NodeId, u32>,
     /// Who gave partitions away, and the number of the question: answered with the view behind it. As many as are handed in before the
@@ -89,6 +93,8 @@ impl KeeperService {
             leases,
             damping,
             desk: StoreDesk::new(SharedStore::new(store)),
+            before: view.members.iter().map(|member| member.node).collect(),
+            told_to_stop: BTreeSet::new(),
             view,
             joining: BTreeMap::new(),
             handed: Vec::new(),
@@ -129,6 +135,9 @@ impl KeeperService {
 
     /// There is a link to this node now, or it is this very one.
     pub fn handle_peer_up(&mut self, node: NodeId) {
+        if self.before.contains(&node) {
+            self.before.clear();
+        }
         self.send(node, 0, ControlMessage::Announce(self.announcement));
     }
 
@@ -240,11 +249,22 @@ impl KeeperService {
 
     fn lose_late(&mut self, now: u64) {
         while let Some(node) = self.leases.poll_lost() {
-            tracing::warn!(%node, "a member is gone");
+            self.tell_of_lost(node);
             self.outputs.push_back(KeeperOutput::Kill(node));
             self.planner.handle_lost(node);
         }
         self.plan(now);
+    }
+
+    /// Warns of a member that is lost only where it was to be there.
+    fn tell_of_lost(&self, node: NodeId) {
+        if self.before.contains(&node) {
+            tracing::info!(%node, "a member of a life before is gone");
+        } else if self.told_to_stop.contains(&node) {
+            tracing::info!(%node, "a member that was told to stop is gone");
+        } else {
+            tracing::warn!(%node, "a member is lost");
+        }
     }
 
     /// Brings the view to where the planner wants it.
@@ -267,6 +287,9 @@ impl KeeperService {
             self.send(node, number, ControlMessage::View(self.view.clone()));
         }
         while let Some(node) = self.planner.poll_left() {
+            if self.view.member(node).is_some() {
+                self.told_to_stop.insert(node);
+            }
             self.send(node, 0, ControlMessage::Left);
         }
     }
@@ -294,6 +317,7 @@ impl KeeperService {
             return;
         }
         tracing::info!(version = view.version, members = view.members.len(), "the view changed");
+        self.told_to_stop.retain(|node| view.member(*node).is_some());
         self.view = view.clone();
         // Nobody needs the one before that has not left yet.
         self.outputs.retain(|output| !matches!(output, KeeperOutput::Push(_)));

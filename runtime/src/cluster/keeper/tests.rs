@@ -8,6 +8,7 @@ use epicserver_storage::{
 use super::*;
 use crate::cluster::report::SavedState;
 use crate::membership::{DampingLimits, Handover, WATCH_GAP_NS_MAX};
+use crate::tests::log::lines_of;
 use crate::wire::control::parts::SaveStream;
 use crate::wire::control::store::{StoreAnswer, StoreRequest};
 
@@ -160,6 +161,44 @@ fn a_proven_death_needs_no_lease() {
     join(&mut keeper, 0, BOB);
     keeper.handle_proven_dead(1, BOB);
     assert_eq!(owned(keeper.view(), ALICE), 4096);
+}
+
+/// Each start after an orderly stop warned of a member that was gone: the last process of a cluster has nobody who could take what it
+/// has, and stays in the view.
+#[test]
+fn only_a_member_that_is_lost_is_a_warning() {
+    let check = |line: &str, run: &dyn Fn(&mut KeeperService)| {
+        let mut view = View::empty(StoreId(5));
+        view.put_member(member(ALICE));
+        view.put_member(member(BOB));
+        let coordinator = MemoryCoordinator::resume(view);
+        let mut keeper = KeeperService::new(0, kept(coordinator), LIMITS).expect("memory does not fail");
+        let lines = lines_of(|| run(&mut keeper));
+        let told: Vec<_> = lines.iter().filter(|line| line.contains("member ")).collect();
+        assert_eq!(told, [line], "{lines:?}");
+    };
+    let carol = NodeId { id: 3, incarnation: 1 };
+    check(&format!("INFO a member of a life before is gone node={ALICE}"), &|keeper| {
+        keeper.handle_peer_up(carol);
+        keeper.handle_proven_dead(1, ALICE);
+    });
+    check(&format!("WARN a member is lost node={ALICE}"), &|keeper| {
+        keeper.handle_peer_up(BOB);
+        keeper.handle_proven_dead(1, ALICE);
+    });
+    check(&format!("WARN a member is lost node={carol}"), &|keeper| {
+        join(keeper, 0, carol);
+        keeper.handle_proven_dead(1, carol);
+    });
+    check(&format!("INFO a member that was told to stop is gone node={ALICE}"), &|keeper| {
+        keeper.handle_peer_up(ALICE);
+        for node in [BOB, ALICE] {
+            keeper.handle(1, node, 8, ControlMessage::Leave);
+        }
+        keeper.handle_timeout(1);
+        assert!(keeper.view().member(ALICE).is_some(), "nobody can take what it has");
+        keeper.handle_proven_dead(2, ALICE);
+    });
 }
 
 #[test]
