@@ -300,6 +300,7 @@ impl CoreState {
     /// A method panicked before there was a future; its message is gone.
     #[cold]
     fn broken_at_start(&self, slot: SlotPtr, object: ObjectPtr, text: String) {
+        log_panic(slot, Some(&text));
         self.drop_hold(object, slot);
         slot.fail_in_place(None, CallError::Panicked(text));
         slot.depends_on.set(object.depends_on.get());
@@ -386,7 +387,7 @@ impl CoreState {
     fn broken(&self, slot: SlotPtr, panic: Option<String>) {
         self.unschedule(slot);
         let vtable = slot.vtable.get();
-        tracing::warn!(entity = vtable.entity, method = vtable.name, panic, "a method panicked");
+        log_panic(slot, panic.as_deref());
         let content = if panic.is_some() { Content::Future } else { Content::Reply };
         if !vtable.holds {
             if panic.is_some() {
@@ -497,6 +498,18 @@ pub(crate) enum InPlaceEnd {
     BrokenAtStart(String),
     /// It is done, and its state cannot be saved; the body is empty.
     Outgrown,
+}
+
+/// Says whose code panicked. Without a text it did while its future was dropped.
+fn log_panic(slot: SlotPtr, panic: Option<&str>) {
+    let vtable = slot.vtable.get();
+    // A future that was spawned outside of every method belongs to no object.
+    let object = slot.object.get().map(|object| tracing::field::display(object.label()));
+    if vtable.holds {
+        tracing::warn!(object, method = vtable.name, panic, "a method panicked");
+    } else {
+        tracing::warn!(object, panic, "a spawned future panicked");
+    }
 }
 
 /// A callee is polled inside its caller's poll; dropping this gives the turn back to the caller.

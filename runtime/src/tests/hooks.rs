@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::cluster::{ByHand, Cluster};
+use super::log::lines_of;
 use super::thing::{
     Bomb, DURABLE, HOOKED, NEVER, PANIC_IN_DEFAULT, PANIC_IN_STATE_DROP, Shared, Thing, durable, exclusive,
     hooked, never, note, notes, self_calling, set_on_activate, set_on_drop, shared,
 };
-use crate::context::sleep;
+use crate::context::{sleep, spawn};
 use crate::core::CoreConfig;
 use crate::error::{CallError, Executed, Loss};
 
@@ -199,6 +200,27 @@ fn a_panic_loses_the_activation_the_others_that_ran_on_it_and_nobody_else() {
     assert_eq!(notes(), ["neighbour dropped", "neighbour dropped"]);
     cluster.pass_ms(10);
     assert_eq!(stranger.result(), Some(Ok(0)));
+}
+
+#[test]
+fn a_panic_is_logged_with_the_object_and_the_method() {
+    let lines = lines_of(|| {
+        let mut cluster = Cluster::new(1);
+        let mut call = cluster.start(0, never(1).call(shared(async |_| panic!("of a call"))));
+        assert_eq!(call.result(), Some(Err(CallError::Panicked("of a call".into()))));
+        let spawns = shared(async |_| {
+            spawn(async { panic!("of a task") }).expect("there is room");
+            0
+        });
+        let mut call = cluster.start(0, never(2).call(spawns));
+        cluster.pass_ms(1);
+        assert_eq!(call.result(), Some(Ok(0)));
+    });
+    let expected = [
+        "WARN a method panicked object=never/1 method=\"shared\" panic=\"of a call\"",
+        "WARN a spawned future panicked object=never/2 panic=\"of a task\"",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]
