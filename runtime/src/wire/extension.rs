@@ -8,7 +8,7 @@
 //!         bit 0  origin   node u64, incarnation u32, core u8, slot u32, generation u32             21 bytes
 //!         bit 1  budget   remaining microseconds, u32                                               4 bytes
 //!         bit 2  view     view version and partition epoch, each a LEB128 varint               2 to 20 bytes
-//!         bit 3  path     count u8, then count x (object 16, call 16, hold u8, method u32)      1 + 37 n bytes
+//!         bit 3  path     n u8, n x (object 16, call 16, hold u8, method u32, partition u16) 1 + 39 n bytes
 //!         bit 4  trace    trace id, u128; only if sampled                                          16 bytes
 //!         bit 5  key      entity u64, kind u8, then u64 | u128 | length u16 and bytes   17 | 25 | 11 + n bytes
 //!         bit 6  hops     u8, not zero                                                              1 byte
