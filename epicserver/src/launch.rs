@@ -1,4 +1,5 @@
-//! From `main` to a running node and back: what `#[epicserver::main]` expands to.
+//! From `main` to a running node and back: what `#[epicserver::main]` expands to, and what a program with flags of its own calls
+//! ([`main_with`]).
 
 use std::fmt::Display;
 use std::future::Future;
@@ -22,7 +23,55 @@ where
     F: Future<Output = R>,
     R: MainResult,
 {
-    let settings = match Settings::load(&Flags::parse(), std::env::vars()) {
+    main_with::<B, _, _>(&Flags::parse(), main)
+}
+
+/// What `#[epicserver::main]` does, for a program that has flags of its own: these are the node's, which its parser has read.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use clap::Parser;
+/// use epicserver::launch;
+/// use epicserver::prelude::*;
+/// use epicserver::settings::Flags;
+///
+/// # #[entity(name = "game.Player", key = String)]
+/// # #[derive(Default)]
+/// # struct Player;
+/// # #[methods]
+/// # impl Player {
+/// #     async fn enter_level(&self, level: u32) {}
+/// # }
+/// #[derive(Parser)]
+/// #[command(about = "A game")]
+/// struct Arguments {
+///     /// The level to begin with
+///     #[arg(long, default_value_t = 1)]
+///     level: u32,
+///     #[command(flatten, next_help_heading = "How the node runs")]
+///     node: Flags,
+/// }
+///
+/// fn main() -> ExitCode {
+///     let Arguments { level, node } = Arguments::parse();
+///     launch::main_with::<(Player,), _, _>(&node, async move |pool: Pool| {
+///         pool.get::<Player>("Bob").enter_level(level).await
+///     })
+/// }
+/// ```
+///
+/// It starts a tokio runtime of its own, so that it is not to be called inside of one.
+///
+/// # Panics
+/// In a tokio runtime.
+pub fn main_with<B, F, R>(flags: &Flags, main: impl FnOnce(Pool) -> F) -> ExitCode
+where
+    B: Entities,
+    F: Future<Output = R>,
+    R: MainResult,
+{
+    let settings = match Settings::load(flags, std::env::vars()) {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
@@ -180,3 +229,26 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the orderly end of a node may take.
 pub const PATIENCE: Duration = Duration::from_secs(25);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[derive(Parser)]
+    #[command(about = "A game")]
+    struct Arguments {
+        #[arg(long)]
+        level: u32,
+        #[command(flatten, next_help_heading = "How the node runs")]
+        node: Flags,
+    }
+
+    #[test]
+    fn flags_of_a_node_stand_beside_those_of_a_program() {
+        let Arguments { level, node } = Arguments::parse_from(["game", "--level", "3", "--cores", "2"]);
+        assert_eq!((level, node.cores.as_deref()), (3, Some("2")));
+        let help = Arguments::command().render_help().to_string();
+        assert!(help.starts_with("A game\n") && help.contains("\nHow the node runs:\n"), "{help}");
+    }
+}

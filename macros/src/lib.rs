@@ -197,7 +197,10 @@ pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// ```
 ///
 /// It reads the settings (`epicserver.toml`, environment, flags: see `--help` of the program), starts a node that has code
-/// for these entities, and runs the body. When the body returns, or on SIGINT or SIGTERM, the node stops in order.
+/// for these entities, and runs the body. When the body returns, or on SIGINT or SIGTERM, the node stops in order. A program with flags of
+/// its own has a plain `main` that calls [`launch::main_with`].
+///
+/// [`launch::main_with`]: https://docs.rs/epicserver/latest/epicserver/launch/fn.main_with.html
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     main_attribute::expand(arguments.into(), item.into()).into()
