@@ -39,7 +39,8 @@ use proc_macro::TokenStream;
 /// | `idle = "5m"` | how long an object may lie unused before it leaves memory: whole `s`, `m` or `h`, a year at most | as the node says, 15 minutes |
 ///
 /// A new object starts as `Default::default()`, so the struct must implement `Default`. All fields must be able to be
-/// saved: numbers, strings, collections, [`Field`]s, references to objects, and your own `#[message]` types.
+/// saved: numbers, strings, collections, [`Field`]s, references to objects, and your own `#[message]` types. A saved state may have
+/// 16 MiB: a method that makes it longer gives `Rejected(TooLarge)` in `Nested`, and its object starts again from what was saved last.
 ///
 /// # A state that changes
 ///
@@ -125,7 +126,13 @@ pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// that gives is the method's own `Result` if it returns one, whose error must be `From<CallError>`, and otherwise
 /// `Result<T, CallError>`. Functions that are not async, or have no `self`, stay as they are.
 ///
-/// Arguments and results are moved. An argument `&Archived<T>` is passed as a `T` and read in place by the method.
+/// Arguments and results are moved. An argument `&Archived<T>` is passed as a `T` and read in place by the method. Between processes
+/// the arguments of a call, and its result, may have 16 MiB each; longer arguments give `Rejected(TooLarge)`, and a longer result gives
+/// that in `Nested`, as the method ran.
+///
+/// A call has 10 seconds, for all that it calls too, unless [`Call::within`] says otherwise. When its caller has given up, by that or by
+/// dropping the call, a `&self` method is dropped at the await where it is; a `&mut self` method may run on for 5 seconds, after which its
+/// object starts again from its last saved state.
 ///
 /// | attribute of a method | meaning |
 /// |---|---|
@@ -135,6 +142,8 @@ pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `#[method(local)]` | not callable from outside: a helper |
 /// | `#[on_activate]` | `async fn (&mut self)` that runs before the first call of every activation |
 /// | `#[on_drop]` | `async fn (&mut self)` that runs before an activation is dropped, unless it is lost |
+///
+/// [`Call::within`]: https://docs.rs/epicserver/latest/epicserver/struct.Call.html#method.within
 #[proc_macro_attribute]
 pub fn methods(arguments: TokenStream, item: TokenStream) -> TokenStream {
     methods::expand(arguments.into(), item.into()).into()

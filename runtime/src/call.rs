@@ -48,7 +48,12 @@ impl<M: Method> Call<M> {
         }
     }
 
-    /// Gives the call, and all that it calls, at most this long. The caller's own remaining time still holds.
+    /// Gives the call, and all that it calls, at most this long. The caller's own remaining time still holds; the first call of a chain
+    /// has [`BUDGET_DEFAULT`], 10 seconds, unless this says otherwise.
+    ///
+    /// When the time is over the call fails: `Rejected(Expired)` if the method did not begin, else `OutcomeUnknown(Timeout)`. A `&self`
+    /// method is dropped then at the await where it is, and what it changed before stays changed; a `&mut self` method may run on for 5
+    /// seconds, and if it has not ended by then its object starts again from its last saved state.
     pub fn within(mut self, budget: Duration) -> Self {
         if let CallState::Fresh(fresh) = &mut self.raw.state {
             fresh.budget_ns = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX - 1).min(u64::MAX - 1);
