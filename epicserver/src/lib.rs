@@ -124,6 +124,62 @@ pub use epicserver_macros::{entity, main, message, methods};
 /// #
 /// # let _ = epicserver::test::Script::<Weather>::new(1);
 /// ```
+///
+/// An object that does something again and again. Its loop lives as long as the object is in memory, see [`context::spawn`]; whoever is
+/// outside and calls `wake` brings it back after that:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use epicserver::context::{sleep, spawn, this};
+/// use epicserver::prelude::*;
+/// # use epicserver::test::Script;
+///
+/// #[entity(name = "game.Market")]
+/// #[derive(Default)]
+/// struct Market {
+///     days: u64,
+/// }
+///
+/// #[methods]
+/// impl Market {
+///     /// Runs each time when the market comes into memory, before the call that brought it there.
+///     #[on_activate]
+///     async fn open(&mut self) {
+///         let me = this::<Market>();
+///         let days = async move {
+///             loop {
+///                 sleep(Duration::from_secs(60)).await;
+///                 // One that fails is left out. The next one comes in a minute.
+///                 let _ = me.end_day().await;
+///             }
+///         };
+///         spawn(days).expect("a core has room for its tasks");
+///     }
+///
+///     async fn end_day(&mut self) {
+///         self.days += 1;
+///     }
+///
+///     /// Does nothing: the call is enough.
+///     async fn wake(&self) {}
+/// }
+///
+/// /// In the `main` of a program of the cluster, for as long as that runs.
+/// async fn keep_awake(pool: Pool) {
+///     loop {
+///         let _ = pool.get::<Market>(0).wake().await;
+///         tokio::time::sleep(Duration::from_secs(60)).await;
+///     }
+/// }
+/// #
+/// # let mut script = Script::<Market>::new(0);
+/// # let woken = script.send(|market| market.wake());
+/// # assert_eq!(woken.result(), Some(Ok(())));
+/// # script.advance(Duration::from_secs(150));
+/// # assert_eq!(script.state(|market| market.days), 2);
+/// # let _ = keep_awake;
+/// ```
 pub use epicserver_runtime::context;
 pub use epicserver_runtime::entity::Entities;
 /// Tests of one object, without a runtime:

@@ -50,6 +50,11 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Runs a future of its own beside the caller. It does not borrow the object; it calls back through a `Ref`. When the
 /// object leaves memory the future ends.
 ///
+/// So a loop that is spawned ends where it is, at an await, when its object moves to another process, was not used for as long as it may
+/// be idle, makes room for others within the memory budget, forgets itself, or loses its activation to a panic; and with its process. What
+/// the loop calls on its own object counts as use, what it does elsewhere does not. Nothing of it is saved, and nothing starts it again by
+/// itself: start it in `#[on_activate]`, which runs before the next call of the object, whoever makes that.
+///
 /// # Errors
 /// `Rejected(Overloaded)` when as many calls and tasks as allowed are under way.
 ///
