@@ -59,6 +59,7 @@ pub mod operations;
 mod remote;
 mod save;
 mod script;
+mod stop;
 mod tasks;
 mod trace;
 mod turn;
@@ -192,7 +193,7 @@ pub enum Event {
     Lease(u64),
     /// The core's thread is about to sleep: hand over what was changed.
     Rest,
-    /// The node stops: save and drop what is idle.
+    /// The node stops: save and drop what is idle, and everything else as it falls out of use.
     Drain,
 }
 
@@ -312,6 +313,8 @@ pub(crate) struct CoreState {
     direct_left: Cell<u32>,
     /// Tasks without a hold on an object: spawned futures and calls from outside.
     loose: SlotList,
+    /// How many of these were spawned by objects, and so end with them.
+    spawned: Cell<usize>,
     timers: RefCell<Box<TimerWheel<Timer>>>,
     /// Slots whose calls were sent away and have no timer for their deadline yet; most are answered before they need one.
     unarmed: RefCell<Vec<SlotPtr>>,
@@ -327,6 +330,7 @@ pub(crate) struct CoreState {
     remote: remote::Remote,
     scratch: RefCell<Arena>,
     draining: Cell<bool>,
+    stopping: stop::Stopping,
     drains: drain::Drains,
     carried: carried::Carried,
     /// Whether a partition is in motion: then no call goes past dispatch, where it may have to stay.
@@ -362,6 +366,8 @@ enum Timer {
     Gate,
     /// No turns run, as too much waits to be saved, and something may be late.
     SaveBound,
+    /// The node stops: what is still in memory is looked at again.
+    Stop,
 }
 
 impl std::fmt::Debug for ObjectPtr {
@@ -421,6 +427,7 @@ impl Core {
             ready_len: Cell::new(0),
             direct_left: Cell::new(config.direct_max),
             loose: SlotList::default(),
+            spawned: Cell::new(0),
             timers: RefCell::new(Box::new(TimerWheel::new(now))),
             random: RefCell::new(fastrand::Rng::with_seed(config.seed)),
             chaos: config.chaos.map(|seed| RefCell::new(fastrand::Rng::with_seed(seed))),
@@ -434,6 +441,7 @@ impl Core {
             remote: remote::Remote::default(),
             scratch: RefCell::new(Arena::new()),
             draining: Cell::new(false),
+            stopping: stop::Stopping::default(),
             drains: drain::Drains::default(),
             carried: carried::Carried::default(),
             moving: Cell::new(false),
@@ -589,6 +597,17 @@ impl Core {
         self.state.slots.live() == 0 && !self.state.saving.wants_commit()
     }
 
+    /// Whether no call is under way, and nothing but futures that objects have spawned: those may go on for ever, and end with their
+    /// objects.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.state.slots.live() == self.state.spawned.get() && !self.state.saving.wants_commit()
+    }
+
+    /// Whether nothing is left since [`Event::Drain`], neither under way nor in memory.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.draining.get() && self.is_quiet() && self.activations() == 0
+    }
+
     /// The core's number in this process.
     pub fn number(&self) -> u32 {
         self.state.number
@@ -669,7 +688,7 @@ impl CoreState {
             // Looked at before anything else.
             Event::Lease(_) | Event::StoreLost => {}
             Event::Rest => self.rest(),
-            Event::Drain => self.drain(),
+            Event::Drain => self.stop(),
         }
     }
 
@@ -699,6 +718,7 @@ impl CoreState {
                 Timer::Look => {}
                 Timer::Gate => self.end_late(),
                 Timer::SaveBound => self.end_late_turns(),
+                Timer::Stop => self.stop_some(),
             }
         }
     }

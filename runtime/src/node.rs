@@ -184,6 +184,14 @@ impl NodeShared {
     fn is_quiet(&self) -> bool {
         self.gauges.iter().all(|gauge| gauge.quiet.load(Ordering::Acquire))
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.gauges.iter().all(|gauge| gauge.at_rest.load(Ordering::Acquire))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.gauges.iter().all(|gauge| gauge.stopped.load(Ordering::Acquire))
+    }
 }
 
 impl Node {
@@ -225,7 +233,8 @@ impl Node {
         !self.storage.broken.load(Ordering::Acquire)
     }
 
-    /// Stops the node in order: calls under way end, objects run their `on_drop` hooks and are saved, then the threads end.
+    /// Stops the node in order: calls under way end, objects run their `on_drop` hooks and are saved, then the threads end. What objects
+    /// have [spawned](crate::context::spawn) is not waited for, and ends with them.
     /// What has not ended within `patience` is cut off. Gives whether everything ended by itself.
     pub async fn shutdown(self, patience: Duration) -> bool {
         // What could not be given away in this time leaves none for the rest: the others wait for the end of this process.
@@ -239,18 +248,19 @@ impl Node {
         let is_gone = heirs.is_some();
         // A node of a cluster that nobody takes over refuses new callers at once: they would never let it come to rest.
         let may_rest = self.cluster.is_none() || is_gone;
-        while may_rest && !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
+        // Not for long: what is spawned may call again and again, and calls that take longer end while the rest is saved.
+        let rest_by = deadline.min(tokio::time::Instant::now() + REST_PATIENCE);
+        while may_rest && !self.shared.is_at_rest() && tokio::time::Instant::now() < rest_by {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         for (orders, unparker) in self.orders.iter().zip(&self.unparkers) {
             orders.drain.store(true, Ordering::Release);
             unparker.unpark();
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
-        while !self.shared.is_quiet() && tokio::time::Instant::now() < deadline {
+        while !self.shared.is_stopped() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        in_order &= self.shared.is_quiet();
+        in_order &= self.shared.is_stopped();
         match self.cluster.as_ref().filter(|_| !is_gone) {
             Some(cluster) => cluster.leave(&self.shared, LEAVE_PATIENCE).await && in_order,
             None => in_order,
@@ -760,6 +770,8 @@ const SPIN_NS: u64 = 20_000;
 const STORAGE_PATIENCE: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a node that stops leaves its objects in memory for the calls under way.
+const REST_PATIENCE: Duration = Duration::from_secs(2);
 const BOTH_CLUSTER_AND_OWN: &str =
     "a node of a cluster has the cluster's links and store: leave out `links(..)` and `store(..)`";
 /// How long keeper and heirs are waited for at least when a node leaves.

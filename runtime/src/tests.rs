@@ -26,6 +26,7 @@ mod order;
 mod reentry;
 mod remote;
 mod saving;
+mod stop;
 mod thing;
 mod threads;
 mod trace;

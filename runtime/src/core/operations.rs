@@ -48,7 +48,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 }
 
 /// Runs a future of its own beside the caller. It does not borrow the object; it calls back through a `Ref`. When the
-/// object leaves memory the future ends.
+/// object leaves memory the future ends; a node that stops does not wait for it.
 ///
 /// So a loop that is spawned ends where it is, at an await, when its object moves to another process, was not used for as long as it may
 /// be idle, makes room for others within the memory budget, forgets itself, or loses its activation to a panic; and with its process. What

@@ -23,7 +23,9 @@ impl CoreState {
         slot.caller.parent.set(None);
         slot.cancelled.set(false);
         slot.depends_on.set(self.dependence());
-        slot.object.set(self.running.get().and_then(|task| task.object.get()));
+        let object = self.running.get().and_then(|task| task.object.get());
+        slot.object.set(object);
+        self.spawned.set(self.spawned.get() + usize::from(object.is_some()));
         self.loose.push_back(slot);
         self.schedule(slot);
         Ok(())
@@ -32,6 +34,7 @@ impl CoreState {
     /// A task without an object is done; its body is empty.
     pub(super) fn finish_loose(&self, slot: SlotPtr) {
         self.loose.remove(slot);
+        self.leave_object(slot);
         slot.state.set(State::Reply);
         self.release(slot);
     }
@@ -42,18 +45,25 @@ impl CoreState {
         // One that is being polled ends when its poll has returned.
         for slot in ended.extract_if(.., |slot| slot.polled.get()) {
             slot.cancelled.set(true);
-            slot.object.set(None);
+            self.leave_object(slot);
         }
         // All out of the list and the run queue first: what their destructors do may come back here, and may wake them.
         for slot in &ended {
             self.unschedule(*slot);
             self.loose.remove(*slot);
+            self.leave_object(*slot);
             slot.state.set(State::Reply);
         }
         for slot in ended {
             self.drop_safely(slot, Content::Future);
             self.release(slot);
         }
+    }
+
+    /// A task is its object's no more, if it was one's.
+    fn leave_object(&self, slot: SlotPtr) {
+        let was_spawned = slot.object.take().is_some();
+        self.spawned.set(self.spawned.get() - usize::from(was_spawned));
     }
 
     /// Takes a slot out of the run queue, if it is there: a task that ends may have woken itself in its last turn.

@@ -50,6 +50,10 @@ pub(crate) struct CoreGauge {
     pub(crate) memory_len: AtomicU64,
     /// No call, no task, nothing that waits for a batch.
     pub(crate) quiet: AtomicBool,
+    /// No call, and no task but those that objects have spawned.
+    pub(crate) at_rest: AtomicBool,
+    /// Since the order to drain nothing is left.
+    pub(crate) stopped: AtomicBool,
 }
 
 /// Orders from the node, in lines that nobody writes otherwise, as the core reads them in every pass.
@@ -463,7 +467,7 @@ impl CoreThread {
     /// The gauge is brought up to date when nothing more waits, and now and then; that the core is busy shows at once.
     fn note_work(&mut self) {
         if self.buffers.unpublished == 0 {
-            self.gauge.quiet.store(false, Ordering::Release);
+            self.publish_rest(false);
         }
         self.buffers.unpublished += 1;
     }
@@ -493,7 +497,14 @@ impl CoreThread {
         gauge.idle_dropped.store(idle_dropped, Ordering::Relaxed);
         gauge.budget_dropped.store(budget_dropped, Ordering::Relaxed);
         gauge.memory_len.store(self.core.memory_len(), Ordering::Relaxed);
-        gauge.quiet.store(self.core.is_quiet() && self.core.desk().is_empty(), Ordering::Release);
+        self.publish_rest(self.core.desk().is_empty());
+    }
+
+    fn publish_rest(&self, may_rest: bool) {
+        let (core, gauge) = (&self.core, &self.gauge);
+        gauge.quiet.store(may_rest && core.is_quiet(), Ordering::Release);
+        gauge.at_rest.store(may_rest && core.is_at_rest(), Ordering::Release);
+        gauge.stopped.store(may_rest && core.is_stopped(), Ordering::Release);
     }
 
     /// The last images go to the storage thread, which commits them before it ends.
