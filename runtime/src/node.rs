@@ -4,10 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::RecvTimeoutError;
 use epicserver_storage::{
     Batch, BatchName, Fence, MachineError, MemoryStore, NodeId, Partition, Store, StoreError, StoreId,
 };
@@ -33,24 +31,25 @@ use epicserver_sync::ring::Producer;
 use epicserver_sync::{pin, ring};
 
 mod cluster;
+mod thread;
 
 use cluster::ClusterHandle;
 pub use cluster::{FindError, JoinError};
 pub(crate) use cluster::{Inquiry, SelfReport};
+pub(crate) use thread::{NodeThread, THREAD_PATIENCE, ThreadEnd};
 
 /// One process' part of the cluster: its cores, its storage thread, its links.
 ///
-/// Dropping it stops it at once; [`shutdown`](Self::shutdown) drains it first. A store that hangs is left behind after ten seconds.
+/// Dropping it stops it at once; [`shutdown`](Self::shutdown) drains it first. A thread that does not end, as a store hangs or a method
+/// never returns, is left behind after ten seconds.
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<NodeShared>,
     orders: Vec<Arc<CoreOrders>>,
     unparkers: Vec<Unparker>,
-    cores: Vec<JoinHandle<Option<Box<links::InlineLinks>>>>,
+    cores: Vec<NodeThread<Option<Box<links::InlineLinks>>>>,
     storage: Arc<StorageDesk>,
-    storage_thread: Option<JoinHandle<()>>,
-    /// Disconnected when the storage thread ends.
-    storage_ended: crossbeam_channel::Receiver<()>,
+    storage_thread: Option<NodeThread<()>>,
     links: Option<links::LinkThreadHandle>,
     cluster: Option<ClusterHandle>,
     _edge: Edge,
@@ -279,26 +278,39 @@ impl Node {
             orders.stop.store(true, Ordering::Release);
             unparker.unpark();
         }
-        let mut inline = None;
-        for core in self.cores.drain(..) {
-            match core.join() {
-                Ok(links) => inline = inline.or(links),
-                Err(_) => tracing::error!("a core thread panicked"),
-            }
-        }
+        let inline = self.end_cores();
         // With all cores ended, nothing more comes for the links.
         if let Some(links) = inline {
             links.finish();
         }
         self.links.take();
         self.storage.stop();
-        let Some(storage) = self.storage_thread.take() else { return };
-        if self.storage_ended.recv_timeout(STORAGE_PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            // It holds nothing that anybody else needs, and ends when the store returns.
-            tracing::error!("the store does not return; what it was to commit last may be durable or not");
-        } else if storage.join().is_err() {
-            tracing::error!("the storage thread panicked");
+        match self.storage_thread.take().map(|storage| storage.end_within(THREAD_PATIENCE)) {
+            None | Some(ThreadEnd::Ended(())) => {}
+            Some(ThreadEnd::Panicked) => tracing::error!("the storage thread panicked"),
+            Some(ThreadEnd::LeftBehind) => {
+                tracing::error!(
+                    "the store does not return; what it was to commit last may be durable or not"
+                );
+            }
         }
+    }
+
+    /// Waits for all cores. Gives the links, if one of them drove these.
+    fn end_cores(&mut self) -> Option<Box<links::InlineLinks>> {
+        let (mut inline, mut patience) = (None, THREAD_PATIENCE);
+        for (index, core) in self.cores.drain(..).enumerate() {
+            match core.end_within(patience) {
+                ThreadEnd::Ended(links) => inline = inline.or(links),
+                ThreadEnd::Panicked => tracing::error!("a core thread panicked"),
+                ThreadEnd::LeftBehind => {
+                    tracing::error!(core = index, "a method does not return; its core is left behind");
+                    // The others had as long.
+                    patience = Duration::ZERO;
+                }
+            }
+        }
+        inline
     }
 }
 
@@ -499,11 +511,7 @@ impl Parts {
             cluster: self.cluster.as_ref().map(|seed| seed.inbox.clone()),
             restart: None,
         };
-        let (ends, storage_ended) = crossbeam_channel::bounded(0);
-        let storage_join = spawn("epic-storage".to_owned(), move || {
-            storage_thread.run();
-            drop(ends);
-        })?;
+        let storage_thread = NodeThread::start("epic-storage", move || storage_thread.run())?;
 
         let links = match self.links.take() {
             Some(links) if is_inline => Some(links.start_inline(&unparkers, self.clock, control)),
@@ -523,8 +531,7 @@ impl Parts {
             unparkers: unparkers.clone(),
             cores: Vec::new(),
             storage: storage.clone(),
-            storage_thread: Some(storage_join),
-            storage_ended,
+            storage_thread: Some(storage_thread),
             links: link_thread,
             cluster: None,
             next_entry: AtomicU32::new(0),
@@ -562,7 +569,8 @@ impl Parts {
                 unparker: unparkers[index].clone(),
             };
             let started = started.clone();
-            node.cores.push(spawn(format!("epic-core-{index}"), move || seed.run(index, started))?);
+            node.cores
+                .push(NodeThread::start(&format!("epic-core-{index}"), move || seed.run(index, started))?);
         }
         drop(started);
         let mut all: Vec<_> = desks.into_iter().collect();
@@ -708,14 +716,6 @@ fn spin_ns(wait: Wait, cores: usize, processors: usize) -> u64 {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the driver starts the node's threads")]
-fn spawn<T: Send + 'static>(
-    name: String,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name).spawn(run)
-}
-
 /// Registers a new node with its machine, and puts links and cluster thread together as far as they go without threads.
 fn join_cluster(
     config: ClusterConfig,
@@ -766,9 +766,6 @@ pub const CORES_MAX: u16 = u8::MAX as u16;
 /// Messages under way between two cores. Short rings stay in the nearest cache; what does not fit waits in order.
 const RING_LEN: usize = 64;
 const SPIN_NS: u64 = 20_000;
-/// How long a node that stops waits for its store.
-const STORAGE_PATIENCE: Duration =
-    if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long a node that stops leaves its objects in memory for the calls under way.
 const REST_PATIENCE: Duration = Duration::from_secs(2);

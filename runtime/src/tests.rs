@@ -20,6 +20,7 @@ mod in_place;
 mod keys;
 mod lease;
 pub(crate) mod log;
+mod left_behind;
 mod moving;
 mod operations;
 mod order;

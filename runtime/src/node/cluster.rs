@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use epicserver_storage::{NodeId, Partition, RecordKey, RecordKeyRef, View};
 use tokio::sync::mpsc;
 
-use super::{Node, NodeShared};
+use super::{Node, NodeShared, NodeThread, THREAD_PATIENCE, ThreadEnd};
 use crate::cluster::report::{
     ClusterReport, FoundObject, NodeCounters, ObjectPlace, ObjectReport, SavedState,
 };
@@ -105,7 +105,7 @@ pub(crate) struct ClusterHandle {
     pub(crate) inbox: Sender<ToCluster>,
     pub(crate) shared: Arc<ClusterShared>,
     line: Arc<LineShared>,
-    pub(crate) thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<NodeThread<()>>,
     pub(crate) clock: Clock,
     pub(crate) cluster: u128,
     /// Whether the node only looks on.
@@ -123,12 +123,16 @@ impl ClusterHandle {
 
     pub(super) fn stop(&mut self) {
         self.line.close();
-        // A thread that is behind takes what it has first; it is joined all the same.
+        // A thread that is behind takes what it has first; it is waited for all the same.
         let _ = self.inbox.send_timeout(ToCluster::Stop, STOP_PATIENCE);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the cluster thread panicked");
+        match self.thread.take().map(|thread| thread.end_within(THREAD_PATIENCE)) {
+            None | Some(ThreadEnd::Ended(())) => {}
+            Some(ThreadEnd::Panicked) => tracing::error!("the cluster thread panicked"),
+            Some(ThreadEnd::LeftBehind) => {
+                tracing::error!(
+                    "the data directory does not return; this node keeps the cluster's data until it does"
+                );
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! What a node is told of its cluster, and how its cluster thread starts.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use epicserver_storage::{Machine, Member as MemberRecord, NodeId};
@@ -18,7 +17,7 @@ use crate::driver::control_port::LinksHandle;
 use crate::driver::storage_thread::StorageDesk;
 use crate::entity::BoundEntity;
 use crate::membership::{DampingLimits, Member};
-use crate::node::SelfReport;
+use crate::node::{NodeThread, SelfReport};
 
 /// How a node is part of a cluster whose members come and go.
 pub struct ClusterConfig {
@@ -111,7 +110,7 @@ impl ClusterSeed {
     }
 
     /// Starts the thread.
-    pub(crate) fn start(self, reach: ClusterReach) -> std::io::Result<JoinHandle<()>> {
+    pub(crate) fn start(self, reach: ClusterReach) -> std::io::Result<NodeThread<()>> {
         let ClusterReach { links, cores, storage, report, clock } = reach;
         let record = self.record(&report.entities);
         // Nothing is served before the first lease.
@@ -134,7 +133,7 @@ impl ClusterSeed {
             shipping: Shipping::new(),
             arrivals: Arrivals::new(),
         };
-        spawn(thread)
+        NodeThread::start("epic-cluster", move || thread.run())
     }
 
     fn record(&self, entities: &[BoundEntity]) -> MemberRecord {
@@ -142,11 +141,6 @@ impl ClusterSeed {
         let address = self.address.as_str().to_owned();
         MemberRecord { node: self.me, address, cores: self.cores as u8, entities }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the driver starts the node's threads")]
-fn spawn(thread: ClusterThread) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("epic-cluster".to_owned()).spawn(move || thread.run())
 }
 
 /// Inputs that may wait for the thread: more than all partitions of a node together hand in, and what peers may leave.
