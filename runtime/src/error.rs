@@ -37,9 +37,19 @@ pub enum CallError {
     /// No node could serve the object in time, or this process runs no node.
     #[error("the object is unavailable: {0}")]
     Unavailable(String),
-    /// The method returned this error of a call of its own: it ran, whatever the inner error says of the inner call.
-    #[error("the method returned an error of its own call: {0}")]
+    /// The method ran, whatever the inner error says of a call, and gave no value: it returned this error of a call of its own, or what
+    /// came of it is too large to be saved or sent.
+    #[error("{}", nested_text(.0))]
     Nested(#[rkyv(omit_bounds)] Box<CallError>),
+}
+
+fn nested_text(inner: &CallError) -> String {
+    match inner {
+        CallError::Rejected(Rejection::TooLarge(what)) => {
+            format!("the method ran, and something is too large: {what}")
+        }
+        inner => format!("the method returned an error of its own call: {inner}"),
+    }
 }
 
 /// Why a call was refused before it ran.
@@ -119,6 +129,13 @@ pub enum Executed {
     Unknown,
 }
 
+impl Rejection {
+    /// Of something that takes `len` bytes where `len_max` are allowed.
+    pub(crate) fn too_large(what: impl std::fmt::Display, len: usize, len_max: usize) -> Self {
+        Self::TooLarge(format!("{what}: {len} bytes, at most {len_max}"))
+    }
+}
+
 impl CallError {
     /// Whether the method ran.
     pub fn executed(&self) -> Executed {
@@ -188,6 +205,20 @@ mod tests {
         let nested = CallError::Rejected(Rejection::Overloaded).nested();
         assert_eq!((nested.executed(), nested.retry_safe()), (Executed::Yes, false));
         assert_eq!(CallError::SaveFailed.executed(), Executed::Unknown);
+    }
+
+    /// A method that called nobody was said to have returned an error of its own call.
+    #[test]
+    fn what_a_method_leaves_too_large_is_no_error_of_a_call() {
+        let too_large = CallError::Rejected(Rejection::too_large("the state of a/1", 12, 8));
+        assert_eq!(
+            too_large.to_string(),
+            "the call was rejected: too large: the state of a/1: 12 bytes, at most 8"
+        );
+        let text = "the method ran, and something is too large: the state of a/1: 12 bytes, at most 8";
+        assert_eq!(too_large.nested().to_string(), text);
+        let denied = CallError::Rejected(Rejection::Denied).nested().to_string();
+        assert_eq!(denied, "the method returned an error of its own call: the call was rejected: denied");
     }
 
     #[test]

@@ -502,16 +502,16 @@ fn run_in_place<M: Method, F: Future<Output = M::Value>, T>(
         // SAFETY: the body holds the finished future and is made for the reply.
         Ok(Poll::Ready(value)) => match unsafe { drop_finished::<F, M>(body, value) } {
             Ok(value) => match core.finish_in_place(slot, object, hold_of::<M>()) {
-                Some(depends_on) => {
+                Ok(depends_on) => {
                     let handed = hand_over(value, if M::UNGATED { 0 } else { depends_on });
                     maker.gets_value(slot);
                     core.leave_finished(slot, object);
                     drop(nested);
                     return Some(handed);
                 }
-                None => {
+                Err(error) => {
                     drop_guarded(value);
-                    InPlaceEnd::Outgrown
+                    InPlaceEnd::Outgrown(error)
                 }
             },
             Err(()) => InPlaceEnd::Broken(None),

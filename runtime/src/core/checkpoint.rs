@@ -102,7 +102,7 @@ impl CoreState {
             let image = |form, encoder: &mut Encoder<'_>| archive(|| image_of(state, form, encoder));
             if let Err(error) = self.write_image_by(object, image) {
                 object.dirty.set(was_dirty);
-                return Err(unsaved(object, &error));
+                return Err(self.unsaved(object, error));
             }
             // What this turn has changed so far is in the image.
             self.touched.set(false);
@@ -113,19 +113,25 @@ impl CoreState {
         Ok(self.dependence().max(object.image_batch.get()))
     }
 
+    /// Why an object cannot be saved as it is.
+    pub(super) fn unsaved(&self, object: ObjectPtr, error: CodecError) -> CallError {
+        let label = object.label();
+        match error {
+            CodecError::Full { len } => {
+                let what = format!("the state of {label}");
+                CallError::Rejected(Rejection::too_large(what, len, self.config.state_len_max))
+            }
+            CodecError::Invalid(reason) => {
+                CallError::Unavailable(format!("{label} cannot be saved: {reason}"))
+            }
+        }
+    }
+
     /// The task whose turn it is and its object, if that is the object with this state.
     fn own_object<E: Entity>(&self, state: &E) -> Option<(SlotPtr, ObjectPtr)> {
         let slot = self.running.get().filter(|slot| slot.vtable.get().holds)?;
         let object = slot.object.get()?;
         let catalog = self.entry::<E>()?.typed::<E>()?;
         catalog.is_state(object, state).then_some((slot, object))
-    }
-}
-
-fn unsaved(object: ObjectPtr, error: &CodecError) -> CallError {
-    let label = object.label();
-    match error {
-        CodecError::Full { .. } => CallError::Rejected(Rejection::TooLarge(format!("the state of {label}"))),
-        CodecError::Invalid(reason) => CallError::Unavailable(format!("{label} cannot be saved: {reason}")),
     }
 }

@@ -230,7 +230,7 @@ impl CoreState {
                 if let Some(name) = name {
                     self.remote.pending.borrow_mut().take(name);
                 }
-                self.refuse(slot, request_error(slot, &error));
+                self.refuse(slot, request_error(slot, error, self.config.message_len_max));
                 return false;
             }
         };
@@ -725,13 +725,13 @@ fn write_path(above: &PathNode, path: &mut [PathEntry]) -> usize {
     len
 }
 
-fn request_error(slot: SlotPtr, error: &CodecError) -> CallError {
+fn request_error(slot: SlotPtr, error: CodecError, len_max: usize) -> CallError {
     let vtable = slot.vtable.get();
-    let text = match error {
-        CodecError::Full { .. } => format!("the arguments of {}.{}", vtable.entity, vtable.name),
-        CodecError::Invalid(text) => format!("the arguments of {}.{}: {text}", vtable.entity, vtable.name),
-    };
-    CallError::Rejected(Rejection::TooLarge(text))
+    let what = format!("the arguments of {}.{}", vtable.entity, vtable.name);
+    CallError::Rejected(match error {
+        CodecError::Full { len } => Rejection::too_large(what, len, len_max),
+        CodecError::Invalid(text) => Rejection::TooLarge(format!("{what}: {text}")),
+    })
 }
 
 /// The error that a frame carries.

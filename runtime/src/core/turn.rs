@@ -10,6 +10,7 @@ use super::trace::is_traced;
 use super::{CoreState, Located, count, is_started};
 use crate::activation::{ObjectPtr, Status};
 use crate::call::DEPTH_MAX;
+use crate::codec::CodecError;
 use crate::error::{CallError, Rejection};
 use crate::slot::{Away, Content, Hold, ReplyTo, SlotPtr, State};
 use crate::task::{Polled, panic_text};
@@ -214,17 +215,22 @@ impl CoreState {
         Nested::of(self, slot)
     }
 
-    /// The callee has its value and an empty body. Says what the value depends on; or that the state cannot be saved, and leaves the
+    /// The callee has its value and an empty body. Says what the value depends on; or why the state cannot be saved, and leaves the
     /// slot. What follows is [`leave_finished`](Self::leave_finished).
     #[inline]
-    pub(crate) fn finish_in_place(&self, slot: SlotPtr, object: ObjectPtr, hold: Hold) -> Option<u64> {
+    pub(crate) fn finish_in_place(
+        &self,
+        slot: SlotPtr,
+        object: ObjectPtr,
+        hold: Hold,
+    ) -> Result<u64, Box<CodecError>> {
         self.unschedule(slot);
         slot.state.set(State::Reply);
         object.lock.set(if hold == Hold::Exclusive { 0 } else { object.lock.get() - 1 });
-        if (hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
-            return None;
+        if hold == Hold::Exclusive || self.touched.get() {
+            self.take_image(object).map_err(Box::new)?;
         }
-        Some(object.depends_on.get())
+        Ok(object.depends_on.get())
     }
 
     /// The value of a call in place was handed over: gives the slot back.
@@ -241,9 +247,10 @@ impl CoreState {
     /// The callee of a call in place is not done, or ended badly: it becomes one like all others.
     #[cold]
     pub(crate) fn leave_place(&self, slot: SlotPtr, object: ObjectPtr, end: InPlaceEnd) {
-        if matches!(end, InPlaceEnd::Outgrown) {
-            return self.outgrown(slot, object);
-        }
+        let end = match end {
+            InPlaceEnd::Outgrown(error) => return self.outgrown(slot, object, *error),
+            end => end,
+        };
         object.running.push_back(slot);
         match end {
             InPlaceEnd::Suspended => {
@@ -252,7 +259,7 @@ impl CoreState {
             }
             InPlaceEnd::Broken(text) => self.broken(slot, text),
             InPlaceEnd::BrokenAtStart(text) => self.broken_at_start(slot, object, text),
-            InPlaceEnd::Outgrown => {}
+            InPlaceEnd::Outgrown(_) => {}
         }
     }
 
@@ -340,11 +347,13 @@ impl CoreState {
             return;
         }
         let Some(object) = slot.object.get() else { return };
-        if self.touched.get() && slot.vtable.get().hold != Hold::Exclusive && self.take_image(object).is_err()
+        if self.touched.get()
+            && slot.vtable.get().hold != Hold::Exclusive
+            && let Err(error) = self.take_image(object)
         {
             self.drop_future(slot);
             self.drop_hold(object, slot);
-            return self.outgrown(slot, object);
+            return self.outgrown(slot, object, error);
         }
         self.arm_deadline(slot);
         self.arm_overdue(slot);
@@ -361,9 +370,11 @@ impl CoreState {
         };
         slot.state.set(State::Reply);
         self.drop_hold(object, slot);
-        if (vtable.hold == Hold::Exclusive || self.touched.get()) && self.take_image(object).is_err() {
+        if (vtable.hold == Hold::Exclusive || self.touched.get())
+            && let Err(error) = self.take_image(object)
+        {
             self.drop_safely(slot, Content::Reply);
-            return self.outgrown(slot, object);
+            return self.outgrown(slot, object, error);
         }
         object.last_used.set(self.now.get());
         slot.depends_on.set(if vtable.ungated { 0 } else { object.depends_on.get() });
@@ -374,8 +385,8 @@ impl CoreState {
     /// The state has grown beyond what can be saved: the activation goes, with the change. The method whose change it was
     /// let go of the object and has an empty body. It ran, so that it is no plain rejection.
     #[cold]
-    fn outgrown(&self, slot: SlotPtr, object: ObjectPtr) {
-        let error = CallError::Rejected(Rejection::TooLarge(format!("the state of {}", object.label())));
+    fn outgrown(&self, slot: SlotPtr, object: ObjectPtr, error: CodecError) {
+        let error = self.unsaved(object, error);
         slot.fail_in_place(None, CallError::Nested(Box::new(error)));
         slot.depends_on.set(object.depends_on.get());
         self.reply(slot);
@@ -497,7 +508,7 @@ pub(crate) enum InPlaceEnd {
     /// It panicked before there was a future.
     BrokenAtStart(String),
     /// It is done, and its state cannot be saved; the body is empty.
-    Outgrown,
+    Outgrown(Box<CodecError>),
 }
 
 /// Says whose code panicked. Without a text it did while its future was dropped.

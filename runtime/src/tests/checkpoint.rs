@@ -212,6 +212,7 @@ fn a_state_that_is_too_large_is_told_and_the_method_goes_on() {
         let error = save(&*thing).await.expect_err("too large");
         assert!(matches!(&error, CallError::Rejected(Rejection::TooLarge(_))), "{error:?}");
         assert_eq!(error.executed(), Executed::No);
+        assert!(error.to_string().ends_with(" bytes, at most 8192"), "{error}");
         thing.text.get_mut().clear();
         *thing.count.get_mut() = 7;
         thing.count.get()

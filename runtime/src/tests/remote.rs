@@ -197,11 +197,14 @@ fn what_is_too_large_is_said_and_says_whether_it_ran() {
     let key = world.key_on(1, 0);
     let bytes = vec![1; (1 << 20) + 1];
     let request = world.call(0, async move { post(key).call(Echo { bytes }).await });
-    assert!(matches!(request, Err(CallError::Rejected(Rejection::TooLarge(_)))), "{request:?}");
+    let refused = request.unwrap_err();
+    assert!(matches!(refused, CallError::Rejected(Rejection::TooLarge(_))), "{refused:?}");
+    assert!(refused.to_string().ends_with(" bytes, at most 1048576"), "{refused}");
     assert_eq!(world.process(1).cores[0].activations(), 0);
     let reply = world.call(0, async move { post(key).call(Blow { len: (1 << 20) + 1 }).await });
     let error = reply.unwrap_err();
     assert_eq!((error.executed(), error.retry_safe()), (Executed::Yes, false), "{error}");
-    assert!(error.to_string().contains("the result of test.Post.Blow"), "{error}");
+    assert!(error.to_string().contains("too large: the result of test.Post.Blow: 10"), "{error}");
+    assert!(error.to_string().ends_with(" bytes, at most 1048576"), "{error}");
     world.end();
 }

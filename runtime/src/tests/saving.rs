@@ -595,6 +595,12 @@ fn a_state_that_is_too_large_is_an_error_and_the_change_before_it_is_saved_whole
             matches!(&error, CallError::Nested(inner) if matches!(**inner, CallError::Rejected(Rejection::TooLarge(_)))),
             "{error:?}"
         );
+        let text = error.to_string();
+        assert!(
+            text.contains("ran, and something is too large: the state of durable/1: 30"),
+            "{text}: which object, and how large it is"
+        );
+        assert!(text.ends_with(" bytes, at most 8192"), "{text}");
         assert_eq!(cluster.saved_count::<Thing<DURABLE>>(1), Some(5));
         assert_eq!(count(&mut cluster, 1), 5, "in the same batch as the image that did not fit");
     }

@@ -405,11 +405,12 @@ impl CoreState {
             Ok(_) => CallError::Panicked("the text of the error is too long to be sent".to_owned()),
             // The method ran, so this is no plain rejection.
             Err(error) => {
-                let text = match error {
-                    CodecError::Full { .. } => format!("the result of {}.{}", vtable.entity, vtable.name),
-                    CodecError::Invalid(text) => text,
+                let what = format!("the result of {}.{}", vtable.entity, vtable.name);
+                let rejection = match error {
+                    CodecError::Full { len } => Rejection::too_large(what, len, self.config.message_len_max),
+                    CodecError::Invalid(text) => Rejection::TooLarge(format!("{what}: {text}")),
                 };
-                CallError::Nested(Box::new(CallError::Rejected(Rejection::TooLarge(text))))
+                CallError::Nested(Box::new(CallError::Rejected(rejection)))
             }
         };
         header.kind_number = FrameKind::Error as u8;
