@@ -521,9 +521,14 @@ impl CoreThread {
 }
 
 impl Drop for CoreThread {
+    /// Nobody waits for room at a core that has ended.
+    ///
     /// A core that panics is a defect of the runtime, and takes its node along: the storage thread would wait for its images
     /// for ever, and nobody may hear that a batch without them is durable.
     fn drop(&mut self) {
+        self.answers.close();
+        self.answers.drain_into(&mut self.buffers.answers);
+        self.buffers.answers.clear();
         if std::thread::panicking() {
             tracing::error!("a core thread panicked: the node must stop");
             self.storage.broken.store(true, Ordering::Release);
@@ -550,3 +555,55 @@ const LINK_LOOKS: u32 = 8;
 const RING_LOOKS: u32 = 16;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.
 const SLEEP_NS: u64 = if cfg!(test) { 3_600_000_000_000 } else { 1_000_000_000 };
+
+#[cfg(test)]
+mod tests {
+    use epicserver_storage::NodeId;
+
+    use super::*;
+    use crate::core::CoreConfig;
+    use crate::driver::cluster::CoreDoors;
+    use crate::driver::edge::Edge;
+    use crate::routes::Routes;
+    use epicserver_sync::batch_clock::batch_clock;
+
+    /// The only core of a node without entities.
+    fn core_thread(storage: Arc<StorageDesk>, batches: CoreClock, edge: &Edge) -> CoreThread {
+        let config = CoreConfig::default().for_node(1).remove(0);
+        let routes = Arc::new(Routes::solo(NodeId { id: 1, incarnation: 1 }, 1));
+        let clock = Clock::start();
+        CoreThread {
+            core: Core::new(clock.now(), config, &[], routes),
+            clock,
+            wait: Wait::Park,
+            spin_ns: 0,
+            yields: false,
+            parker: Parker::new(),
+            neighbours: Vec::new(),
+            batches,
+            storage,
+            answers: Arc::new(Inbox::new(8)),
+            links: None,
+            edge: edge.handle(),
+            gauge: Arc::default(),
+            orders: Arc::default(),
+            cluster: None,
+            buffers: Buffers::default(),
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_room_at_a_core_that_has_ended_waits_no_more() {
+        let parker = Parker::new();
+        let desk = Arc::new(StorageDesk::new(parker.unparker()));
+        let (_storage, mut cores) = batch_clock(1, parker.unparker());
+        let edge = Edge::new().expect("threads");
+        let thread = core_thread(desk, cores.remove(0), &edge);
+        let answers = thread.answers.clone();
+        while answers.push(FromStorage::Recycled(Box::default())).is_ok() {}
+        drop(thread);
+        let doors = CoreDoors { doors: vec![(answers, parker.unparker())] };
+        doors.lease(7);
+        doors.wait_for_all();
+    }
+}

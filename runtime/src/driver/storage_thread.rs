@@ -109,9 +109,17 @@ impl StorageDesk {
         }
     }
 
-    /// Leaves a request; the thread is woken by [`wake`](Self::wake). Gives it back while too many wait.
+    /// Leaves a request; the thread is woken by [`wake`](Self::wake). Gives it back while too many wait. When the thread has ended it is
+    /// dropped, as nobody will ever take it.
     pub(crate) fn leave(&self, request: ToStorage) -> Result<(), ToStorage> {
-        self.requests.push(request)
+        self.requests.push(request).or_else(|back| if self.requests.is_closed() { Ok(()) } else { Err(back) })
+    }
+
+    /// Takes everything that was left.
+    pub(crate) fn take(&self) -> Vec<ToStorage> {
+        let mut taken = Vec::new();
+        self.requests.drain_into(&mut taken);
+        taken
     }
 
     /// Asks for the open batch to be closed and committed.
@@ -128,6 +136,20 @@ impl StorageDesk {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.unparker.unpark();
+    }
+}
+
+/// The desk, while the storage thread runs.
+struct OpenDesk(Arc<StorageDesk>);
+
+impl Drop for OpenDesk {
+    /// A storage thread that panics is a defect of the runtime, and takes its node along: nothing would be durable any more.
+    fn drop(&mut self) {
+        self.0.requests.close();
+        drop(self.0.take());
+        if std::thread::panicking() {
+            self.0.broken.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -161,6 +183,7 @@ pub(crate) struct StorageThread {
 impl StorageThread {
     /// Runs until the node stops; commits what was handed over before it ends.
     pub(crate) fn run(mut self) {
+        let _desk = OpenDesk(self.desk.clone());
         let mut requests = Vec::new();
         loop {
             let stopping = self.desk.stop.load(Ordering::Acquire);
@@ -508,6 +531,21 @@ mod tests {
         assert_eq!(desk.refused_saves.load(Ordering::Relaxed), 1, "it was tried in the name of the old life");
         desk.stop();
         running.join().expect("it ends");
+    }
+
+    #[test]
+    fn a_request_to_a_storage_thread_that_has_ended_waits_for_nothing() {
+        let (parker, core_parker) = (Parker::new(), Parker::new());
+        let (clock, _cores) = batch_clock(1, parker.unparker());
+        let thread = thread(clock, parker, MemoryStore::new(StoreId(1)), &core_parker);
+        let desk = thread.desk.clone();
+        let (told, is_told) = crossbeam_channel::bounded(1);
+        while desk.leave(ToStorage::Images(image_in_batch(9))).is_ok() {}
+        desk.broken.store(true, Ordering::Release);
+        desk.stop();
+        thread.run();
+        assert!(desk.leave(ToStorage::Restart(NODE, told)).is_ok());
+        assert_eq!(is_told.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected));
     }
 
     #[test]

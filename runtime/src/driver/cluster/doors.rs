@@ -72,10 +72,13 @@ impl CoreDoors {
         self.push(core, FromStorage::Event(Box::new(event)));
     }
 
-    /// An inbox is full only while its core does not run at all; then nothing is lost but time.
+    /// An inbox is full only while its core does not run at all; then nothing is lost but time. That of a core which has ended is closed.
     fn push(&self, core: usize, mut input: FromStorage) {
         let (inbox, unparker) = &self.doors[core];
         while let Err(back) = inbox.push(input) {
+            if inbox.is_closed() {
+                return;
+            }
             input = back;
             unparker.unpark_if_parked();
             pause();
