@@ -512,11 +512,31 @@ impl CoreThread {
         let now = self.clock.now();
         self.step(now, Event::Rest);
         self.perform(now);
-        self.batches.idle();
+        if self.hand_over_all(now) {
+            self.batches.idle();
+        }
         match self.links.take() {
             Some(CoreLinks::Inline(links)) => Some(links),
             _ => None,
         }
+    }
+}
+
+impl CoreThread {
+    /// Hands over what the storage thread had no room for. Gives whether it has all of it: else no batch may be committed any more, as
+    /// an image of it could be missing.
+    fn hand_over_all(&mut self, now: u64) -> bool {
+        while !self.buffers.storage.is_empty() && self.clock.now().saturating_sub(now) < HAND_OVER_NS_MAX {
+            std::thread::yield_now();
+            self.flush_storage();
+        }
+        let has_all = self.buffers.storage.is_empty();
+        if !has_all {
+            tracing::error!("the storage thread does not take the last images of a core: they are lost");
+            self.storage.broken.store(true, Ordering::Release);
+            self.storage.wake();
+        }
+        has_all
     }
 }
 
@@ -553,6 +573,8 @@ const LOOKS_MAX: u32 = 8;
 const LINK_LOOKS: u32 = 8;
 /// Looks at the rings between two looks at everything.
 const RING_LOOKS: u32 = 16;
+/// How long a core that ends waits for room for its last images: less than a node waits for the core.
+const HAND_OVER_NS_MAX: u64 = 5_000_000_000;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.
 const SLEEP_NS: u64 = if cfg!(test) { 3_600_000_000_000 } else { 1_000_000_000 };
 
@@ -565,6 +587,7 @@ mod tests {
     use crate::driver::cluster::CoreDoors;
     use crate::driver::edge::Edge;
     use crate::routes::Routes;
+    use crate::saving::BatchImages;
     use epicserver_sync::batch_clock::batch_clock;
 
     /// The only core of a node without entities.
@@ -590,6 +613,41 @@ mod tests {
             cluster: None,
             buffers: Buffers::default(),
         }
+    }
+
+    fn images(number: u64) -> ToStorage {
+        let mut images = Box::<BatchImages>::default();
+        images.reset(number);
+        ToStorage::Images(images)
+    }
+
+    /// A core that ended while the storage thread had no room for its last images said that it was idle all the same, so that their
+    /// batch would have been durable without them.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "stands for the storage thread")]
+    fn a_core_that_ends_hands_its_last_images_over_before_it_is_idle() {
+        let mut parker = Parker::new();
+        let desk = Arc::new(StorageDesk::new(parker.unparker()));
+        let (_storage, mut cores) = batch_clock(1, parker.unparker());
+        while desk.leave(images(1)).is_ok() {}
+        let edge = Edge::new().expect("threads");
+        let mut thread = core_thread(desk.clone(), cores.remove(0), &edge);
+        thread.batches.wake();
+        thread.buffers.storage.push_back(images(7));
+        parker.prepare();
+        let (taker, (has_ended, ended)) = (desk.clone(), crossbeam_channel::bounded::<()>(1));
+        let takes = std::thread::spawn(move || {
+            // Woken by a core that found no room.
+            parker.park(None);
+            let mut taken = taker.take();
+            let _ = ended.recv();
+            taken.extend(taker.take());
+            taken.iter().any(|request| matches!(request, ToStorage::Images(images) if images.number == 7))
+        });
+        assert!(thread.finish().is_none(), "it drives no links");
+        drop(has_ended);
+        assert!(takes.join().expect("no panic"));
+        assert!(!desk.broken.load(Ordering::Acquire));
     }
 
     #[test]
