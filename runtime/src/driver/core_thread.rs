@@ -101,6 +101,8 @@ pub(crate) struct Buffers {
     draining: bool,
     /// Passes that did something since the gauge was brought up to date.
     unpublished: u32,
+    /// Until then it is not told again that a pass took long.
+    quiet_until: u64,
 }
 
 impl CoreThread {
@@ -114,7 +116,10 @@ impl CoreThread {
         while !self.orders.stop.load(Ordering::Relaxed) {
             let worked = self.pass(now);
             // After the pass, when its messages are on their way: whoever waits for them does not wait for the clock.
-            now = self.clock.now();
+            let began = std::mem::replace(&mut now, self.clock.now());
+            if now - began > HELD_NS {
+                self.warn_held(began, now);
+            }
             if worked {
                 busy_at = now;
             }
@@ -135,6 +140,23 @@ impl CoreThread {
             }
         }
         self.finish()
+    }
+
+    /// A pass took long, in which nothing else ran here. Gives whether it is told, which is done now and then only.
+    #[cold]
+    fn warn_held(&mut self, began: u64, now: u64) -> bool {
+        if began < self.buffers.quiet_until {
+            return false;
+        }
+        self.buffers.quiet_until = now + HELD_AGAIN_NS;
+        let (core, held_ms) = (self.core.number(), (now - began) / 1_000_000);
+        tracing::warn!(
+            core,
+            held_ms,
+            "a method held its core and nothing else ran there, unless the machine stood still: what computes or waits that long \
+             belongs into `context::blocking`"
+        );
+        true
     }
 
     /// Spins until something comes, and not for long: timers and orders are looked at in passes. The clock is not read
@@ -573,6 +595,10 @@ const LOOKS_MAX: u32 = 8;
 const LINK_LOOKS: u32 = 8;
 /// Looks at the rings between two looks at everything.
 const RING_LOOKS: u32 = 16;
+/// A pass that takes longer is told of: others' calls, the lease and the links wait meanwhile.
+const HELD_NS: u64 = 1_000_000_000;
+/// How long nothing more is told of such passes.
+const HELD_AGAIN_NS: u64 = 60_000_000_000;
 /// How long a core that ends waits for room for its last images: less than a node waits for the core.
 const HAND_OVER_NS_MAX: u64 = 5_000_000_000;
 /// The longest sleep; a guard, not a rhythm. Tests go without it: there a wake-up that is lost is a test that hangs.
@@ -648,6 +674,19 @@ mod tests {
         drop(has_ended);
         assert!(takes.join().expect("no panic"));
         assert!(!desk.broken.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_core_that_is_held_says_so_now_and_then() {
+        let parker = Parker::new();
+        let desk = Arc::new(StorageDesk::new(parker.unparker()));
+        let (_storage, mut cores) = batch_clock(1, parker.unparker());
+        let edge = Edge::new().expect("threads");
+        let mut thread = core_thread(desk, cores.remove(0), &edge);
+        assert!(thread.warn_held(0, 2 * HELD_NS));
+        assert!(!thread.warn_held(3 * HELD_NS, 5 * HELD_NS), "it was told just now");
+        let later = 2 * HELD_NS + HELD_AGAIN_NS;
+        assert!(thread.warn_held(later, later + 2 * HELD_NS));
     }
 
     #[test]
