@@ -116,20 +116,48 @@ where
             },
             () = stop_signal() => return ExitCode::SUCCESS,
         };
-        let code = tokio::select! {
-            code = body(&node) => code,
-            () = stop_signal() => ExitCode::SUCCESS,
-            () = broken(&node) => fail(STORE_BROKEN),
+        let (code, is_told) = tokio::select! {
+            code = body(&node) => (code, false),
+            () = stop_signal() => (ExitCode::SUCCESS, true),
+            () = broken(&node) => (fail(STORE_BROKEN), false),
         };
-        let stopping = node.shutdown(PATIENCE);
-        tokio::select! {
-            in_order = stopping => if in_order { code } else { fail(CUT_OFF) },
-            () = stop_signal() => fail(SECOND_SIGNAL),
+        match stop(node.shutdown(PATIENCE), is_told, stop_signal).await {
+            Stopped::InOrder => code,
+            Stopped::CutOff => fail(CUT_OFF),
+            Stopped::AtOnce => fail(SECOND_SIGNAL),
         }
     });
     // Blocking work of the application must not hold up the end.
     runtime.shutdown_background();
     code
+}
+
+/// How the end of a node came about.
+#[derive(Debug, PartialEq, Eq)]
+enum Stopped {
+    InOrder,
+    CutOff,
+    AtOnce,
+}
+
+/// Waits for the end of a node that stops, and no longer when the process was told twice to stop. `is_told`: it was once already. The
+/// first signal to a process that stops by itself asks for nothing else.
+async fn stop<S: Future<Output = ()>>(
+    stopping: impl Future<Output = bool>,
+    is_told: bool,
+    signal: impl Fn() -> S,
+) -> Stopped {
+    let told_twice = async {
+        if !is_told {
+            signal().await;
+            tracing::info!("the node is stopping already; a second signal stops it at once");
+        }
+        signal().await;
+    };
+    tokio::select! {
+        in_order = stopping => if in_order { Stopped::InOrder } else { Stopped::CutOff },
+        () = told_twice => Stopped::AtOnce,
+    }
 }
 
 /// Ends when the node cannot go on. Calls that wait for its store would wait for ever.
@@ -232,8 +260,11 @@ pub const PATIENCE: Duration = Duration::from_secs(25);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::cell::Cell;
+
     use clap::CommandFactory;
+
+    use super::*;
 
     #[derive(Parser)]
     #[command(about = "A game")]
@@ -250,5 +281,33 @@ mod tests {
         assert_eq!((level, node.cores.as_deref()), (3, Some("2")));
         let help = Arguments::command().render_help().to_string();
         assert!(help.starts_with("A game\n") && help.contains("\nHow the node runs:\n"), "{help}");
+    }
+
+    /// How a node stops that takes longer than `signals` signals, or ends before any other.
+    async fn stopped(is_told: bool, signals: u32) -> Stopped {
+        let left = Cell::new(signals);
+        let signal = || {
+            let comes = left.get() > 0;
+            left.set(left.get().saturating_sub(1));
+            async move { if comes { std::future::ready(()).await } else { std::future::pending().await } }
+        };
+        // Polled in turns with the signals, it is never ready before them.
+        let stopping = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            true
+        };
+        stop(stopping, is_told, signal).await
+    }
+
+    /// A process whose main had ended was cut off by the first Ctrl-C, which was called a second one.
+    #[tokio::test]
+    async fn only_a_second_signal_cuts_a_stop_off() {
+        assert_eq!(stopped(false, 1).await, Stopped::InOrder);
+        assert_eq!(stopped(false, 2).await, Stopped::AtOnce);
+        assert_eq!(stopped(true, 0).await, Stopped::InOrder);
+        assert_eq!(stopped(true, 1).await, Stopped::AtOnce);
+        assert_eq!(stop(async { false }, false, std::future::pending::<()>).await, Stopped::CutOff);
     }
 }
