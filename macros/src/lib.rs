@@ -78,7 +78,7 @@ use proc_macro::TokenStream;
 ///
 /// A state of version 1 becomes one of version 2 when it is loaded, and is saved as that with its next change. From several versions
 /// back it goes over all between. A state that is newer than the program is refused, as is one without a migration: calls get
-/// `Unavailable`, and the record stays as it is.
+/// `Rejected(Unreadable)`, which is not to be tried again, and the record stays as it is.
 ///
 /// *A rolling upgrade* runs both programs side by side. With `<=>` the new one saves in the old version until the last process of the old
 /// program leaves, and so shares the objects with it; what only the new version knows is kept in memory until then, no longer. With `=>`

@@ -101,6 +101,9 @@ pub enum Rejection {
         /// The method's name.
         method: String,
     },
+    /// The object's saved state is none that the owner's program knows: of a newer version, or of one that it has no migration from.
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 /// Why an outcome is unknown.
@@ -148,11 +151,12 @@ impl CallError {
 
     /// Whether the same call may be made again: it certainly did not run, and another try may succeed.
     pub fn retry_safe(&self) -> bool {
-        use Rejection::{Denied, Layout, NotBound, TooLarge, UnknownMethod};
+        use Rejection::{Denied, Layout, NotBound, TooLarge, UnknownMethod, Unreadable};
         let futile = matches!(
             self,
             Self::Deadlock(_)
-                | Self::Rejected(TooLarge(_) | Denied | NotBound(_) | UnknownMethod { .. } | Layout { .. })
+                | Self::Rejected(TooLarge(_) | Denied | NotBound(_) | Unreadable(_))
+                | Self::Rejected(UnknownMethod { .. } | Layout { .. })
         );
         self.executed() == Executed::No && !futile
     }

@@ -80,15 +80,14 @@ impl CoreState {
     fn starts_from_carried(&self, object: ObjectPtr) -> bool {
         let Some((key, record, depends_on)) = self.take_carried(object) else { return false };
         let restored = catch_unwind(AssertUnwindSafe(|| restore(object, key.as_ref(), &record)));
-        let restored =
-            restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned()));
+        let restored = restored.unwrap_or_else(|_| Err(default_panicked()));
         object.depends_on.set(depends_on);
         match &restored {
             Ok(state_len) => self.weigh(object, *state_len),
             Err(reason) => {
                 tracing::error!(
                     object = object.label(),
-                    reason,
+                    reason = reason.text(),
                     "what was carried of an object is of no use"
                 );
             }
@@ -120,16 +119,24 @@ impl CoreState {
         let restored = catch_unwind(AssertUnwindSafe(|| match answer {
             Ok(Some(record)) => restore(object, ticket.key.as_ref(), &record),
             Ok(None) => Ok(object.vtable.get().state_len_min as usize),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Unreadable::Now(error.to_string())),
         }));
-        match restored.unwrap_or_else(|_| Err("the destructor of its default state panicked".to_owned())) {
+        match restored.unwrap_or_else(|_| Err(default_panicked())) {
             Ok(state_len) => {
                 self.weigh(object, state_len);
                 self.activated(object);
             }
             Err(reason) => {
-                tracing::error!(object = object.label(), reason, "an object cannot be loaded");
-                let error = CallError::Unavailable(format!("{} cannot be loaded: {reason}", object.label()));
+                tracing::error!(
+                    object = object.label(),
+                    reason = reason.text(),
+                    "an object cannot be loaded"
+                );
+                let text = format!("{} cannot be loaded: {}", object.label(), reason.text());
+                let error = match reason {
+                    Unreadable::Now(_) => CallError::Unavailable(text),
+                    Unreadable::ByThisProgram(_) => CallError::Rejected(Rejection::Unreadable(text)),
+                };
                 self.refuse_waiting(object, &error);
                 self.kill(object, &error);
             }
@@ -402,16 +409,36 @@ impl CoreState {
     }
 }
 
-/// Puts a record into an activation, and gives the length of the state's archive; the error says why it cannot be used.
-fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<usize, String> {
-    let (header, payload) = record.open(key).map_err(|error| error.to_string())?;
+/// Why a state cannot be used.
+enum Unreadable {
+    /// Another try may find it otherwise: the store failed, or what it gave is damaged.
+    Now(String),
+    /// It stays so, as long as this program runs.
+    ByThisProgram(String),
+}
+
+impl Unreadable {
+    fn text(&self) -> &str {
+        match self {
+            Self::Now(text) | Self::ByThisProgram(text) => text,
+        }
+    }
+}
+
+fn default_panicked() -> Unreadable {
+    Unreadable::Now("the destructor of its default state panicked".to_owned())
+}
+
+/// Puts a record into an activation, and gives the length of the state's archive.
+fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<usize, Unreadable> {
+    let (header, payload) = record.open(key).map_err(|error| Unreadable::Now(error.to_string()))?;
     object.version.set(header.version);
     if header.kind == EnvelopeKind::Tombstone {
         return Ok(object.vtable.get().state_len_min as usize);
     }
     let vtable = object.vtable.get();
     if header.codec != crate::codec::CODEC_RKYV {
-        return Err(format!("its codec {} is not known here", header.codec));
+        return Err(Unreadable::ByThisProgram(format!("its codec {} is not known here", header.codec)));
     }
     let (name, version) = (vtable.name, vtable.version);
     let earlier = vtable.earlier.iter().position(|form| form.version == header.schema);
@@ -420,23 +447,25 @@ fn restore(object: ObjectPtr, key: RecordKeyRef<'_>, record: &Record) -> Result<
         None if header.schema == version => vtable.layout,
         None if header.schema > version => {
             let saved = header.schema;
-            return Err(format!(
+            return Err(Unreadable::ByThisProgram(format!(
                 "it was saved by version {saved} of {name}, and this program knows {version}"
-            ));
+            )));
         }
         None => {
             let saved = header.schema;
-            return Err(format!(
+            return Err(Unreadable::ByThisProgram(format!(
                 "it was saved by version {saved} of {name}, and this is version {version}: name a migration, \
                  `#[entity(version = {version}, migrations({saved} => .., ..))]`"
-            ));
+            )));
         }
     };
     if header.layout != layout {
         let saved = header.schema;
-        return Err(format!("the layout of version {saved} of {name} changed, and not its `version = ..`"));
+        let text = format!("the layout of version {saved} of {name} changed, and not its `version = ..`");
+        return Err(Unreadable::ByThisProgram(text));
     }
-    object.load(earlier, payload).map(|()| payload.len()).map_err(|error| error.to_string())
+    let loaded = object.load(earlier, payload);
+    loaded.map(|()| payload.len()).map_err(|error| Unreadable::Now(error.to_string()))
 }
 
 /// Whether the call is not one of a caller's but the object's own hook.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epicserver_storage::{EnvelopeKind, Fault, Verb};
+use epicserver_storage::{Batch, BatchName, EnvelopeKind, Fault, KeyKind, NodeId, RecordKey, Store, Verb};
 
 use super::cluster::{ByHand, Cluster};
 use super::thing::{
@@ -13,6 +13,9 @@ use crate::context::sleep;
 use crate::core::{CoreConfig, Event};
 use crate::entity::RawRef;
 use crate::error::{CallError, Executed, Rejection};
+use crate::id::EntityId;
+use crate::key::KeyView;
+use crate::saving::{BatchImages, ImageLabel};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -664,6 +667,31 @@ fn a_record_that_cannot_be_read_is_never_served() {
         assert_eq!(error.executed(), Executed::No);
         assert!(matches!(error, CallError::Unavailable(_)), "{error:?}");
         assert_eq!(count(&mut cluster, 1), 4, "the next call asks again");
+    }
+}
+
+/// A loop that tries again while `retry_safe()` says so never ended after a change of a layout.
+#[test]
+fn a_record_that_this_program_cannot_read_is_not_to_be_tried_again() {
+    for (schema, layout, told) in [(2, 0, "saved by version 2"), (1, 7, "the layout of version 1")] {
+        let mut cluster = Cluster::new(1);
+        let key = RecordKey::u64(EntityId::of("durable").0, 1);
+        let (partition, key_hash) = (key.as_ref().partition().number(), key.as_ref().hash());
+        let (entity, version) = (key.entity, 1);
+        let label = ImageLabel { entity, partition, key_hash, epoch: 1, version, schema, layout };
+        let mut images = BatchImages::default();
+        images.reset(1);
+        let written = images.write(|_| Ok::<_, ()>(Some(0))).expect("there is room");
+        images.add(&label, KeyView { kind: KeyKind::U64, bytes: &key.bytes }, written);
+        let mut batch = Batch::new(BatchName { node: NodeId { id: 1, incarnation: 1 }, number: 1 });
+        images.append_to(&mut batch, 0).expect("well formed");
+        cluster.store.commit(&batch).expect("memory");
+        let mut read = cluster.start(0, durable(1).call(get()));
+        cluster.settle();
+        let error = read.result().expect("answered").expect_err("unreadable");
+        assert_eq!((error.executed(), error.retry_safe()), (Executed::No, false), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("durable/1 cannot be loaded: ") && text.contains(told), "{text}");
     }
 }
 
