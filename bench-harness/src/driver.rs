@@ -13,7 +13,7 @@ use crate::raw::PAYLOAD;
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) case: Case,
-    /// Bytes of the argument: one of [`PAYLOADS`](crate::options::PAYLOADS).
+    /// Bytes of the argument: one of [`PAYLOADS`].
     pub(crate) payload: u32,
     /// Bytes that a raw frame has more.
     pub(crate) raw_extra: u32,
